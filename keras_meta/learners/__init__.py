@@ -1,0 +1,1 @@
+"""Meta-learners: Keras models whose call adapts."""

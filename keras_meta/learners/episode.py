@@ -1,0 +1,112 @@
+"""The inputs of a meta-learner, checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_REQUIRED = ("support_x", "support_y", "query_x")
+_OPTIONAL = ("support_sample_weight",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """A batch of tasks.
+
+    Attributes:
+        support_x: Inputs to adapt on, nested as the model expects them, each
+            `[tasks, n, ...]`.
+        support_y: Their labels, `[tasks, n, ...]`.
+        query_x: Inputs to predict, nested as `support_x`, each
+            `[tasks, q, ...]`.
+        support_sample_weight: Weights of the support examples,
+            `[tasks, n]`, or `None`.
+    """
+
+    support_x: Any
+    support_y: tf.Tensor
+    query_x: Any
+    support_sample_weight: tf.Tensor | None = None
+
+    @classmethod
+    def from_inputs(cls, inputs: dict[str, Any]) -> Episode:
+        """Checks and wraps the `x` of an episode data set.
+
+        Raises:
+            TypeError: If `inputs` is not a dict.
+            ValueError: If a key is missing or unknown, or shapes disagree.
+        """
+        if not isinstance(inputs, dict):
+            raise TypeError(
+                "A meta-learner takes a dict with the keys "
+                f"{list(_REQUIRED)}. Received: {type(inputs).__name__}. "
+                "Yield `(x, query_y)` with such a dict `x`, or make episodes "
+                "with `keras_meta.episodes`."
+            )
+        unknown = [k for k in inputs if k not in _REQUIRED + _OPTIONAL]
+        missing = [k for k in _REQUIRED if k not in inputs]
+        if unknown or missing:
+            raise ValueError(
+                f"The inputs must have the keys {list(_REQUIRED)}, and may "
+                f"have {list(_OPTIONAL)}. Missing: {missing}. Unknown: "
+                f"{unknown}. The labels of the query set are not an input: "
+                "yield `(x, query_y)`."
+            )
+        episode = cls(
+            **keras.tree.map_structure(tf.convert_to_tensor, dict(inputs))
+        )
+        episode._check_shapes()
+        return episode
+
+    @property
+    def tasks(self) -> int | tf.Tensor:
+        """Number of tasks."""
+        static = self.support_y.shape[0]
+        return tf.shape(self.support_y)[0] if static is None else static
+
+    def _check_shapes(self):
+        parts = {
+            "support_x": keras.tree.flatten(self.support_x),
+            "support_y": [self.support_y],
+            "query_x": keras.tree.flatten(self.query_x),
+        }
+        if self.support_sample_weight is not None:
+            parts["support_sample_weight"] = [self.support_sample_weight]
+        shapes = {name: [x.shape for x in xs] for name, xs in parts.items()}
+        flat = [(name, s) for name, ss in shapes.items() for s in ss]
+        for name, shape in flat:
+            if shape.rank is not None and shape.rank < 2:
+                raise ValueError(
+                    f"`{name}` must have the shape [tasks, examples, ...]. "
+                    f"Received: {name}.shape={shape}"
+                )
+        _check_equal_axis(flat, 0, "the same number of tasks (axis 0)")
+        support = [x for x in flat if x[0] != "query_x"]
+        _check_equal_axis(support, 1, "the same number of examples (axis 1)")
+        self._check_ranks(shapes)
+
+    def _check_ranks(self, shapes):
+        ranks = [
+            [s.rank for s in shapes[name]] for name in ("support_x", "query_x")
+        ]
+        if ranks[0] != ranks[1]:
+            raise ValueError(
+                "`support_x` and `query_x` must have the same rank. "
+                f"Received: support_x.shape={_show(shapes['support_x'])}, "
+                f"query_x.shape={_show(shapes['query_x'])}"
+            )
+
+
+def _check_equal_axis(shapes, axis: int, what: str):
+    sizes = {s[axis] for _, s in shapes if s.rank is not None}
+    if len(sizes - {None}) > 1:
+        received = ", ".join(f"{name}.shape={s}" for name, s in shapes)
+        names = " and ".join(dict.fromkeys(f"`{name}`" for name, _ in shapes))
+        raise ValueError(f"{names} must have {what}. Received: {received}")
+
+
+def _show(shapes):
+    return shapes[0] if len(shapes) == 1 else shapes

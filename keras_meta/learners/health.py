@@ -1,0 +1,98 @@
+"""Finding out on the host that a step went wrong inside a compiled graph."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+_OK, _LABEL, _INNER, _OUTER = range(4)
+
+
+class Health:
+    """The first failure of a run, kept in a variable.
+
+    Operations that raise do not exist under XLA, so a step writes what went
+    wrong into a variable, and the host looks at it after the step.
+    """
+
+    def __init__(self):
+        # Each replica keeps its own report; reading adds them up.
+        self._report = tf.Variable(
+            tf.zeros([3], tf.int32),
+            trainable=False,
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.SUM,
+            name="health",
+        )
+
+    @property
+    def is_ok(self) -> tf.Tensor:
+        """A boolean scalar, usable inside the step."""
+        return tf.equal(self._report.read_value()[0], _OK)
+
+    def report_labels(self, labels: tf.Tensor, ways: int | None) -> None:
+        """Reports labels, `[tasks, n, ...]`, outside of `0 .. ways - 1`."""
+        if ways is None:
+            return
+        labels = tf.cast(labels, tf.int32)
+        bad = tf.logical_or(labels < 0, labels >= ways)
+        bad = tf.reduce_any(bad, axis=list(range(1, bad.shape.rank)))
+        self._first(_LABEL, bad[tf.newaxis])
+
+    def report_inner_losses(self, losses: tf.Tensor) -> None:
+        """Reports values that are not finite among `[steps, tasks]`."""
+        self._first(_INNER, tf.logical_not(tf.math.is_finite(losses)))
+
+    def report_outer_loss(self, loss: tf.Tensor) -> None:
+        """Reports a loss, a scalar, that is not finite."""
+        bad = tf.logical_not(tf.math.is_finite(loss))
+        self._first(_OUTER, tf.reshape(bad, [1, 1]))
+
+    def check(self, ways: int | None) -> None:
+        """Raises if a failure was reported, and forgets it.
+
+        Args:
+            ways: Number of classes that the model tells apart, if it does.
+
+        Raises:
+            FloatingPointError: If a loss was not finite.
+            ValueError: If a label was out of range.
+        """
+        cause, step, task = self._report.numpy().tolist()
+        if cause == _OK:
+            return
+        self._report.assign(tf.zeros([3], tf.int32))
+        if cause == _LABEL:
+            raise ValueError(
+                f"Labels must be in 0..{(ways or 0) - 1}: the model has "
+                f"{ways} outputs. Task {task} of the batch has a label "
+                "outside. Relabel each task's classes, or give the model "
+                "more outputs."
+            )
+        if cause == _OUTER:
+            raise FloatingPointError(
+                "The loss of the query sets is not finite, though every "
+                "inner loss is: the query labels are out of range or contain "
+                "NaN, or the last inner step diverged. The weights were not "
+                "changed by this step."
+            )
+        hint = (
+            "The data or the model's weights contain NaN or infinity."
+            if step == 0
+            else "The inner loop diverges: lower the update rule's "
+            "learning rate, or set its clip_norm."
+        )
+        raise FloatingPointError(
+            f"The inner loss is not finite at inner step {step} of task "
+            f"{task} in the batch. {hint} The weights were not changed by "
+            "this step."
+        )
+
+    def _first(self, cause: int, bad: tf.Tensor) -> None:
+        """Keeps the first True of `[steps, tasks]`, if nothing is kept."""
+        tasks = tf.shape(bad)[1]
+        at = tf.argmax(tf.reshape(bad, [-1]), output_type=tf.int32)
+        found = tf.stack([cause, at // tasks, at % tasks])
+        new = tf.logical_and(self.is_ok, tf.reduce_any(bad))
+        self._report.assign(
+            tf.where(new, found, self._report.read_value())
+        )

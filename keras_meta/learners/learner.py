@@ -1,0 +1,485 @@
+"""What all meta-learners have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_meta.learners.cloning import clone_model
+from keras_meta.learners.episode import Episode
+from keras_meta.learners.health import Health
+from keras_meta.unroll import task_axis
+from keras_meta.unroll.inner_loss import InnerLoss
+from keras_meta.unroll.loop import unroll
+from keras_meta.unroll.selection import select_adapted
+from keras_meta.unroll.task_batched import TaskBatched
+from keras_meta.update_rules.gradient_descent import GradientDescent
+from keras_meta.update_rules.update_rule import UpdateRule
+
+_BATCH_STATISTICS = ("batch", "support", "running")
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """The end of an inner loop.
+
+    Attributes:
+        weights: The adapted variables' values, `[tasks, *shape]` each.
+        state: Values of the model's non-trainable variables.
+        losses: The inner loss before each step, `[steps, tasks]`.
+    """
+
+    weights: list[tf.Tensor]
+    state: list[tf.Tensor]
+    losses: tf.Tensor
+
+
+class Learner(keras.Model):
+    """Base class of meta-learners: adapts a model to each task's support set.
+
+    Its `call` takes a dict of `support_x` `[tasks, n, ...]`, `support_y`
+    `[tasks, n, ...]` and `query_x` `[tasks, q, ...]` (and optionally
+    `support_sample_weight` `[tasks, n]`) and returns predictions for
+    `query_x` by the network adapted to each task, `[tasks, q, ...]`. `fit`,
+    `evaluate` and `predict` take data sets of `(x, query_y)` with such `x`.
+
+    Args:
+        model: A built Keras model of any kind; its weights are the learned
+            initialization. Its layers compute task-batched where they have
+            a rule, and once per task otherwise.
+        update_rule: An update rule, or a number for `GradientDescent` with
+            that rate.
+        steps: Steps of the inner loop in training.
+        evaluation_steps: Steps of the inner loop outside of training;
+            `steps` by default.
+        adapt: What the inner loop adapts: `"all"`, `"head"` (the last layer
+            that has weights), `"normalization"`, a list of layers or layer
+            names, or a predicate on variables.
+        inner_loss: The loss of the inner loop, whatever `compile` takes as a
+            loss; by default the compiled loss. It is computed for each task
+            alone and follows the loss's own reduction, by default the mean.
+            Regularizers act on the initialization through the outer loss and
+            not in the inner loop.
+        first_order: Whether to drop second derivatives.
+        batch_statistics: What batch normalization normalizes with:
+            `"batch"`, the statistics of the set that is passed through, so
+            that a query's prediction depends on the other queries of its
+            task (as in the MAML paper); `"support"`, the support set's, also
+            for queries; `"running"`, as in Keras: the set's own in training,
+            moving averages otherwise.
+
+    Raises:
+        ValueError: If an argument is out of range, the model is not built or
+            nothing is adapted.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        update_rule: UpdateRule | float = 0.01,
+        steps: int = 1,
+        *,
+        evaluation_steps: int | None = None,
+        adapt: str | Sequence | Callable[[keras.Variable], bool] = "all",
+        inner_loss: str | keras.losses.Loss | Callable | None = None,
+        first_order: bool = False,
+        batch_statistics: str = "batch",
+        **kwargs,
+    ):
+        # Labels and regression targets must not be cast to the model's type.
+        super().__init__(autocast=False, dtype=keras.config.floatx(), **kwargs)
+        _check_arguments(model, steps, evaluation_steps, batch_statistics)
+        self.model = model
+        self.steps = steps
+        self.evaluation_steps = evaluation_steps
+        self.adapt_spec = adapt
+        self.inner_loss = inner_loss
+        self.first_order = first_order
+        self.batch_statistics = batch_statistics
+        if isinstance(update_rule, (int, float)):
+            update_rule = GradientDescent(update_rule)
+        self.update_rule = update_rule
+        adapted = select_adapted(model, adapt)
+        self.update_rule.attach(adapted, steps)
+        self._task_batched = TaskBatched(model, adapted)
+        self._health = Health()
+        self._exporting = False
+        self.built = True
+
+    # Adaptation.
+
+    def call(self, inputs: dict[str, Any], training: bool | None = None):
+        """Returns the adapted networks' predictions for the query sets."""
+        episode = Episode.from_inputs(inputs)
+        training = bool(training)
+        adapted = self._adapt(episode, self._number_of_steps(training), training)
+        predictions, state = self._predict_query(episode, adapted, training)
+        if training:
+            self._keep_state(state)
+        return predictions
+
+    def trajectory(self, inputs: dict[str, Any], steps: int | None = None):
+        """Returns predictions for the query sets after every inner step.
+
+        Args:
+            inputs: The inputs of `call`.
+            steps: Number of inner steps; by default those of evaluation.
+
+        Returns:
+            Predictions `[steps + 1, tasks, q, ...]`, the first ones by the
+            unadapted initialization.
+        """
+        episode = Episode.from_inputs(inputs)
+        steps = self._number_of_steps(False) if steps is None else steps
+        _check_steps("steps", steps, 0)
+        carry = self._start(episode)
+        first, _ = self._predict_query(episode, _adapted(carry), False)
+
+        def step(carry):
+            carry, _ = self._inner_step(episode, carry, False)
+            predictions, _ = self._predict_query(
+                episode, _adapted(carry), False
+            )
+            return carry, predictions
+
+        _, rest = unroll(step, carry, steps)
+        if rest is None:
+            return keras.tree.map_structure(lambda y: y[tf.newaxis], first)
+        return keras.tree.map_structure(
+            lambda y, ys: tf.concat([y[tf.newaxis], ys], axis=0), first, rest
+        )
+
+    def adapt(
+        self,
+        support_x,
+        support_y,
+        steps: int | None = None,
+        sample_weight=None,
+    ) -> keras.Model:
+        """Adapts to one task and returns a plain Keras model.
+
+        Batch normalization layers of the returned model use the support
+        set's statistics, unless `batch_statistics` is `"running"`.
+
+        Args:
+            support_x: Inputs of the task, nested as the model expects them,
+                each `[n, ...]`.
+            support_y: Their labels, `[n, ...]`.
+            steps: Number of inner steps; by default those of evaluation.
+            sample_weight: Weights of the examples, `[n]`.
+
+        Returns:
+            A model of the same architecture with adapted weights; it shares
+            nothing with this one.
+        """
+        steps = self._number_of_steps(False) if steps is None else steps
+        _check_steps("steps", steps, 0)
+        inputs = {
+            "support_x": support_x,
+            "support_y": support_y,
+            "query_x": support_x,
+        }
+        if sample_weight is not None:
+            inputs["support_sample_weight"] = sample_weight
+        inputs = keras.tree.map_structure(
+            lambda x: tf.convert_to_tensor(x)[tf.newaxis], inputs
+        )
+        episode = Episode.from_inputs(inputs)
+        adapted = self._adapt(episode, steps, False)
+        self._check_health()
+        values = {
+            id(v): w[0]
+            for v, w in zip(
+                self._task_batched.adapted, adapted.weights, strict=True
+            )
+        }
+        if self.batch_statistics != "running":
+            values.update(self._support_moving_averages(episode, adapted))
+        return clone_model(self.model, values)
+
+    def _number_of_steps(self, training: bool) -> int:
+        if training or self.evaluation_steps is None:
+            return self.steps
+        return self.evaluation_steps
+
+    def _adapt(self, episode: Episode, steps: int, training: bool) -> Adapted:
+        carry, losses = unroll(
+            lambda carry: self._inner_step(episode, carry, training),
+            self._start(episode),
+            steps,
+        )
+        if losses is not None:
+            self._report_health(episode, losses)
+        return _adapted(carry, losses)
+
+    def _start(self, episode: Episode):
+        weights = [
+            task_axis.stack(tf.convert_to_tensor(v.value), episode.tasks)
+            for v in self._task_batched.adapted
+        ]
+        return (
+            weights,
+            self.update_rule.init_state(weights),
+            self._task_batched.initial_state(),
+        )
+
+    def _inner_step(self, episode: Episode, carry, training: bool):
+        """Takes one step; returns the new carry and the losses, `[tasks]`."""
+        weights, rule_state, state = carry
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            result = self._task_batched(
+                weights,
+                state,
+                episode.support_x,
+                training=training,
+                statistics=self._support_statistics,
+                second_order=training and not self.first_order,
+            )
+            losses = self._resolved_inner_loss(
+                episode.support_y,
+                result.outputs,
+                episode.support_sample_weight,
+            )
+            # Tasks are independent: the gradient of the sum holds each
+            # task's own gradient.
+            total = tf.reduce_sum(losses)
+        grads = tape.gradient(
+            total, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        if self.first_order:
+            grads = [tf.stop_gradient(g) for g in grads]
+        weights, rule_state = self.update_rule.update(
+            weights, grads, rule_state
+        )
+        return (weights, rule_state, result.state), losses
+
+    def _predict_query(
+        self, episode: Episode, adapted: Adapted, training: bool
+    ):
+        statistics = self._support_statistics
+        if self.batch_statistics == "support":
+            statistics = self._task_batched(
+                adapted.weights,
+                adapted.state,
+                episode.support_x,
+                training=training,
+            ).statistics
+        result = self._task_batched(
+            adapted.weights,
+            adapted.state,
+            episode.query_x,
+            training=training,
+            statistics=statistics,
+            second_order=False,
+        )
+        return result.outputs, result.state
+
+    @property
+    def _support_statistics(self) -> str:
+        return "running" if self.batch_statistics == "running" else "batch"
+
+    def _keep_state(self, state: list[tf.Tensor]) -> None:
+        variables = self.model.non_trainable_variables
+        for variable, value in zip(variables, state, strict=True):
+            variable.assign(value)
+
+    def _support_moving_averages(self, episode: Episode, adapted: Adapted):
+        statistics = self._task_batched(
+            adapted.weights, adapted.state, episode.support_x
+        ).statistics
+        values = {}
+        for layer in self.model._flatten_layers():
+            if id(layer) in statistics:
+                mean, variance = statistics[id(layer)][-1]
+                values[id(layer.moving_mean)] = mean[0]
+                values[id(layer.moving_variance)] = variance[0]
+        return values
+
+    @property
+    def _resolved_inner_loss(self) -> InnerLoss:
+        loss = self.inner_loss
+        if loss is None and self.compiled:
+            loss = self.loss
+        if loss is None:
+            raise ValueError(
+                "The inner loop needs a loss. Call `compile(loss=...)` or "
+                "pass `inner_loss=` to the constructor."
+            )
+        if isinstance(loss, (dict, list, tuple)):
+            raise ValueError(
+                "The inner loop needs one loss for all outputs. Received: "
+                f"loss={loss!r}. Pass `inner_loss=`, a function of "
+                "(y_true, y_pred)."
+            )
+        return InnerLoss(loss)
+
+    # Training.
+
+    def compile(self, *args, jit_compile: str | bool = "auto", **kwargs):
+        """Configures the learner; the arguments are those of `keras.Model`.
+
+        Args:
+            *args: See `keras.Model.compile`.
+            jit_compile: `"auto"` compiles with XLA, also on the CPU, where
+                that is right and faster: every adapting layer has a rule and
+                nothing is distributed.
+            **kwargs: See `keras.Model.compile`.
+        """
+        if jit_compile == "auto" and not kwargs.get("run_eagerly", False):
+            jit_compile = (
+                not self._task_batched.has_fallback
+                and not tf.distribute.has_strategy()
+            )
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
+
+    def train_step(self, data):
+        """Takes one meta-training step on a batch of tasks."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self._outer_loss(x, y, y_pred, sample_weight)
+            scaled = self.optimizer.scale_loss(loss)
+        self._health.report_outer_loss(loss)
+        variables = self.trainable_variables
+        gradients = tape.gradient(scaled, variables)
+        self.optimizer.apply_gradients(
+            zip(self._guard(gradients), variables, strict=True)
+        )
+        return self._logs(x, y, y_pred, sample_weight, loss)
+
+    def _outer_loss(self, x, y, y_pred, sample_weight):
+        return self.compute_loss(
+            x=x,
+            y=y,
+            y_pred=y_pred,
+            sample_weight=sample_weight,
+            training=True,
+        )
+
+    def _guard(self, gradients):
+        """Zeroes the gradients of a step that failed."""
+        is_ok = self._health.is_ok
+        return [
+            g if g is None else tf.where(is_ok, g, tf.zeros_like(g))
+            for g in map(_densify, gradients)
+        ]
+
+    def _logs(self, x, y, y_pred, sample_weight, loss):
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self._loss_tracker.update_state(
+            loss * replicas, sample_weight=Episode.from_inputs(x).tasks
+        )
+        return self.compute_metrics(x, y, y_pred, sample_weight)
+
+    def make_train_function(self, force: bool = False):
+        """Builds the training step, which stops on what went wrong."""
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = self._checked(self.train_function)
+        return self.train_function
+
+    def make_test_function(self, force: bool = False):
+        """Builds the evaluation step, which stops on what went wrong."""
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = self._checked(self.test_function)
+        return self.test_function
+
+    def _checked(self, function):
+        def call_and_check(iterator):
+            outputs = function(iterator)
+            self._check_health()
+            return outputs
+
+        return call_and_check
+
+    def _report_health(self, episode: Episode, losses: tf.Tensor) -> None:
+        if self._exporting:
+            return
+        if self._resolved_inner_loss.is_sparse:
+            self._health.report_labels(episode.support_y, self._ways)
+        self._health.report_inner_losses(losses)
+
+    def _check_health(self) -> None:
+        self._health.check(self._ways)
+
+    @property
+    def _ways(self) -> int | None:
+        shape = getattr(self.model, "output_shape", None)
+        return shape[-1] if isinstance(shape, tuple) else None
+
+    # Saving and serving.
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        serialize = keras.saving.serialize_keras_object
+        adapt = self.adapt_spec
+        if isinstance(adapt, (list, tuple)):
+            adapt = [getattr(layer, "name", layer) for layer in adapt]
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "model": serialize(self.model),
+            "update_rule": serialize(self.update_rule),
+            "steps": self.steps,
+            "evaluation_steps": self.evaluation_steps,
+            "adapt": serialize(adapt) if callable(adapt) else adapt,
+            "inner_loss": serialize(self.inner_loss),
+            "first_order": self.first_order,
+            "batch_statistics": self.batch_statistics,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]):
+        """Makes a learner from `get_config`'s dict."""
+        config = dict(config)
+        for key in ("model", "update_rule", "inner_loss", "adapt"):
+            if isinstance(config.get(key), dict):
+                config[key] = keras.saving.deserialize_keras_object(
+                    config[key]
+                )
+        return cls(**config)
+
+
+def _adapted(carry, losses=None) -> Adapted:
+    return Adapted(weights=carry[0], state=carry[2], losses=losses)
+
+
+def _densify(gradient):
+    return None if gradient is None else tf.convert_to_tensor(gradient)
+
+
+def _check_arguments(model, steps, evaluation_steps, batch_statistics):
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a keras.Model. Received: {model!r}"
+        )
+    unbuilt = [x.name for x in model._flatten_layers() if not x.built]
+    if unbuilt:
+        raise ValueError(
+            f"`model` must be built; these layers are not: {unbuilt}. Call "
+            "the model once on an example batch, or start it with "
+            "keras.Input."
+        )
+    _check_steps("steps", steps, 1)
+    if evaluation_steps is not None:
+        _check_steps("evaluation_steps", evaluation_steps, 0)
+    if batch_statistics not in _BATCH_STATISTICS:
+        raise ValueError(
+            f"`batch_statistics` must be one of {_BATCH_STATISTICS}. "
+            f"Received: batch_statistics={batch_statistics!r}"
+        )
+
+
+def _check_steps(name: str, steps, least: int):
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}. Received: "
+            f"{name}={steps!r}"
+        )

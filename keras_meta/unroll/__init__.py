@@ -1,0 +1,1 @@
+"""The unrolled inner loop: task-batched calls, layer rules, the loop."""

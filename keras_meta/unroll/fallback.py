@@ -1,0 +1,145 @@
+"""The exact fallback for layers without a rule: one call per task."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from keras_meta.unroll import task_axis
+from keras_meta.unroll.task_scope import TaskScope
+
+# An odd constant near 2**32 times the golden ratio, which spreads the
+# tasks' seeds over the whole range.
+_SEED_STRIDE = 0x9E3779B9
+
+
+def call_per_task(layer, call, scope: TaskScope, args, kwargs):
+    """Calls `layer` once per task under `tf.map_fn`.
+
+    Args:
+        layer: The layer.
+        call: Its original `call`.
+        scope: The active scope. Its updates and recorded statistics receive
+            those of the layer.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call. Tensors in both that have a
+            batch axis are split into tasks.
+
+    Returns:
+        The layer's outputs, all tasks merged into the batch axis.
+    """
+    adapted = [v for v in layer.variables if scope.is_adapted(v)]
+    state = [
+        v for v in layer.non_trainable_variables if not scope.is_adapted(v)
+    ]
+    flat = keras.tree.flatten((args, kwargs))
+    batched = [i for i, x in enumerate(flat) if _has_batch(x, flat[0])]
+    norms = [
+        sublayer
+        for sublayer in layer._flatten_layers()
+        if isinstance(sublayer, keras.layers.BatchNormalization)
+    ]
+    recorded = _recorded_slices(scope, norms)
+
+    def call_one(elements):
+        task, weights, inputs, statistics = elements
+        values = list(flat)
+        for i, x in zip(batched, inputs, strict=True):
+            values[i] = x
+        inner = TaskScope(
+            tasks=1,
+            weights={
+                id(v): w for v, w in zip(adapted, weights, strict=True)
+            },
+            state=[(v, _fold(scope, v, task)) for v in state],
+            training=scope.training,
+            statistics=_one_task(scope, norms, statistics),
+            single=True,
+        )
+        one_args, one_kwargs = keras.tree.pack_sequence_as(
+            (args, kwargs), values
+        )
+        with inner:
+            outputs = call(*one_args, **one_kwargs)
+        updates = [inner.get_current_value(v) for v in state]
+        statistics = [inner.recorded.get(id(norm), []) for norm in norms]
+        return outputs, updates, _drop_task_axis(statistics)
+
+    elements = (
+        tf.range(scope.tasks),
+        [scope.weights[id(v)] for v in adapted],
+        [task_axis.split(flat[i], scope.tasks) for i in batched],
+        recorded,
+    )
+    outputs, updates, statistics = _map(call_one, elements)
+    for variable, values in zip(state, updates, strict=True):
+        scope.add_update((variable, _merge_updates(scope, variable, values)))
+    for norm, pairs in zip(norms, statistics, strict=True):
+        for mean, variance in pairs:
+            scope.record_statistics(norm, mean, variance)
+    return keras.tree.map_structure(task_axis.merge, outputs)
+
+
+def _map(function, elements):
+    """`tf.map_fn` that finds the structure of the outputs by itself."""
+    specs = keras.tree.map_structure(
+        lambda x: tf.TensorSpec(x.shape[1:], x.dtype), elements
+    )
+    traced = tf.function(function, autograph=False)
+    outputs = traced.get_concrete_function(specs).structured_outputs
+    signature = keras.tree.map_structure(
+        lambda x: tf.TensorSpec(x.shape, x.dtype), outputs
+    )
+    return tf.map_fn(function, elements, fn_output_signature=signature)
+
+
+def _has_batch(x, first) -> bool:
+    if not tf.is_tensor(x) or x.shape.rank == 0:
+        return False
+    return x.shape[0] == first.shape[0]
+
+
+def _recorded_slices(scope, norms):
+    if not isinstance(scope.statistics, dict):
+        return []
+    return [list(scope.statistics.get(id(norm), [])) for norm in norms]
+
+
+def _one_task(scope, norms, statistics):
+    if not isinstance(scope.statistics, dict):
+        return scope.statistics
+    return {
+        id(norm): [(mean[tf.newaxis], var[tf.newaxis]) for mean, var in pairs]
+        for norm, pairs in zip(norms, statistics, strict=True)
+    }
+
+
+def _drop_task_axis(statistics):
+    return [
+        [(mean[0], variance[0]) for mean, variance in pairs]
+        for pairs in statistics
+    ]
+
+
+def _fold(scope: TaskScope, variable, task: tf.Tensor) -> tf.Tensor:
+    """Returns the task's value of a state; random seeds differ by task."""
+    value = scope.get_current_value(variable)
+    if not _is_seed(variable):
+        return value
+    stride = tf.cast(task + 1, tf.uint32) * tf.constant(_SEED_STRIDE, tf.uint32)
+    return value + tf.stack([stride, tf.zeros([], tf.uint32)])
+
+
+def _merge_updates(scope: TaskScope, variable, values: tf.Tensor) -> tf.Tensor:
+    """Returns one new value of a state from those of all tasks."""
+    if _is_seed(variable):
+        counter = values[0] * tf.constant([0, 1], tf.uint32)
+        kept = scope.get_current_value(variable)
+        return kept * tf.constant([1, 0], tf.uint32) + counter
+    if variable.dtype.startswith(("float", "bfloat")):
+        return tf.reduce_mean(values, axis=0)
+    return values[0]
+
+
+def _is_seed(variable) -> bool:
+    return variable.dtype == "uint32" and tuple(variable.shape) == (2,)

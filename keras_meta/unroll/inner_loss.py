@@ -1,0 +1,124 @@
+"""The inner loss: one number per task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+_LOSSES = keras.losses
+
+# Losses that compare each example alone, over the last axis.
+_EXAMPLE_WISE = {
+    _LOSSES.BinaryCrossentropy: _LOSSES.binary_crossentropy,
+    _LOSSES.BinaryFocalCrossentropy: _LOSSES.binary_focal_crossentropy,
+    _LOSSES.CategoricalCrossentropy: _LOSSES.categorical_crossentropy,
+    _LOSSES.CategoricalFocalCrossentropy: (
+        _LOSSES.categorical_focal_crossentropy
+    ),
+    _LOSSES.CategoricalHinge: _LOSSES.categorical_hinge,
+    _LOSSES.Hinge: _LOSSES.hinge,
+    _LOSSES.Huber: _LOSSES.huber,
+    _LOSSES.KLDivergence: _LOSSES.kl_divergence,
+    _LOSSES.LogCosh: _LOSSES.log_cosh,
+    _LOSSES.MeanAbsoluteError: _LOSSES.mean_absolute_error,
+    _LOSSES.MeanAbsolutePercentageError: (
+        _LOSSES.mean_absolute_percentage_error
+    ),
+    _LOSSES.MeanSquaredError: _LOSSES.mean_squared_error,
+    _LOSSES.MeanSquaredLogarithmicError: (
+        _LOSSES.mean_squared_logarithmic_error
+    ),
+    _LOSSES.Poisson: _LOSSES.poisson,
+    _LOSSES.SparseCategoricalCrossentropy: (
+        _LOSSES.sparse_categorical_crossentropy
+    ),
+    _LOSSES.SquaredHinge: _LOSSES.squared_hinge,
+}
+
+
+class InnerLoss:
+    """Computes the loss of each task.
+
+    `keras.losses.Loss.__call__` averages over tasks and divides by the
+    number of replicas, which would scale the inner learning rate; this calls
+    the loss without either.
+
+    Args:
+        loss: A Keras loss, its name, or a function of `(y_true, y_pred)`
+            that returns a loss per example or one number.
+    """
+
+    def __init__(self, loss: str | keras.losses.Loss | Callable):
+        self.loss = keras.losses.get(loss)
+        reduction = getattr(self.loss, "reduction", "sum_over_batch_size")
+        if reduction in (None, "none"):
+            raise ValueError(
+                "`inner_loss` must reduce to one number per task. Received a "
+                f"loss with reduction={reduction!r}; use "
+                "reduction='sum_over_batch_size' or 'sum'."
+            )
+        self._reduction = reduction
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether labels are class numbers."""
+        return self._function is keras.losses.sparse_categorical_crossentropy
+
+    @property
+    def _function(self):
+        return _EXAMPLE_WISE.get(type(self.loss), self.loss)
+
+    def __call__(
+        self,
+        y_true: tf.Tensor,
+        y_pred: tf.Tensor,
+        sample_weight: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Returns the losses, `[tasks]`.
+
+        Args:
+            y_true: Labels, `[tasks, n, ...]`.
+            y_pred: Predictions, `[tasks, n, ...]`.
+            sample_weight: Weights of the examples, `[tasks, n]`.
+        """
+        y_pred = keras.tree.map_structure(_at_least_float32, y_pred)
+        if self._function in _EXAMPLE_WISE.values():
+            values = self._call(y_true, y_pred)
+            return self._reduce(values, sample_weight)
+        elements = (y_true, y_pred)
+        if sample_weight is not None:
+            elements = (*elements, sample_weight)
+        return tf.vectorized_map(lambda task: self._one_task(*task), elements)
+
+    def _one_task(self, y_true, y_pred, sample_weight=None):
+        values = tf.convert_to_tensor(self._call(y_true, y_pred))
+        if sample_weight is not None:
+            sample_weight = sample_weight[tf.newaxis]
+        return self._reduce(values[tf.newaxis], sample_weight)[0]
+
+    def _call(self, y_true, y_pred):
+        if isinstance(self.loss, keras.losses.Loss):
+            return self.loss.call(y_true, y_pred)
+        return self.loss(y_true, y_pred)
+
+    def _reduce(self, values: tf.Tensor, weight: tf.Tensor | None):
+        axes = list(range(1, values.shape.rank))
+        if weight is not None:
+            weight = tf.cast(weight, values.dtype)
+            extra = values.shape.rank - weight.shape.rank
+            weight = tf.reshape(
+                weight, tf.concat([tf.shape(weight), [1] * extra], 0)
+            )
+            values = values * weight
+        if self._reduction == "sum":
+            return tf.reduce_sum(values, axes)
+        if weight is not None and self._reduction == "mean_with_sample_weight":
+            total = tf.reduce_sum(weight + tf.zeros_like(values), axes)
+            return tf.math.divide_no_nan(tf.reduce_sum(values, axes), total)
+        return tf.reduce_mean(values, axes)
+
+
+def _at_least_float32(x: tf.Tensor) -> tf.Tensor:
+    return tf.cast(x, keras.backend.result_type(x.dtype, "float32"))

@@ -1,0 +1,14 @@
+"""Layer rules: how a layer computes with one set of weights per task.
+
+A rule is a function `rule(layer, scope, inputs, ...)` that returns what the
+layer would return for each task alone, all tasks merged into the batch axis.
+It is found by the layer's exact class: a subclass may compute differently,
+so it takes the per-task fallback.
+"""
+
+from keras_meta.unroll.rules import convolution
+from keras_meta.unroll.rules import core
+from keras_meta.unroll.rules import normalization
+from keras_meta.unroll.rules import pooling
+from keras_meta.unroll.rules.registry import Rule
+from keras_meta.unroll.rules.registry import find_rule

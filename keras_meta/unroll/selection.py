@@ -1,0 +1,93 @@
+"""Choosing which variables adapt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+
+import keras
+
+_NORMALIZATIONS = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+)
+
+
+def select_adapted(
+    model: keras.Model,
+    adapt: str | Sequence | Callable[[keras.Variable], bool],
+) -> list[keras.Variable]:
+    """Returns the trainable variables that the inner loop adapts.
+
+    Args:
+        model: A built model.
+        adapt: `"all"`; `"head"`, the last layer that has trainable weights;
+            `"normalization"`, the weights of normalization layers; a list of
+            layers or layer names; or a predicate on variables.
+
+    Raises:
+        ValueError: If nothing is selected or a layer is unknown.
+    """
+    trainable = model.trainable_variables
+    if not trainable:
+        raise ValueError(
+            f"Model '{model.name}' has no trainable weights, so nothing can "
+            "be adapted. Set `trainable = True` on the layers to be learned."
+        )
+    selected = _select(model, adapt)
+    chosen = [v for v in trainable if selected(v)]
+    if not chosen:
+        raise ValueError(
+            f"`adapt` selects no trainable weight of model '{model.name}'. "
+            f"Received: adapt={adapt!r}. Trainable weights: "
+            f"{[v.path for v in trainable]}"
+        )
+    return chosen
+
+
+def _select(model, adapt) -> Callable[[keras.Variable], bool]:
+    if callable(adapt):
+        return adapt
+    if adapt == "all":
+        return lambda variable: True
+    if adapt == "head":
+        return _variables_of([_head(model)])
+    if adapt == "normalization":
+        layers = model._flatten_layers()
+        return _variables_of(
+            [x for x in layers if isinstance(x, _NORMALIZATIONS)]
+        )
+    if isinstance(adapt, (list, tuple)):
+        return _variables_of([_find(model, layer) for layer in adapt])
+    raise ValueError(
+        "`adapt` must be 'all', 'head', 'normalization', a list of layers or "
+        f"layer names, or a predicate on variables. Received: adapt={adapt!r}"
+    )
+
+
+def _variables_of(layers) -> Callable[[keras.Variable], bool]:
+    ids = {id(v) for layer in layers for v in layer.variables}
+    return lambda variable: id(variable) in ids
+
+
+def _head(model: keras.Model) -> keras.Layer:
+    last = model.trainable_variables[-1]
+    owners = [
+        layer
+        for layer in model._flatten_layers()
+        if any(v is last for v in layer.variables)
+    ]
+    return min(owners, key=lambda layer: len(list(layer._flatten_layers())))
+
+
+def _find(model: keras.Model, layer: str | keras.Layer) -> keras.Layer:
+    layers = list(model._flatten_layers(include_self=False))
+    for candidate in layers:
+        if layer is candidate or layer == candidate.name:
+            return candidate
+    raise ValueError(
+        f"`adapt` names a layer that model '{model.name}' does not have: "
+        f"{layer!r}. Its layers: {[x.name for x in layers]}"
+    )

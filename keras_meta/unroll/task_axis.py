@@ -1,0 +1,30 @@
+"""Merging the task axis into the batch axis, and splitting it off again."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def merge(x: tf.Tensor) -> tf.Tensor:
+    """Merges tasks into the batch: `[tasks, n, ...]` to `[tasks * n, ...]`."""
+    return tf.reshape(x, [-1, *_sizes(x, 2)])
+
+
+def split(x: tf.Tensor, tasks: int | tf.Tensor) -> tf.Tensor:
+    """Undoes `merge`: `[tasks * n, ...]` to `[tasks, n, ...]`."""
+    return tf.reshape(x, [tasks, -1, *_sizes(x, 1)])
+
+
+def stack(x: tf.Tensor, tasks: int | tf.Tensor) -> tf.Tensor:
+    """Repeats a value for every task: `[...]` to `[tasks, ...]`."""
+    return tf.broadcast_to(x, [tasks, *_sizes(x, 0)])
+
+
+def size(x: tf.Tensor, axis: int) -> int | tf.Tensor:
+    """Returns the size of an axis, static where it is known."""
+    static = x.shape[axis]
+    return tf.shape(x)[axis] if static is None else static
+
+
+def _sizes(x: tf.Tensor, first: int) -> list[int | tf.Tensor]:
+    return [size(x, axis) for axis in range(first, x.shape.rank)]

@@ -1,0 +1,226 @@
+"""One forward pass of a Keras model for all tasks, with weights per task."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from keras_meta.unroll import task_axis
+from keras_meta.unroll.fallback import call_per_task
+from keras_meta.unroll.rules import find_rule
+from keras_meta.unroll.second_order import refuse_wrong_derivatives
+from keras_meta.unroll.task_scope import TaskScope
+from keras_meta.unroll.task_scope import active_scope
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskOutputs:
+    """What a task-batched call returns.
+
+    Attributes:
+        outputs: The model's outputs, nested as the model nests them, each
+            `[tasks, n, ...]`.
+        state: New values of the model's non-trainable variables.
+        statistics: Batch statistics that normalization layers used, as
+            `TaskBatched` accepts them.
+    """
+
+    outputs: tf.Tensor
+    state: list[tf.Tensor]
+    statistics: dict
+
+
+class TaskBatched:
+    """Calls a Keras model once for all tasks, each with its own weights.
+
+    Tasks are merged into the batch axis and the model is called as it is.
+    Leaf layers that own adapted weights compute by a layer rule; those
+    without a rule are called once per task, which is exact and slower.
+
+    Args:
+        model: A built Keras model of any kind. Its layers receive a hook
+            around `call`, which does nothing outside of a task-batched call.
+        adapted: The variables that have one value per task.
+
+    Example:
+
+    ```python
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
+    batched = TaskBatched(model, model.trainable_variables)
+    weights = [tf.stack([v, 2 * v]) for v in model.trainable_variables]
+    x = tf.ones([2, 5, 2])  # two tasks, five examples
+    y = batched(weights, batched.initial_state(), x).outputs  # [2, 5, 3]
+    ```
+    """
+
+    def __init__(
+        self, model: keras.Model, adapted: Sequence[keras.Variable]
+    ):
+        self.model = model
+        self.adapted = list(adapted)
+        self._adapted_ids = {id(v) for v in self.adapted}
+        self._per_task: set[int] = set()
+        for layer in model._flatten_layers():
+            _install_hook(layer)
+            if self._needs_fallback(layer):
+                self._fall_back(layer, "it has no rule")
+
+    @property
+    def has_fallback(self) -> bool:
+        """Whether some layer is called once per task."""
+        return bool(self._per_task)
+
+    def initial_state(self) -> list[tf.Tensor]:
+        """Returns the values of the model's non-trainable variables."""
+        return [
+            tf.convert_to_tensor(v.value)
+            for v in self.model.non_trainable_variables
+        ]
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(
+        self,
+        weights: Sequence[tf.Tensor],
+        state: Sequence[tf.Tensor],
+        inputs,
+        *,
+        training: bool = False,
+        statistics: str | dict = "batch",
+        second_order: bool = True,
+    ) -> TaskOutputs:
+        """Computes the model's outputs for every task.
+
+        Args:
+            weights: Values of the adapted variables, `[tasks, *shape]` each.
+            state: Values of the model's non-trainable variables.
+            inputs: The model's inputs, nested as it expects them, each
+                `[tasks, n, ...]`.
+            training: Passed to the model.
+            statistics: `"batch"`, `"running"`, or recorded statistics; see
+                `TaskScope`.
+            second_order: Whether a second derivative will be taken; then
+                operations whose second derivative is wrong are refused.
+
+        Returns:
+            A `TaskOutputs`.
+        """
+        tasks = task_axis.size(keras.tree.flatten(inputs)[0], 0)
+        merged = keras.tree.map_structure(task_axis.merge, inputs)
+        while True:
+            scope = TaskScope(
+                tasks=tasks,
+                weights={
+                    id(v): w
+                    for v, w in zip(self.adapted, weights, strict=True)
+                },
+                state=list(
+                    zip(
+                        self.model.non_trainable_variables, state, strict=True
+                    )
+                ),
+                training=training,
+                statistics=statistics,
+                per_task=self._per_task,
+            )
+            try:
+                with refuse_wrong_derivatives(second_order), scope:
+                    outputs = self.model(merged, training=training)
+                break
+            except Exception:
+                # Keras may wrap the exception, so the scope tells the cause.
+                if scope.stray is None:
+                    raise
+                layer, variable = scope.stray
+                if layer is None or id(layer) in self._per_task:
+                    raise
+            self._fall_back(layer, f"its call reads {variable.path} itself")
+        return TaskOutputs(
+            keras.tree.map_structure(
+                lambda y: task_axis.split(y, tasks), outputs
+            ),
+            [
+                scope.get_current_value(v)
+                for v in self.model.non_trainable_variables
+            ],
+            scope.recorded,
+        )
+
+    def _needs_fallback(self, layer: keras.Layer) -> bool:
+        if isinstance(layer, keras.layers.RNN):
+            return self._owns_adapted(layer.variables)
+        if isinstance(layer, keras.layers.Dropout) and layer.noise_shape:
+            return layer.noise_shape[0] is not None
+        return find_rule(layer) is None and self._owns_adapted(
+            _own_variables(layer)
+        )
+
+    def _owns_adapted(self, variables) -> bool:
+        return any(id(v) in self._adapted_ids for v in variables)
+
+    def _fall_back(self, layer: keras.Layer, reason: str):
+        if isinstance(layer, keras.layers.RNN):
+            _forbid_cudnn(layer)
+        self._per_task.add(id(layer))
+        logging.info(
+            "keras_meta calls layer '%s' (%s) once per task, which is exact "
+            "and slower: %s.",
+            layer.name,
+            type(layer).__name__,
+            reason,
+        )
+
+
+def _own_variables(layer: keras.Layer) -> list[keras.Variable]:
+    inherited = {
+        id(v)
+        for sublayer in layer._flatten_layers(
+            include_self=False, recursive=False
+        )
+        for v in sublayer.variables
+    }
+    return [v for v in layer.variables if id(v) not in inherited]
+
+
+def _install_hook(layer: keras.Layer):
+    """Wraps `layer.call` to compute by a rule inside a `TaskScope`."""
+    original = layer.call
+    if getattr(original, "is_keras_meta_hook", False):
+        return
+
+    @functools.wraps(original)
+    def call(*args, **kwargs):
+        scope = active_scope()
+        if scope is None:
+            return original(*args, **kwargs)
+        scope.callers.append(layer)
+        try:
+            return _dispatch(layer, original, scope, args, kwargs)
+        finally:
+            scope.callers.pop()
+
+    call.is_keras_meta_hook = True
+    object.__setattr__(layer, "call", call)
+
+
+def _dispatch(layer, original, scope: TaskScope, args, kwargs):
+    if not scope.single and id(layer) in scope.per_task:
+        return call_per_task(layer, original, scope, args, kwargs)
+    rule = find_rule(layer)
+    if rule is not None and (
+        rule.always
+        or not scope.single
+        and any(scope.is_adapted(v) for v in _own_variables(layer))
+    ):
+        return rule.compute(layer, scope, *args, **kwargs)
+    return original(*args, **kwargs)
+
+
+def _forbid_cudnn(layer: keras.layers.RNN):
+    """Keeps a recurrent layer off cuDNN, which has no second derivative."""
+    if getattr(layer, "use_cudnn", False) == "auto":
+        layer.use_cudnn = False

@@ -1,0 +1,1 @@
+"""Update rules: how one step of the inner loop is taken."""

@@ -1,0 +1,205 @@
+"""Gradient descent with fixed or learned rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_meta.update_rules.update_rule import UpdateRule
+
+_SHARINGS = (None, "scalar", "layer", "step", "layer_step", "parameter")
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class GradientDescent(UpdateRule):
+    """Gradient descent, `params - rate * gradient`.
+
+    Args:
+        learning_rate: The rate, a float; with `learn`, its initial value, a
+            float or a Keras initializer.
+        learn: What has a learned rate of its own: `None` (the rate is
+            fixed), `"scalar"` (one rate for everything), `"layer"`,
+            `"step"`, `"layer_step"` (each layer at each step, as in MAML++)
+            or `"parameter"` (each single weight, as in Meta-SGD). Learned
+            rates may become negative. Steps past the trained number use the
+            last step's rate.
+        clip_norm: If given, each task's gradient over all variables is
+            scaled to at most this Euclidean norm.
+        clip_value: If given, gradients are clipped to
+            `[-clip_value, clip_value]`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    >>> rule = GradientDescent(0.1)
+    >>> params, state = [tf.constant([1.0, 2.0])], None
+    >>> state = rule.init_state(params)
+    >>> params, state = rule.update(params, [tf.constant([1.0, -1.0])], state)
+    >>> params[0].numpy()
+    array([0.9, 2.1], dtype=float32)
+
+    References:
+        - [Li et al., 2017](https://arxiv.org/abs/1707.09835), equation 1.
+        - [Antoniou et al., 2019](https://arxiv.org/abs/1810.09502),
+          section 4.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | keras.initializers.Initializer = 0.01,
+        learn: str | None = None,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if learn not in _SHARINGS:
+            raise ValueError(
+                f"`learn` must be one of {_SHARINGS}. Received: learn={learn!r}"
+            )
+        for name, value in (
+            ("clip_norm", clip_norm),
+            ("clip_value", clip_value),
+        ):
+            if value is not None and not value > 0:
+                raise ValueError(
+                    f"`{name}` must be positive or None. Received: "
+                    f"{name}={value!r}"
+                )
+        self.learning_rate = _as_rate(learning_rate, learn)
+        self.learn = learn
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.rates: list[keras.Variable] = []
+
+    def attach(self, variables: Sequence[keras.Variable], steps: int) -> None:
+        """Creates the learned rates; see `UpdateRule.attach`."""
+        self._ranks = [len(v.shape) for v in variables]
+        owners = [v.path.rpartition("/")[0] for v in variables]
+        layers = list(dict.fromkeys(owners))
+        self._layer_of = [layers.index(owner) for owner in owners]
+        self._steps = steps
+        shapes = {
+            None: [],
+            "scalar": [("rate", ())],
+            "step": [("rates", (steps,))],
+            "layer": [("rates", (len(layers),))],
+            "layer_step": [("rates", (len(layers), steps))],
+            "parameter": [(f"rate_{v.name}", v.shape) for v in variables],
+        }
+        initializer = self.learning_rate
+        if isinstance(initializer, float):
+            initializer = keras.initializers.Constant(initializer)
+        self.rates = [
+            self.add_weight(
+                name=name,
+                shape=shape,
+                initializer=_fresh(initializer, i),
+                autocast=False,
+            )
+            for i, (name, shape) in enumerate(shapes[self.learn])
+        ]
+        super().attach(variables, steps)
+
+    def init_state(self, params: Sequence[tf.Tensor]) -> dict[str, Any]:
+        """Returns the step counter, an int32 scalar."""
+        return {"step": tf.zeros([], tf.int32)}
+
+    def update(self, params, grads, state):
+        """Takes one step; see `UpdateRule.update`."""
+        grads = self._clip(grads)
+        directions, state = self.direction(grads, state)
+        params = [
+            param - tf.cast(self._rate(i, state["step"]), param.dtype) * move
+            for i, (param, move) in enumerate(
+                zip(params, directions, strict=True)
+            )
+        ]
+        return params, {**state, "step": state["step"] + 1}
+
+    def direction(
+        self, grads: Sequence[tf.Tensor], state: dict[str, Any]
+    ) -> tuple[Sequence[tf.Tensor], dict[str, Any]]:
+        """Returns what is multiplied by the rate, and the new state."""
+        return grads, state
+
+    def _rate(self, i: int, step: tf.Tensor):
+        if self.learn is None:
+            return self.learning_rate
+        if self.learn == "parameter":
+            return tf.convert_to_tensor(self.rates[i])
+        rate = tf.convert_to_tensor(self.rates[0])
+        if self.learn in ("layer", "layer_step"):
+            rate = rate[self._layer_of[i]]
+        if self.learn in ("step", "layer_step"):
+            rate = rate[tf.minimum(step, self._steps - 1)]
+        return rate
+
+    def _clip(self, grads: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        if self.clip_value is not None:
+            bound = self.clip_value
+            grads = [tf.clip_by_value(g, -bound, bound) for g in grads]
+        if self.clip_norm is not None:
+            grads = _clip_task_norms(grads, self._ranks, self.clip_norm)
+        return grads
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        rate = self.learning_rate
+        if not isinstance(rate, float):
+            rate = keras.initializers.serialize(rate)
+        return {
+            **super().get_config(),
+            "learning_rate": rate,
+            "learn": self.learn,
+            "clip_norm": self.clip_norm,
+            "clip_value": self.clip_value,
+        }
+
+
+def _as_rate(rate, learn):
+    if isinstance(rate, (int, float)) and not isinstance(rate, bool):
+        return float(rate)
+    if learn is None:
+        raise ValueError(
+            "`learning_rate` must be a number when the rate is not learned. "
+            f"Received: learning_rate={rate!r}, learn=None. Pass a number, "
+            "or `learn=` to learn rates from this initial value."
+        )
+    return keras.initializers.get(rate)
+
+
+def _fresh(initializer, i: int):
+    """Returns a copy that draws other numbers than those of other weights."""
+    config = initializer.get_config()
+    if config.get("seed") is not None:
+        config["seed"] += i
+    return type(initializer).from_config(config)
+
+
+def _clip_task_norms(grads, ranks, bound):
+    """Clips the joint norm of each task, over all axes but a task axis."""
+    axes = [
+        list(range(g.shape.rank - rank, g.shape.rank))
+        for g, rank in zip(grads, ranks, strict=True)
+    ]
+    square = tf.add_n(
+        [
+            tf.reduce_sum(tf.square(g), axis)
+            for g, axis in zip(grads, axes, strict=True)
+        ]
+    )
+    # The square root has no derivative at zero, where nothing is clipped.
+    too_long = square > bound**2
+    norm = tf.sqrt(tf.where(too_long, square, tf.ones_like(square)))
+    scale = tf.where(too_long, bound / norm, tf.ones_like(square))
+    return [
+        g * tf.reshape(scale, tf.concat([tf.shape(scale), [1] * rank], 0))
+        for g, rank in zip(grads, ranks, strict=True)
+    ]

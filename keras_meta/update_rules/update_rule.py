@@ -1,0 +1,64 @@
+"""The interface of all update rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class UpdateRule(keras.layers.Layer):
+    """How one optimization step is taken, as pure functions.
+
+    An update rule is a Keras layer, so what it learns is trained, saved and
+    listed with the weights of the model that uses it. A meta-learner calls
+    `attach` once with the variables to be adapted, `init_state` at the start
+    of each unroll and `update` at each step.
+    """
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("dtype", keras.config.floatx())
+        super().__init__(**kwargs)
+
+    def attach(self, variables: Sequence[keras.Variable], steps: int) -> None:
+        """Creates the weights that the rule learns.
+
+        Args:
+            variables: The variables to be adapted.
+            steps: Number of steps of the inner loop in training.
+        """
+        self.built = True
+
+    def init_state(self, params: Sequence[tf.Tensor]) -> Any:
+        """Returns the state before the first step, nested tensors.
+
+        Args:
+            params: Values of the variables, which may carry a leading task
+                axis.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `init_state`."
+        )
+
+    def update(
+        self,
+        params: Sequence[tf.Tensor],
+        grads: Sequence[tf.Tensor],
+        state: Any,
+    ) -> tuple[list[tf.Tensor], Any]:
+        """Takes one step.
+
+        Args:
+            params: Values of the variables, which may carry a leading task
+                axis.
+            grads: Gradients of the inner loss, of the shapes of `params`.
+            state: The state before the step.
+
+        Returns:
+            The new values and the state after the step.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `update`."
+        )
