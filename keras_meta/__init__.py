@@ -1,7 +1,23 @@
 """Meta-learning for Keras: any Keras model learns to learn."""
 
+import keras as _keras
+
+if _keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "keras_meta needs Keras on its TensorFlow backend: the inner loop "
+        "differentiates with tf.GradientTape. Received: backend="
+        f"{_keras.backend.backend()!r}. Set the environment variable "
+        "KERAS_BACKEND=tensorflow before Keras is imported."
+    )
+
+from keras_meta import callbacks
+from keras_meta import episodes
+from keras_meta.learners.anil import ANIL
 from keras_meta.learners.maml import MAML
+from keras_meta.learners.meta_sgd import MetaSGD
+from keras_meta.learners.reptile import Reptile
 from keras_meta.update_rules.adam import Adam
 from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.momentum import Momentum
+from keras_meta.update_rules.update_rule import UpdateRule
 from keras_meta.version import __version__

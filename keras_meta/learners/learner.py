@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.health import Health
+from keras_meta.learners.signature import default_signature
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.inner_loss import InnerLoss
 from keras_meta.unroll.loop import unroll
@@ -24,19 +25,18 @@ from keras_meta.update_rules.update_rule import UpdateRule
 _BATCH_STATISTICS = ("batch", "support", "running")
 
 
-@dataclasses.dataclass(frozen=True)
-class Adapted:
-    """The end of an inner loop.
+class Carry(NamedTuple):
+    """What the inner loop carries from step to step.
 
     Attributes:
         weights: The adapted variables' values, `[tasks, *shape]` each.
+        rule_state: State of the update rule.
         state: Values of the model's non-trainable variables.
-        losses: The inner loss before each step, `[steps, tasks]`.
     """
 
     weights: list[tf.Tensor]
+    rule_state: Any
     state: list[tf.Tensor]
-    losses: tf.Tensor
 
 
 class Learner(keras.Model):
@@ -113,14 +113,32 @@ class Learner(keras.Model):
 
     # Adaptation.
 
-    def call(self, inputs: dict[str, Any], training: bool | None = None):
-        """Returns the adapted networks' predictions for the query sets."""
+    def call(
+        self,
+        inputs: dict[str, Any],
+        training: bool | None = None,
+        every_step: bool = False,
+    ):
+        """Returns the adapted networks' predictions for the query sets.
+
+        Args:
+            inputs: See the class.
+            training: Whether this is a meta-training step.
+            every_step: Whether to return predictions after each inner step,
+                stacked along a new first axis.
+        """
         episode = Episode.from_inputs(inputs)
         training = bool(training)
-        adapted = self._adapt(episode, self._number_of_steps(training), training)
-        predictions, state = self._predict_query(episode, adapted, training)
+        steps = self._number_of_steps(training)
+        carry, outputs = self._unroll(episode, steps, training, every_step)
+        if every_step:
+            predictions = outputs[1]
+        else:
+            predictions, carry = self._predict_query(episode, carry, training)
         if training:
-            self._keep_state(state)
+            self._keep_state(carry.state)
+        if tf.executing_eagerly():
+            self._check_health()
         return predictions
 
     def trajectory(self, inputs: dict[str, Any], steps: int | None = None):
@@ -137,21 +155,13 @@ class Learner(keras.Model):
         episode = Episode.from_inputs(inputs)
         steps = self._number_of_steps(False) if steps is None else steps
         _check_steps("steps", steps, 0)
-        carry = self._start(episode)
-        first, _ = self._predict_query(episode, _adapted(carry), False)
-
-        def step(carry):
-            carry, _ = self._inner_step(episode, carry, False)
-            predictions, _ = self._predict_query(
-                episode, _adapted(carry), False
-            )
-            return carry, predictions
-
-        _, rest = unroll(step, carry, steps)
-        if rest is None:
-            return keras.tree.map_structure(lambda y: y[tf.newaxis], first)
+        first, _ = self._predict_query(episode, self._start(episode), False)
+        first = keras.tree.map_structure(lambda y: y[tf.newaxis], first)
+        _, outputs = self._unroll(episode, steps, False, every_step=True)
+        if outputs is None:
+            return first
         return keras.tree.map_structure(
-            lambda y, ys: tf.concat([y[tf.newaxis], ys], axis=0), first, rest
+            lambda y, ys: tf.concat([y, ys], axis=0), first, outputs[1]
         )
 
     def adapt(
@@ -190,16 +200,16 @@ class Learner(keras.Model):
             lambda x: tf.convert_to_tensor(x)[tf.newaxis], inputs
         )
         episode = Episode.from_inputs(inputs)
-        adapted = self._adapt(episode, steps, False)
+        carry, _ = self._unroll(episode, steps, False)
         self._check_health()
         values = {
             id(v): w[0]
             for v, w in zip(
-                self._task_batched.adapted, adapted.weights, strict=True
+                self._task_batched.adapted, carry.weights, strict=True
             )
         }
         if self.batch_statistics != "running":
-            values.update(self._support_moving_averages(episode, adapted))
+            values.update(self._support_moving_averages(episode, carry))
         return clone_model(self.model, values)
 
     def _number_of_steps(self, training: bool) -> int:
@@ -207,78 +217,106 @@ class Learner(keras.Model):
             return self.steps
         return self.evaluation_steps
 
-    def _adapt(self, episode: Episode, steps: int, training: bool) -> Adapted:
-        carry, losses = unroll(
-            lambda carry: self._inner_step(episode, carry, training),
-            self._start(episode),
+    def _unroll(
+        self,
+        episode: Episode,
+        steps: int,
+        training: bool,
+        every_step: bool = False,
+    ):
+        """Runs the inner loop.
+
+        Returns:
+            The last `Carry`, and the outputs of all steps: the inner losses
+            before each step, `[steps, tasks]`, and with `every_step` the
+            predictions for the query sets after it.
+        """
+
+        def step(i, carry):
+            carry, losses = self._inner_step(episode, i, carry, training)
+            if not every_step:
+                return carry, (losses,)
+            predictions, carry = self._predict_query(episode, carry, training)
+            return carry, (losses, predictions)
+
+        carry, outputs = unroll(
+            lambda i, carry: _as_tuples(step(i, Carry(*carry))),
+            tuple(self._start(episode)),
             steps,
         )
-        if losses is not None:
-            self._report_health(episode, losses)
-        return _adapted(carry, losses)
+        if outputs is not None:
+            self._report_health(episode, outputs[0])
+        return Carry(*carry), outputs
 
-    def _start(self, episode: Episode):
+    def _start(self, episode: Episode) -> Carry:
         weights = [
             task_axis.stack(tf.convert_to_tensor(v.value), episode.tasks)
             for v in self._task_batched.adapted
         ]
-        return (
+        return Carry(
             weights,
             self.update_rule.init_state(weights),
             self._task_batched.initial_state(),
         )
 
-    def _inner_step(self, episode: Episode, carry, training: bool):
-        """Takes one step; returns the new carry and the losses, `[tasks]`."""
-        weights, rule_state, state = carry
+    def _inner_step(
+        self, episode: Episode, i, carry: Carry, training: bool
+    ) -> tuple[Carry, tf.Tensor]:
+        """Takes step `i`; returns the new carry and the losses, `[tasks]`."""
+        x, y, sample_weight = self._support_batch(episode, i)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(weights)
+            tape.watch(carry.weights)
             result = self._task_batched(
-                weights,
-                state,
-                episode.support_x,
+                carry.weights,
+                carry.state,
+                x,
                 training=training,
                 statistics=self._support_statistics,
                 second_order=training and not self.first_order,
             )
-            losses = self._resolved_inner_loss(
-                episode.support_y,
-                result.outputs,
-                episode.support_sample_weight,
-            )
+            losses = self._resolved_inner_loss(y, result.outputs, sample_weight)
             # Tasks are independent: the gradient of the sum holds each
             # task's own gradient.
             total = tf.reduce_sum(losses)
         grads = tape.gradient(
-            total, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            total,
+            carry.weights,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         if self.first_order:
             grads = [tf.stop_gradient(g) for g in grads]
         weights, rule_state = self.update_rule.update(
-            weights, grads, rule_state
+            carry.weights, grads, carry.rule_state
         )
-        return (weights, rule_state, result.state), losses
+        return Carry(weights, rule_state, result.state), losses
 
-    def _predict_query(
-        self, episode: Episode, adapted: Adapted, training: bool
-    ):
+    def _support_batch(self, episode: Episode, i: int | tf.Tensor):
+        """Returns the inputs, labels and weights that step `i` learns from."""
+        return (
+            episode.support_x,
+            episode.support_y,
+            episode.support_sample_weight,
+        )
+
+    def _predict_query(self, episode: Episode, carry: Carry, training: bool):
+        """Returns predictions for the query sets and the new carry."""
         statistics = self._support_statistics
         if self.batch_statistics == "support":
             statistics = self._task_batched(
-                adapted.weights,
-                adapted.state,
+                carry.weights,
+                carry.state,
                 episode.support_x,
                 training=training,
             ).statistics
         result = self._task_batched(
-            adapted.weights,
-            adapted.state,
+            carry.weights,
+            carry.state,
             episode.query_x,
             training=training,
             statistics=statistics,
             second_order=False,
         )
-        return result.outputs, result.state
+        return result.outputs, carry._replace(state=result.state)
 
     @property
     def _support_statistics(self) -> str:
@@ -289,9 +327,9 @@ class Learner(keras.Model):
         for variable, value in zip(variables, state, strict=True):
             variable.assign(value)
 
-    def _support_moving_averages(self, episode: Episode, adapted: Adapted):
+    def _support_moving_averages(self, episode: Episode, carry: Carry):
         statistics = self._task_batched(
-            adapted.weights, adapted.state, episode.support_x
+            carry.weights, carry.state, episode.support_x
         ).statistics
         values = {}
         for layer in self.model._flatten_layers():
@@ -321,29 +359,23 @@ class Learner(keras.Model):
 
     # Training.
 
-    def compile(self, *args, jit_compile: str | bool = "auto", **kwargs):
-        """Configures the learner; the arguments are those of `keras.Model`.
+    def _resolve_auto_jit_compile(self) -> bool:
+        """Tells what `compile(jit_compile="auto")` means.
 
-        Args:
-            *args: See `keras.Model.compile`.
-            jit_compile: `"auto"` compiles with XLA, also on the CPU, where
-                that is right and faster: every adapting layer has a rule and
-                nothing is distributed.
-            **kwargs: See `keras.Model.compile`.
+        Keras leaves XLA off on the CPU; the inner loop is faster with it. It
+        stays off where a layer is called once per task, which compiles
+        slowly, and where Keras cannot combine it with `tf.distribute`.
         """
-        if jit_compile == "auto" and not kwargs.get("run_eagerly", False):
-            jit_compile = (
-                not self._task_batched.has_fallback
-                and not tf.distribute.has_strategy()
-            )
-        super().compile(*args, jit_compile=jit_compile, **kwargs)
+        return (
+            not self._task_batched.has_fallback
+            and not tf.distribute.has_strategy()
+        )
 
     def train_step(self, data):
         """Takes one meta-training step on a batch of tasks."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
-            y_pred = self(x, training=True)
-            loss = self._outer_loss(x, y, y_pred, sample_weight)
+            y_pred, loss = self._outer_loss(x, y, sample_weight)
             scaled = self.optimizer.scale_loss(loss)
         self._health.report_outer_loss(loss)
         variables = self.trainable_variables
@@ -353,14 +385,17 @@ class Learner(keras.Model):
         )
         return self._logs(x, y, y_pred, sample_weight, loss)
 
-    def _outer_loss(self, x, y, y_pred, sample_weight):
-        return self.compute_loss(
+    def _outer_loss(self, x, y, sample_weight):
+        """Returns predictions for the query sets and the loss to minimize."""
+        y_pred = self(x, training=True)
+        loss = self.compute_loss(
             x=x,
             y=y,
             y_pred=y_pred,
             sample_weight=sample_weight,
             training=True,
         )
+        return y_pred, loss
 
     def _guard(self, gradients):
         """Zeroes the gradients of a step that failed."""
@@ -416,6 +451,57 @@ class Learner(keras.Model):
 
     # Saving and serving.
 
+    def export(
+        self,
+        filepath: str,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: dict[str, Any] | None = None,
+    ) -> None:
+        """Writes a SavedModel that adapts where it is served.
+
+        Its `serve` endpoint and its signatures take support and query sets
+        of any number of tasks, shots and queries and return predictions for
+        the query sets, after the inner steps of evaluation.
+
+        Args:
+            filepath: The folder to write.
+            format: `"tf_saved_model"`; other formats hold no gradients.
+            verbose: Whether to print the endpoint.
+            input_signature: A dict of `tf.TensorSpec` as `call` takes it; by
+                default made from the model's input and output shapes.
+
+        Example:
+
+        ```python
+        learner.export("served")
+        served = tf.saved_model.load("served")
+        served.serve({"support_x": ..., "support_y": ..., "query_x": ...})
+        ```
+        """
+        if format != "tf_saved_model":
+            raise ValueError(
+                "A meta-learner takes gradients where it is served, which "
+                "only a SavedModel can hold. Received: "
+                f"format={format!r}; use format='tf_saved_model'."
+            )
+        if input_signature is None:
+            input_signature = default_signature(
+                self.model, self._resolved_inner_loss.is_sparse
+            )
+        archive = keras.export.ExportArchive()
+        archive.track(self)
+        archive.add_endpoint(
+            "serve",
+            lambda inputs: self(inputs, training=False),
+            input_signature=[input_signature],
+        )
+        self._exporting = True
+        try:
+            archive.write_out(filepath, verbose=verbose)
+        finally:
+            self._exporting = False
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
         serialize = keras.saving.serialize_keras_object
@@ -447,8 +533,10 @@ class Learner(keras.Model):
         return cls(**config)
 
 
-def _adapted(carry, losses=None) -> Adapted:
-    return Adapted(weights=carry[0], state=carry[2], losses=losses)
+def _as_tuples(result):
+    """Makes the carry a plain tuple, which every loop understands."""
+    carry, outputs = result
+    return tuple(carry), outputs
 
 
 def _densify(gradient):

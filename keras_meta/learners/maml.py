@@ -2,9 +2,107 @@
 
 from __future__ import annotations
 
-from keras_meta.learners.learner import Learner
+from collections.abc import Sequence
+from typing import Any
+
 import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_meta.learners.learner import Learner
+from keras_meta.update_rules.update_rule import UpdateRule
+
 
 @keras.saving.register_keras_serializable("keras_meta")
 class MAML(Learner):
-    """MAML."""
+    """Learns an initialization from which few gradient steps suffice.
+
+    The meta-gradient goes through the inner loop, second derivatives
+    included unless `first_order` is set.
+
+    Args:
+        model: See `Learner`.
+        update_rule: See `Learner`.
+        steps: See `Learner`.
+        step_weights: Weights of the query loss after each inner step, as in
+            MAML++'s multi-step loss: `None` counts the last step alone,
+            `"uniform"` all steps alike, a sequence of `steps` numbers as
+            given. `keras_meta.callbacks.AnnealStepWeights` shifts them to
+            the last step over the first epochs.
+        **kwargs: `evaluation_steps`, `adapt`, `inner_loss`, `first_order`,
+            `batch_statistics`, `name`; see `Learner`.
+
+    Example:
+
+    ```python
+    learner = keras_meta.MAML(model, update_rule=0.4, steps=1)
+    learner.compile(
+        keras.optimizers.Adam(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    learner.fit(episodes, steps_per_epoch=500, epochs=10)
+    ```
+
+    References:
+        - [Finn et al., 2017](https://arxiv.org/abs/1703.03400), algorithm 1.
+        - [Antoniou et al., 2019](https://arxiv.org/abs/1810.09502),
+          section 4, for the multi-step loss and learned rates.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        update_rule: UpdateRule | float = 0.01,
+        steps: int = 1,
+        *,
+        step_weights: str | Sequence[float] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(model, update_rule, steps, **kwargs)
+        self.step_weights = None
+        if step_weights is not None:
+            values = _as_step_weights(step_weights, steps)
+            self.step_weights = self.add_weight(
+                name="step_weights",
+                shape=(steps,),
+                initializer=lambda shape, dtype: tf.cast(values, dtype),
+                trainable=False,
+            )
+
+    def _outer_loss(self, x, y, sample_weight):
+        if self.step_weights is None:
+            return super()._outer_loss(x, y, sample_weight)
+        predictions = self(x, training=True, every_step=True)
+        losses = []
+        for i in range(self.steps):
+            y_pred = keras.tree.map_structure(lambda p, i=i: p[i], predictions)
+            losses.append(
+                self.compute_loss(
+                    x=x,
+                    y=y,
+                    y_pred=y_pred,
+                    sample_weight=sample_weight,
+                    training=True,
+                )
+            )
+        weights = tf.convert_to_tensor(self.step_weights)
+        return y_pred, tf.tensordot(weights, tf.stack(losses), axes=1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        weights = self.step_weights
+        if weights is not None:
+            weights = weights.numpy().tolist()
+        return {**super().get_config(), "step_weights": weights}
+
+
+def _as_step_weights(step_weights, steps: int) -> np.ndarray:
+    if isinstance(step_weights, str) and step_weights == "uniform":
+        return np.full(steps, 1 / steps)
+    if not isinstance(step_weights, str) and len(step_weights) == steps:
+        return np.asarray(step_weights, float)
+    raise ValueError(
+        f"`step_weights` must be None, 'uniform' or {steps} numbers, one for "
+        f"each of steps={steps}. Received: step_weights={step_weights!r}"
+    )

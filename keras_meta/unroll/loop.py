@@ -14,13 +14,15 @@ _LAID_OUT_STEPS = 10
 
 
 def unroll(
-    step: Callable[[Any], tuple[Any, Any]], carry: Any, steps: int
+    step: Callable[[int | tf.Tensor, Any], tuple[Any, Any]],
+    carry: Any,
+    steps: int,
 ) -> tuple[Any, Any]:
     """Applies `step` a fixed number of times.
 
     Args:
-        step: Maps a carry to the next carry and an output; both nested
-            tensors whose shapes do not change.
+        step: Maps the number of the step and a carry to the next carry and
+            an output; both nested tensors whose shapes do not change.
         carry: The first carry.
         steps: How often, at least 0.
 
@@ -32,8 +34,8 @@ def unroll(
         return carry, None
     if steps <= _LAID_OUT_STEPS:
         outputs = []
-        for _ in range(steps):
-            carry, output = step(carry)
+        for i in range(steps):
+            carry, output = step(i, carry)
             outputs.append(output)
         return carry, keras.tree.map_structure(lambda *y: tf.stack(y), *outputs)
     return _loop(step, carry, steps)
@@ -41,7 +43,7 @@ def unroll(
 
 def _loop(step, carry, steps: int):
     # The first step is laid out so that the outputs' shapes are known.
-    carry, first = step(carry)
+    carry, first = step(0, carry)
     arrays = keras.tree.map_structure(
         lambda y: tf.TensorArray(
             y.dtype, steps, element_shape=y.shape, clear_after_read=False
@@ -50,7 +52,7 @@ def _loop(step, carry, steps: int):
     )
 
     def body(i, carry, arrays):
-        carry, output = step(carry)
+        carry, output = step(i, carry)
         arrays = keras.tree.map_structure(
             lambda array, y: array.write(i, y), arrays, output
         )

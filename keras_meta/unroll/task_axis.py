@@ -20,6 +20,11 @@ def stack(x: tf.Tensor, tasks: int | tf.Tensor) -> tf.Tensor:
     return tf.broadcast_to(x, [tasks, *_sizes(x, 0)])
 
 
+def stack_to(x: tf.Tensor, tasks: int | tf.Tensor) -> tf.Tensor:
+    """Repeats along a task axis of size 1; leaves a full one as it is."""
+    return tf.broadcast_to(x, [tasks, *_sizes(x, 1)])
+
+
 def size(x: tf.Tensor, axis: int) -> int | tf.Tensor:
     """Returns the size of an axis, static where it is known."""
     static = x.shape[axis]

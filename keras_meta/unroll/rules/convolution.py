@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.unroll import task_axis
+from keras_meta.unroll import task_convolution
 from keras_meta.unroll.rules.core import activate
 from keras_meta.unroll.rules.core import broadcast_weight
 from keras_meta.unroll.rules.registry import rule
@@ -27,7 +28,7 @@ def convolution(layer, scope: TaskScope, inputs):
     x = _channels_last(layer, inputs)
     if scope.is_adapted(layer._kernel):
         kernel = scope.weight(layer._kernel)
-        y = _convolve(x, kernel, scope.tasks, layer, layer.groups)
+        y = _convolve(x, kernel, scope.tasks, layer)
     else:
         y = _shared(layer, x)
     return _finish(layer, scope, y)
@@ -39,17 +40,21 @@ def convolution(layer, scope: TaskScope, inputs):
     keras.layers.Conv3DTranspose,
 )
 def transposed_convolution(layer, scope: TaskScope, inputs):
-    """The transpose of the convolution that the layer is defined by."""
+    """The transpose of the convolution by which the layer is defined."""
     x = _channels_last(layer, inputs)
-    shape = _output_shape(layer, x)
     kernel = scope.weight(layer.kernel)
-    # The convolution is linear in its input, so its vector-Jacobian product
-    # at any point, here zero, is its transpose.
-    with tf.GradientTape() as tape:
-        zero = tf.zeros([task_axis.size(x, 0), *shape], x.dtype)
-        tape.watch(zero)
-        y = _convolve(zero, kernel, scope.tasks, layer, groups=1)
-    return _finish(layer, scope, tape.gradient(y, zero, x))
+    geometry = _geometry(layer, _output_space(layer, x))
+    if geometry is None:
+        raise ValueError(
+            f"Layer '{layer.name}' needs inputs of static size to be adapted. "
+            f"Received: shape={inputs.shape}. Give the model a keras.Input "
+            "of fixed size."
+        )
+    x = task_axis.split(x, scope.tasks)
+    kernel = task_axis.stack_to(kernel, scope.tasks)
+    kernel = tf.reshape(kernel, [scope.tasks, -1, *kernel.shape[-2:]])
+    y = task_convolution.transpose(x, kernel, geometry)
+    return _finish(layer, scope, task_axis.merge(y))
 
 
 @rule(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
@@ -136,23 +141,51 @@ def _padding(size: int | tf.Tensor, span: int, stride: int, mode: str):
     return total // 2, total - total // 2
 
 
-def _convolve(x, kernel, tasks, layer, groups) -> tf.Tensor:
+def _convolve(x, kernel, tasks, layer) -> tf.Tensor:
+    geometry = _geometry(layer, x.shape[1:-1])
+    if geometry is None or layer.groups > 1:
+        return _convolve_patches(x, kernel, tasks, layer)
+    x = task_axis.split(x, tasks)
+    kernel = tf.reshape(kernel, [tasks, -1, *kernel.shape[-2:]])
+    return task_axis.merge(task_convolution.convolve(x, kernel, geometry))
+
+
+def _geometry(layer, size) -> task_convolution.Geometry | None:
+    if None in tuple(size):
+        return None
+    spans = [
+        (k - 1) * d + 1
+        for k, d in zip(layer.kernel_size, layer.dilation_rate, strict=True)
+    ]
+    pads = [
+        (0, 0)
+        if layer.padding == "valid"
+        else _padding(n, span, stride, layer.padding)
+        for n, span, stride in zip(size, spans, layer.strides, strict=True)
+    ]
+    return task_convolution.Geometry(
+        tuple(size),
+        tuple(layer.kernel_size),
+        tuple(layer.strides),
+        tuple(layer.dilation_rate),
+        tuple(pads),
+    )
+
+
+def _convolve_patches(x, kernel, tasks, layer) -> tf.Tensor:
+    """Covers groups and space of unknown size by automatic differentiation."""
     *window, channels, filters = kernel.shape.as_list()[1:]
+    groups = getattr(layer, "groups", 1)
     parts = patches(
         x, window, layer.strides, layer.dilation_rate, layer.padding
     )
-    shape = space(parts[0])
-    if groups == 1:
-        rows = _rows(tf.concat(parts, axis=-1), tasks)
-        matrix = tf.reshape(kernel, [-1, len(parts) * channels, filters])
-        return _unrows(tf.matmul(rows, matrix), shape)
     rows = _rows(tf.stack(parts, axis=-2), tasks)
     rows = tf.reshape(rows, [tasks, -1, len(parts), groups, channels])
     matrix = tf.reshape(
         kernel, [-1, len(parts), channels, groups, filters // groups]
     )
     y = tf.einsum("tnpgc,tpcgf->tngf", rows, matrix)
-    return _unrows(tf.reshape(y, [tasks, -1, filters]), shape)
+    return _unrows(tf.reshape(y, [tasks, -1, filters]), space(parts[0]))
 
 
 def _convolve_depthwise(x, kernel, tasks, layer) -> tf.Tensor:
@@ -203,17 +236,12 @@ def _shared(layer, x: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _output_shape(layer, x: tf.Tensor) -> list[int | tf.Tensor]:
-    plain = keras.ops.conv_transpose(
-        x,
-        tf.zeros(layer.kernel.shape, x.dtype),
-        strides=list(layer.strides),
-        padding=layer.padding,
-        output_padding=layer.output_padding,
-        dilation_rate=layer.dilation_rate,
-        data_format="channels_last",
-    )
-    return [*space(plain), layer.filters]
+def _output_space(layer, x: tf.Tensor) -> list[int | None]:
+    shape = list(x.shape)
+    if layer.data_format == "channels_first":
+        shape = [shape[0], shape[-1], *shape[1:-1]]
+        return list(layer.compute_output_shape(shape))[2:]
+    return list(layer.compute_output_shape(shape))[1:-1]
 
 
 def _finish(layer, scope: TaskScope, y: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,235 @@
+"""Measures meta-training throughput of the four-block convolutional net.
+
+    python -m experiments.benchmarks.conv_throughput
+
+runs MAML in keras_meta, TensorFlow, PyTorch and JAX side by side on the CPU,
+from the same weights on the same batches, and reports tasks per second.
+
+Timing. Every contender has a process of its own. They take turns of a few
+meta-steps, in an order that rotates from round to round, so that whatever
+else the machine does falls on all alike. The rate of a large float32 matrix
+product, measured in the same rounds, stands for the machine's peak.
+
+Check. Before that every contender runs in float64 on fewer tasks, and the
+losses before the first and after each of three Adam steps must agree. That
+is done in float64 because in float32 only the first loss must agree: a
+rounding error that carries one activation across the kink of its ReLU
+changes the next losses by some 0.1 to 1 %.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import time
+
+import numpy as np
+from absl import app
+from absl import flags
+
+from experiments.benchmarks import setting as setting_lib
+from experiments.benchmarks.worker import Contender
+from experiments.benchmarks.worker import Worker
+from experiments.benchmarks.worker import usable_cores
+
+OURS = "keras_meta"
+# TensorFlow's oneDNN kernels lose to its own on convolutions this small.
+NO_ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "0"}
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender(OURS, "keras_meta_maml"),
+        Contender(
+            "keras_meta_no_onednn", "keras_meta_maml", environment=NO_ONEDNN
+        ),
+        Contender("tf_map_fn", "tf_map_fn"),
+        Contender("tf_map_fn_no_onednn", "tf_map_fn", environment=NO_ONEDNN),
+        Contender("tf_map_fn_xla", "tf_map_fn", {"jit_compile": True}),
+        Contender("tf_loop", "tf_loop"),
+        Contender("torch_vmap", "torch_vmap"),
+        Contender("torch_loop", "torch_loop"),
+        Contender("jax_vmap", "jax_vmap"),
+        Contender("jax_map", "jax_map"),
+    )
+}
+PRODUCT = Contender("matrix_product", "matrix_product")
+PRODUCT_FLOPS = 2 * setting_lib.PRODUCT_SIZE**3
+PACKAGES = ("tensorflow", "keras", "torch", "jax", "jaxlib", "numpy")
+
+BATCHES = 4
+# The check looks at the losses before the first and after three Adam steps.
+CHECKED_STEPS = 4
+CHECKED_TASKS = 3
+# Keras rounds Adam's constants to float32, which alone makes some 1e-7.
+FLOAT64_TOLERANCE = 1e-5
+FLOAT32_TOLERANCE = 1e-3
+# Thread pools that spin for a while after their work come to rest in this
+# time before the next contender's turn, s.
+PAUSE = 0.05
+
+_DEFINE = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+}
+_SETTING_HELP = {
+    "ways": "Classes of a task.",
+    "shots": "Support examples of a class.",
+    "queries": "Query examples of a class.",
+    "tasks": "Tasks of a meta-batch.",
+    "steps": "Inner SGD steps.",
+    "filters": "Channels of every convolution.",
+    "image_size": "Height and width of an image, pixels.",
+    "channels": "Channels of an image.",
+    "pool": "Stride 1, 2x2 maximum pooling and flattening, instead of stride "
+    "2 and the mean over height and width.",
+    "first_order": "Treat the inner gradients as constants.",
+    "inner_rate": "Rate of the inner SGD.",
+    "outer_rate": "Rate of the outer Adam.",
+}
+_SETTING = {
+    field.name: _DEFINE[field.type](
+        field.name, field.default, _SETTING_HELP[field.name]
+    )
+    for field in dataclasses.fields(setting_lib.Setting)
+}
+_CONTENDERS = flags.DEFINE_multi_enum(
+    "contender",
+    list(CONTENDERS),
+    list(CONTENDERS),
+    "Contender to run; repeat the flag for several. All by default.",
+)
+_CHECK = flags.DEFINE_bool("check", True, "Check the losses in float64 first.")
+_ROUNDS = flags.DEFINE_integer("rounds", 10, "Turns of every contender.")
+_TURN = flags.DEFINE_integer("turn", 3, "Timed meta-steps of a turn.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights and images.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+
+
+def inputs(setting, seed, dtype):
+    """Returns setting, weights and batches, what every contender gets."""
+    return (
+        setting,
+        setting_lib.initial_parameters(setting, seed, dtype),
+        setting_lib.make_batches(setting, BATCHES, seed + 1, dtype),
+    )
+
+
+def start(contender, arguments):
+    """Starts a contender and runs the checked steps.
+
+    Returns:
+        The worker, or None if it could not run; and the (seconds, loss) of
+        each step, or a line that says why it could not run.
+    """
+    print(f"{contender.name} ({arguments[1][0].dtype}) ...", flush=True)
+    try:
+        worker = Worker(contender, *arguments)
+        return worker, worker.run(CHECKED_STEPS)
+    except ImportError as error:
+        return None, f"skipped: {error}"
+    except RuntimeError as error:
+        return None, f"failed: {error}"
+
+
+def float64_losses(contenders, setting, seed):
+    """Returns by name the losses of the checked steps, or why there are none.
+
+    All tasks are alike, and few of them make the check quick.
+    """
+    few = dataclasses.replace(
+        setting, tasks=min(setting.tasks, CHECKED_TASKS)
+    )
+    arguments = inputs(few, seed, "float64")
+    losses = {}
+    for contender in contenders:
+        worker, outcome = start(contender, arguments)
+        if worker is not None:
+            worker.stop()
+            outcome = [loss for _, loss in outcome]
+        losses[contender.name] = outcome
+    return losses
+
+
+def deviations(losses):
+    """Returns by name the relative deviation from the median of each loss.
+
+    Args:
+        losses: By name a list of losses; other values are left out.
+    """
+    lists = {k: v for k, v in losses.items() if isinstance(v, list)}
+    if not lists:
+        return {}
+    median = np.median(list(lists.values()), 0)
+    return {k: np.abs(v / median - 1).tolist() for k, v in lists.items()}
+
+
+def take_turns(workers, rounds, turn):
+    """Returns by name the seconds of each timed step, [rounds, turn].
+
+    Each turn begins with one step that is not timed: it brings the
+    contender's data back into the caches and its threads to life.
+    """
+    names = list(workers)
+    seconds = {name: [] for name in names}
+    for i in range(rounds):
+        shift = i % len(names)
+        for name in names[shift:] + names[:shift]:
+            steps = workers[name].run(1 + turn)[1:]
+            seconds[name].append([time for time, _ in steps])
+            time.sleep(PAUSE)
+        print(f"round {i + 1} of {rounds}", flush=True)
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def summarize(name, seconds, flops, tasks):
+    """Returns the numbers of a contender's row.
+
+    Args:
+        name: Its name.
+        seconds: By name the arrays of `take_turns`.
+        flops: Operations of one of its steps.
+        tasks: Tasks of one of its steps.
+    """
+    own = seconds[name]
+    low, median, high = np.quantile(own, (0.1, 0.5, 0.9))
+    row = {
+        "tasks_per_s": tasks / median,
+        "ms": 1e3 * median,
+        "ms_10_percent": 1e3 * low,
+        "ms_90_percent": 1e3 * high,
+        "gflops_per_s": flops / median / 1e9,
+        "ms_all": (1e3 * own).tolist(),
+    }
+    if OURS in seconds:
+        ratios = np.median(own, 1) / np.median(seconds[OURS], 1)
+        row["ours_over_this"] = np.median(ratios)
+        row["ours_over_this_range"] = [ratios.min(), ratios.max()]
+    return row
+
+
+HEADER = (
+    f"{'':<21}{'tasks/s':>8}{'ms':>8}{'ms 10-90 %':>13}{'ours/it':>8}"
+    f"{'GFLOP/s':>8}{'peak':>6}{'first s':>8}"
+    f"{'dev f64':>9}{'dev f32':>9}{'after 3':>9}"
+)
+LEGEND = """\
+tasks/s  tasks per second, from the median step
+ms       median step, then the range that holds the middle 80 % of the steps
+ours/it  tasks/s of keras_meta over those of the row, median over the rounds
+GFLOP/s  operations of the convolutions and the dense layer per second, then
+         as a part of the rate of the matrix product
+first s  the first step, with tracing and compilation
+dev f64  largest relative deviation of the four checked losses from their
+         median over the contenders, in float64
+dev f32  the same in float32, of the first loss; then after three steps,
+         where rounding errors have grown"""
+
+
+def format_row(name, row, peak):
+    def cell(key, spec):
+        return format(row[key] if key in row else "-", spec if key in row else f">{spec.lstrip('>').split('.')[0]}")
+
+    raise NotImplementedError

@@ -1,0 +1,75 @@
+"""Ours: the train function that `fit` of `keras_meta.MAML` runs."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from experiments.benchmarks import setting as setting_lib
+from keras_meta import MAML
+from keras_meta import GradientDescent
+
+
+def _network(setting, parameters):
+    net = keras.Sequential()
+    size, channels = setting.image_size, setting.channels
+    net.add(keras.Input((size, size, channels)))
+    for _ in range(setting_lib.BLOCKS):
+        net.add(
+            layers.Conv2D(
+                setting.filters,
+                setting_lib.KERNEL_SIZE,
+                setting.stride,
+                padding="same",
+            )
+        )
+        net.add(
+            layers.BatchNormalization(epsilon=setting_lib.BATCH_NORM_EPSILON)
+        )
+        net.add(layers.ReLU())
+        if setting.pool:
+            net.add(layers.MaxPooling2D(2))
+    net.add(
+        layers.Flatten() if setting.pool else layers.GlobalAveragePooling2D()
+    )
+    net.add(layers.Dense(setting.ways))
+    for variable, array in zip(
+        net.trainable_variables, parameters, strict=True
+    ):
+        variable.assign(array)
+    return net
+
+
+def _dataset(batches):
+    """Returns the batches as `(x, y)`, in memory and without end."""
+    stacked = {name: np.stack([b[name] for b in batches]) for name in batches[0]}
+    labels = stacked.pop("query_y")
+    dataset = tf.data.Dataset.from_tensor_slices((stacked, labels))
+    return dataset.cache().repeat().prefetch(tf.data.AUTOTUNE)
+
+
+def make(setting, parameters, batches, **compile_options):
+    learner = MAML(
+        _network(setting, parameters),
+        update_rule=GradientDescent(setting.inner_rate),
+        steps=setting.steps,
+    )
+    learner.compile(
+        optimizer=keras.optimizers.Adam(
+            setting.outer_rate, epsilon=setting_lib.ADAM_EPSILON
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **compile_options,
+    )
+    learner.make_train_function()
+    iterator = iter(_dataset(batches))
+    total = 0.0
+
+    def step(i):
+        nonlocal total
+        # The logs hold the mean over all steps so far.
+        before = total
+        total = float(learner.train_function(iterator)["loss"]) * (i + 1)
+        return total - before
+
+    return step

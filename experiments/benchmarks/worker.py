@@ -1,0 +1,123 @@
+"""A process of its own for each contender, driven over a pipe.
+
+Frameworks in one process share and contest threads. Here each has the
+machine to itself while its turn lasts: the others wait, blocked on a pipe.
+"""
+
+import dataclasses
+import importlib
+import multiprocessing
+import os
+import time
+
+PEERS = "experiments.benchmarks.peers"
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A way to compute the meta-step.
+
+    Attributes:
+        name: Name in the table.
+        module: Module of `experiments.benchmarks.peers`.
+        options: Further arguments of the module's `make`.
+        environment: Further environment variables of its process.
+    """
+
+    name: str
+    module: str
+    options: dict = dataclasses.field(default_factory=dict)
+    environment: dict = dataclasses.field(default_factory=dict)
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _set_environment(double):
+    """Gives every framework all cores, and only the CPU."""
+    cores = str(usable_cores())
+    os.environ.update(
+        CUDA_VISIBLE_DEVICES="-1",
+        JAX_ENABLE_X64=str(int(double)),
+        JAX_PLATFORMS="cpu",
+        KERAS_BACKEND="tensorflow",
+        MKL_NUM_THREADS=cores,
+        NPROC=cores,
+        OMP_NUM_THREADS=cores,
+        TF_CPP_MIN_LOG_LEVEL="3",
+        TF_NUM_INTEROP_THREADS=cores,
+        TF_NUM_INTRAOP_THREADS=cores,
+    )
+
+
+def _serve(pipe, contender, setting, parameters, batches):
+    """Runs in the process: makes the step, then runs steps on request."""
+    _set_environment(double=parameters[0].dtype == "float64")
+    os.environ.update(contender.environment)
+    try:
+        module = importlib.import_module(f"{PEERS}.{contender.module}")
+    except ImportError as error:
+        pipe.send(ImportError(str(error)))
+        return
+    try:
+        step = module.make(setting, parameters, batches, **contender.options)
+        pipe.send(None)
+        done = 0
+        while count := pipe.recv():
+            results = []
+            for i in range(done, done + count):
+                start = time.perf_counter()
+                loss = step(i)
+                results.append((time.perf_counter() - start, loss))
+            done += count
+            pipe.send(results)
+    except Exception as error:
+        pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+class Worker:
+    """The parent's end of a contender's process."""
+
+    def __init__(self, contender: Contender, setting, parameters, batches):
+        """Starts the process and waits until its step is made.
+
+        Args:
+            contender: The contender.
+            setting: The `Setting`.
+            parameters: The initial weights; their dtype is the one of all.
+            batches: The batches.
+
+        Raises:
+            ImportError: Its framework is missing.
+            RuntimeError: It failed.
+        """
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve,
+            args=(theirs, contender, setting, parameters, batches),
+            daemon=True,
+        )
+        self._process.start()
+        theirs.close()
+        self._receive()
+
+    def _receive(self):
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            answer = RuntimeError("the process ended")
+        if isinstance(answer, Exception):
+            self._process.join()
+            raise answer
+        return answer
+
+    def run(self, count: int) -> list[tuple[float, float]]:
+        """Runs the next `count` steps; returns seconds and loss of each."""
+        self._pipe.send(count)
+        return self._receive()
+
+    def stop(self) -> None:
+        self._pipe.send(0)
+        self._process.join()

@@ -1,0 +1,4 @@
+"""Keras callbacks for meta-learners."""
+
+from keras_meta.callbacks.anneal_step_weights import AnnealStepWeights
+from keras_meta.callbacks.switch_to_second_order import SwitchToSecondOrder

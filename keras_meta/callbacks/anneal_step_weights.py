@@ -1,0 +1,41 @@
+"""From the multi-step loss to the last step's loss."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+
+class AnnealStepWeights(keras.callbacks.Callback):
+    """Shifts the weights of a multi-step loss to the last step.
+
+    All steps start with the same weight. Over `epochs` epochs those before
+    the last fall linearly to a small rest, which the last step gains.
+
+    Args:
+        epochs: Number of epochs until the rest is reached.
+        rest: The rest, as a fraction of the first weight; MAML++'s code
+            leaves 0.03.
+
+    References:
+        - [Antoniou et al., 2019](https://arxiv.org/abs/1810.09502),
+          section 4, multi-step loss optimization.
+    """
+
+    def __init__(self, epochs: int, rest: float = 0.03):
+        super().__init__()
+        self.epochs = epochs
+        self.rest = rest
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Sets the weights for the epoch that begins."""
+        if getattr(self.model, "step_weights", None) is None:
+            raise ValueError(
+                "AnnealStepWeights needs a learner with a multi-step loss: "
+                "pass step_weights='uniform' to keras_meta.MAML."
+            )
+        steps = self.model.steps
+        fraction = max(1 - epoch / self.epochs, self.rest)
+        weights = np.full(steps, fraction / steps)
+        weights[-1] = 1 - weights[:-1].sum()
+        self.model.step_weights.assign(weights)

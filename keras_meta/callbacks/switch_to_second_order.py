@@ -1,0 +1,31 @@
+"""Cheap first epochs."""
+
+from __future__ import annotations
+
+import keras
+
+
+class SwitchToSecondOrder(keras.callbacks.Callback):
+    """Trains with first-order meta-gradients up to an epoch.
+
+    The first epochs drop second derivatives, which is cheaper; from `epoch`
+    on the meta-gradient is exact.
+
+    Args:
+        epoch: The first epoch, counted from 0, with second derivatives.
+
+    References:
+        - [Antoniou et al., 2019](https://arxiv.org/abs/1810.09502),
+          section 4, derivative-order annealing.
+    """
+
+    def __init__(self, epoch: int):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Sets the order for the epoch that begins."""
+        first_order = epoch < self.epoch
+        if self.model.first_order != first_order:
+            self.model.first_order = first_order
+            self.model.make_train_function(force=True)

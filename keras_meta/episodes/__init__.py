@@ -1,0 +1,40 @@
+"""Sources of episodes: few-shot tasks from data sets, arrays and folders.
+
+An episode source is a `tf.data.Dataset` of `(x, y)` as
+`model.fit` takes it, with
+
+*   `x["support_x"]`: `[tasks, ways * shots, ...]`, inputs to learn from.
+*   `x["support_y"]`: `[tasks, ways * shots]`, their labels.
+*   `x["query_x"]`: `[tasks, ways * queries, ...]`, inputs to predict.
+*   `y`: `[tasks, ways * queries]`, their labels.
+"""
+
+from keras_meta.episodes.arrays import from_arrays
+from keras_meta.episodes.arrays import load_arrays
+from keras_meta.episodes.augmentation import Augment
+from keras_meta.episodes.catalog import from_tfds
+from keras_meta.episodes.catalog import load_tfds
+from keras_meta.episodes.classes import Classes
+from keras_meta.episodes.folders import from_directory
+from keras_meta.episodes.folders import load_directory
+from keras_meta.episodes.omniglot_recipe import omniglot
+from keras_meta.episodes.sampling import EpisodeSampler
+from keras_meta.episodes.sinusoid_family import SinusoidFamily
+from keras_meta.episodes.sinusoid_family import sinusoids
+from keras_meta.episodes.splits import class_split
+
+__all__ = [
+    "Augment",
+    "Classes",
+    "EpisodeSampler",
+    "SinusoidFamily",
+    "class_split",
+    "from_arrays",
+    "from_directory",
+    "from_tfds",
+    "load_arrays",
+    "load_directory",
+    "load_tfds",
+    "omniglot",
+    "sinusoids",
+]

@@ -1,0 +1,175 @@
+"""Episodes from arrays in memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from keras_meta.episodes.classes import Classes
+
+
+def load_arrays(
+    images: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    names: Sequence[str] | None = None,
+) -> Classes:
+    """Sorts items by class.
+
+    Args:
+        images: Items of any shape, `[items, ...]`: images, or feature
+            vectors `[items, features]`. uint8 and integers stay what they
+            are, floats become float32.
+        labels: Class of each item, `[items]`, integers or strings.
+        names: Name of class `i` at position `i`, if the labels are integers.
+            By default the label itself.
+
+    Returns:
+        `keras_meta.episodes.Classes`, sorted by label.
+
+    Raises:
+        ValueError: If the arrays have different lengths, a wrong rank or a
+            type that cannot be used, or there are no items, or items are
+            NaN.
+
+    Example:
+    >>> import numpy as np
+    >>> load_arrays(np.zeros([4, 2]), ["cat", "dog", "cat", "dog"]).names
+    ('cat', 'dog')
+    """
+    items = _checked_items(images)
+    labels = _checked_labels(labels, len(items))
+    present, codes, counts = np.unique(
+        labels, return_inverse=True, return_counts=True
+    )
+    order = np.argsort(codes, kind="stable")
+    # Data sets often come sorted; then nothing needs to be copied.
+    if not np.array_equal(order, np.arange(len(order))):
+        items = items[order]
+    ids = present if present.dtype.kind in "iu" else range(len(present))
+    return Classes(items, counts, _names(present, names), ids)
+
+
+def from_arrays(
+    images: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    ways: int,
+    shots: int,
+    queries: int,
+    tasks: int,
+    names: Sequence[str] | None = None,
+    classes: Sequence[int] | Sequence[str] | None = None,
+    rotations: Sequence[int] = (),
+    **options: Any,
+) -> tf.data.Dataset:
+    """Few-shot classification episodes from arrays.
+
+    Args:
+        images: Items of any shape, `[items, ...]`: uint8 images, or floats,
+            which are used as they are.
+        labels: Class of each item, `[items]`, integers or strings.
+        ways: Number of classes in an episode.
+        shots: Number of support items of each class.
+        queries: Number of query items of each class.
+        tasks: Number of episodes in a batch.
+        names: Name of class `i` at position `i`, if the labels are integers.
+        classes: Labels or names of the classes to use, or None for all.
+        rotations: Angles, such as `(90, 180, 270)`; each adds a rotated
+            version of every class as a new class.
+        **options: `seed`, `start`, `num_batches`, `dtype`, `rotate`,
+            `augment` and `shuffle`, see
+            `keras_meta.episodes.Classes.episodes`.
+
+    Returns:
+        A `tf.data.Dataset` of `(x, y)`. `x["support_x"]` is
+        `[tasks, ways * shots, ...]`, `x["support_y"]` is
+        `[tasks, ways * shots]`, `x["query_x"]` is
+        `[tasks, ways * queries, ...]` and `y` is `[tasks, ways * queries]`.
+        Labels are int32 from 0 to `ways - 1`.
+
+    Raises:
+        ValueError: If the arrays cannot be used, see `load_arrays`, or are
+            too small for the episodes.
+
+    Example:
+    >>> import numpy as np
+    >>> labels = np.repeat(np.arange(10), 20)
+    >>> features = np.random.default_rng(0).normal(size=[200, 16])
+    >>> episodes = from_arrays(
+    ...     features, labels, ways=5, shots=1, queries=15, tasks=4)
+    >>> episodes.element_spec[0]["support_x"].shape
+    TensorShape([4, 5, 16])
+    """
+    loaded = load_arrays(images, labels, names=names)
+    if classes is not None:
+        loaded = loaded.select(classes)
+    if rotations:
+        loaded = loaded.rotations(*rotations)
+    return loaded.episodes(
+        ways=ways, shots=shots, queries=queries, tasks=tasks, **options
+    )
+
+
+def _checked_items(images: npt.ArrayLike) -> np.ndarray:
+    items = np.asarray(images)
+    if items.ndim < 2:
+        raise ValueError(
+            "`images` must be [items, ...] with at least one axis for the "
+            f"item, got the shape {items.shape}. Add an axis with "
+            "`images[:, None]`."
+        )
+    if not len(items):
+        raise ValueError("`images` is empty; give at least one item.")
+    if items.dtype.kind == "f":
+        items = items.astype(np.float32, copy=False)
+        missing = np.isnan(items).reshape(len(items), -1).any(axis=1)
+        if missing.any():
+            raise ValueError(
+                f"`images` has NaN in {missing.sum()} items, the first at "
+                f"position {np.argmax(missing)}. Fill or drop them."
+            )
+    elif items.dtype.kind not in "iu":
+        raise ValueError(
+            "`images` must be integers or floats, got an array of "
+            f"{items.dtype}. Were the items of different shapes?"
+        )
+    return items
+
+
+def _checked_labels(labels: npt.ArrayLike, items: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise ValueError(
+            "`labels` must be [items], one class for each item, got the shape "
+            f"{labels.shape}. Turn one-hot labels into classes with "
+            "`np.argmax(labels, axis=-1)`."
+        )
+    if len(labels) != items:
+        raise ValueError(
+            f"`images` has {items} items and `labels` has {len(labels)}; they "
+            "must have the same number."
+        )
+    if labels.dtype.kind not in "iuUS":
+        raise ValueError(
+            "`labels` must be integers or strings, got an array of "
+            f"{labels.dtype}. Convert them with `labels.astype(int)`."
+        )
+    return np.char.decode(labels) if labels.dtype.kind == "S" else labels
+
+
+def _names(
+    labels: np.ndarray, names: Sequence[str] | None
+) -> list[str] | Sequence[str]:
+    if names is None:
+        return [str(label) for label in labels]
+    if labels.dtype.kind not in "iu":
+        raise ValueError("`names` needs integer `labels`; these are strings.")
+    if labels.min() < 0 or labels.max() >= len(names):
+        raise ValueError(
+            f"`names` has {len(names)} entries, but `labels` runs from "
+            f"{labels.min()} to {labels.max()}. Give a name for each label."
+        )
+    return [names[label] for label in labels]

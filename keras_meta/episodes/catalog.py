@@ -1,0 +1,365 @@
+"""Episodes from TensorFlow Datasets."""
+
+import difflib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_meta.episodes.arrays import load_arrays
+from keras_meta.episodes.cache import cache_folder
+from keras_meta.episodes.cache import cached
+from keras_meta.episodes.classes import Classes
+from keras_meta.episodes.images import check_image_options
+from keras_meta.episodes.images import decode
+from keras_meta.episodes.images import finish
+from keras_meta.episodes.splits import class_split
+
+_READ_AT_ONCE = 256
+
+
+def load_tfds(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    invert: bool = False,
+    interpolation: str = "lanczos3",
+    image_key: str | None = None,
+    label_key: str | None = None,
+    cache: bool = True,
+    cache_dir: str | os.PathLike | None = None,
+) -> Classes:
+    """Loads an image classification data set of TensorFlow Datasets.
+
+    A data set that was prepared already is read from its files; only one
+    that was not is downloaded. The decoded images are kept in a cache, so
+    that the next start is quick.
+
+    The splits of most data sets have the *same* classes in different
+    images; a few, such as Omniglot's, have different classes. Load what
+    shall be used, such as `"train+test"`, and split the classes with
+    `Classes.split` or `Classes.split_by`.
+
+    Args:
+        name: Name of the data set, such as `"cifar100"`.
+        split: Split or splits, such as `"train"`, `"train+test"` or
+            `"train[:80%]"`.
+        data_dir: Folder of the prepared data sets. By default TensorFlow
+            Datasets' own.
+        image_size: One side of a square, `(height, width)`, or None if all
+            images have the same size already.
+        channels: 3 for color, 1 for gray, None for what the images have.
+        invert: Whether black becomes white.
+        interpolation: Way to scale: `"lanczos3"`, `"lanczos5"`, `"area"`,
+            `"bicubic"` or `"bilinear"`, each averaging when scaling down.
+        image_key: Name of the feature with the image, if there are several.
+        label_key: Name of the feature with the label, if there are several
+            and the data set does not say which one is meant.
+        cache: Whether to keep the decoded images on disk.
+        cache_dir: Folder for that. By default `keras_meta` in `data_dir` if
+            that can be written, else in the user's folder for caches.
+
+    Returns:
+        `keras_meta.episodes.Classes` with images
+        `[items, height, width, channels]`, uint8. The ids of the classes are
+        the labels of the data set.
+
+    Raises:
+        ValueError: If there is no data set, split or feature of that name,
+            it has no images or labels, or its images differ in size and
+            `image_size` is None.
+
+    Example:
+    ```python
+    classes = keras_meta.episodes.load_tfds("cifar100", "train+test")
+    parts = classes.split(seed=0)
+    episodes = parts["train"].episodes(ways=5, shots=1, queries=15, tasks=4)
+    ```
+    """
+    image_size = check_image_options(image_size, channels, interpolation)
+    builder = _builder(name, data_dir)
+    image_key = _image_key(builder.info, image_key)
+    label_key = _label_key(builder.info, label_key)
+    split_info = _split_info(builder.info, split)
+    finishing = {
+        "image_size": image_size,
+        "invert": invert,
+        "interpolation": interpolation,
+    }
+
+    def build() -> dict[str, np.ndarray]:
+        images, labels = _read(
+            builder, split, image_key, label_key, channels, finishing
+        )
+        # Sorted before they are kept, which is sorting once for all.
+        order = np.argsort(labels, kind="stable")
+        return {"images": images[order], "labels": labels[order]}
+
+    if cache:
+        key = finishing | {
+            "name": builder.info.full_name,
+            "split": split,
+            "examples": split_info.num_examples,
+            "bytes": int(builder.info.dataset_size),
+            "channels": channels,
+            "image_key": image_key,
+            "label_key": label_key,
+        }
+        folder = cache_dir or cache_folder(builder.data_dir_root)
+        arrays = cached(folder, key, build)
+    else:
+        arrays = build()
+    return load_arrays(
+        **arrays, names=_label_names(builder.info.features[label_key])
+    )
+
+
+def from_tfds(
+    name: str,
+    split: str,
+    *,
+    ways: int,
+    shots: int,
+    queries: int,
+    tasks: int,
+    data_dir: str | os.PathLike | None = None,
+    classes: str | slice | Sequence[int] | Sequence[str] | None = None,
+    rotations: Sequence[int] = (),
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    invert: bool = False,
+    interpolation: str = "lanczos3",
+    image_key: str | None = None,
+    label_key: str | None = None,
+    cache: bool = True,
+    cache_dir: str | os.PathLike | None = None,
+    **options: Any,
+) -> tf.data.Dataset:
+    """Few-shot classification episodes from TensorFlow Datasets.
+
+    Args:
+        name: Name of the data set, such as `"omniglot"`.
+        split: Split or splits, such as `"train"` or `"train+test"`.
+        ways: Number of classes in an episode.
+        shots: Number of support images of each class.
+        queries: Number of query images of each class.
+        tasks: Number of episodes in a batch.
+        data_dir: Folder of the prepared data sets. By default TensorFlow
+            Datasets' own.
+        classes: Which classes to use: labels or names; a `slice` of the
+            sorted classes, such as `slice(0, 64)`; a published split, such
+            as `"cifar_fs/train"`, see `keras_meta.episodes.class_split`; or
+            None for all.
+        rotations: Angles, such as `(90, 180, 270)`; each adds a rotated
+            version of every class as a new class.
+        image_size: One side of a square, `(height, width)`, or None if all
+            images have the same size already.
+        channels: 3 for color, 1 for gray, None for what the images have.
+        invert: Whether black becomes white.
+        interpolation: Way to scale, see `load_tfds`.
+        image_key: Name of the feature with the image, if there are several.
+        label_key: Name of the feature with the label, if there are several.
+        cache: Whether to keep the decoded images on disk.
+        cache_dir: Folder for that, see `load_tfds`.
+        **options: `seed`, `start`, `num_batches`, `dtype`, `rotate`,
+            `augment` and `shuffle`, see
+            `keras_meta.episodes.Classes.episodes`.
+
+    Returns:
+        A `tf.data.Dataset` of `(x, y)`. `x["support_x"]` is
+        `[tasks, ways * shots, height, width, channels]`, `x["support_y"]`
+        is `[tasks, ways * shots]`, `x["query_x"]` is
+        `[tasks, ways * queries, height, width, channels]` and `y` is
+        `[tasks, ways * queries]`. Labels are int32 from 0 to `ways - 1`.
+
+    Raises:
+        ValueError: If the data set cannot be used, see `load_tfds`, or is
+            too small for the episodes.
+
+    Example:
+    ```python
+    train = keras_meta.episodes.from_tfds(
+        "cifar100",
+        "train+test",
+        classes="cifar_fs/train",
+        ways=5,
+        shots=1,
+        queries=15,
+        tasks=4,
+    )
+    ```
+    """
+    loaded = load_tfds(
+        name,
+        split,
+        data_dir=data_dir,
+        image_size=image_size,
+        channels=channels,
+        invert=invert,
+        interpolation=interpolation,
+        image_key=image_key,
+        label_key=label_key,
+        cache=cache,
+        cache_dir=cache_dir,
+    )
+    loaded = _selected(loaded, classes)
+    if rotations:
+        loaded = loaded.rotations(*rotations)
+    return loaded.episodes(
+        ways=ways, shots=shots, queries=queries, tasks=tasks, **options
+    )
+
+
+def _selected(
+    loaded: Classes,
+    classes: str | slice | Sequence[int] | Sequence[str] | None,
+) -> Classes:
+    if classes is None:
+        return loaded
+    if isinstance(classes, str):
+        classes = class_split(classes)
+    if isinstance(classes, slice):
+        classes = loaded.ids[classes]
+    return loaded.select(classes)
+
+
+def _builder(name: str, data_dir: str | os.PathLike | None) -> Any:
+    # Imported here: it takes seconds that users of arrays need not wait.
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(name, known, n=5)
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        place = "" if data_dir is None else f" nor in {os.fspath(data_dir)!r}"
+        raise ValueError(
+            f"`name={name!r}` is no data set of TensorFlow Datasets{place}."
+            f"{hint} `tensorflow_datasets.list_builders()` lists them."
+        ) from error
+    if not os.path.exists(builder.data_dir):
+        builder.download_and_prepare()
+    return builder
+
+
+def _split_info(info: Any, split: str) -> Any:
+    try:
+        split_info = info.splits[split]
+        empty = not split_info.num_examples
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"`split={split!r}` is no split of {info.name}. It has "
+            f"{', '.join(sorted(info.splits))}; several are joined as in "
+            "'train+test'."
+        ) from error
+    if empty:
+        raise ValueError(f"`split={split!r}` of {info.name} is empty.")
+    return split_info
+
+
+def _image_key(info: Any, key: str | None) -> str:
+    import tensorflow_datasets as tfds
+
+    images = [
+        name
+        for name, feature in info.features.items()
+        if isinstance(feature, tfds.features.Image)
+        and feature.np_dtype == np.uint8
+    ]
+    return _the_key(info, key, images, "image_key", "uint8 image")
+
+
+def _label_key(info: Any, key: str | None) -> str:
+    import tensorflow_datasets as tfds
+
+    # Integers without names can be labels, if the user says so.
+    labels = [
+        name
+        for name, feature in info.features.items()
+        if isinstance(feature, tfds.features.ClassLabel)
+        or (name == key and _is_integer(feature))
+    ]
+    return _the_key(info, key, labels, "label_key", "label")
+
+
+def _is_integer(feature: Any) -> bool:
+    shape = getattr(feature, "shape", None)
+    return shape == () and np.issubdtype(feature.np_dtype, np.integer)
+
+
+def _the_key(
+    info: Any, key: str | None, candidates: list[str], argument: str, kind: str
+) -> str:
+    if key is not None:
+        if key not in candidates:
+            raise ValueError(
+                f"`{argument}={key!r}` is no {kind} of {info.name}. Its "
+                f"features are {', '.join(sorted(info.features))}."
+            )
+        return key
+    if not candidates:
+        raise ValueError(
+            f"{info.name} has no {kind} among its features, "
+            f"{', '.join(sorted(info.features))}. Use another data set, or "
+            "`keras_meta.episodes.from_arrays`."
+        )
+    supervised = info.supervised_keys or ()
+    meant = [name for name in candidates if name in supervised] or candidates
+    if len(meant) > 1:
+        raise ValueError(
+            f"{info.name} has several features that could be the {kind}: "
+            f"{', '.join(sorted(meant))}. Choose with `{argument}`."
+        )
+    return meant[0]
+
+
+def _label_names(feature: Any) -> list[str] | None:
+    return getattr(feature, "names", None)
+
+
+def _read(
+    builder: Any,
+    split: str,
+    image_key: str,
+    label_key: str,
+    channels: int | None,
+    finishing: dict[str, Any],
+) -> tuple[np.ndarray, np.ndarray]:
+    import tensorflow_datasets as tfds
+
+    options = tf.data.Options()
+    options.deterministic = True
+    encoded = builder.as_dataset(
+        split=split,
+        decoders=tfds.decode.PartialDecoding(
+            {image_key: True, label_key: True},
+            decoders={image_key: tfds.decode.SkipDecoding()},
+        ),
+        read_config=tfds.ReadConfig(try_autocache=False),
+    )
+
+    def prepare(example):
+        image = finish(decode(example[image_key], channels), **finishing)
+        return image, example[label_key]
+
+    # Only images known to have one size can be handed over in batches.
+    shape = builder.info.features[image_key].shape
+    same_size = finishing["image_size"] is not None or None not in shape
+    prepared = (
+        encoded.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(_READ_AT_ONCE if same_size else 1)
+        .with_options(options)
+    )
+    images, labels = zip(*prepared.as_numpy_iterator(), strict=True)
+    if len({batch.shape[1:] for batch in images}) > 1:
+        raise ValueError(
+            f"The images of {builder.info.name} differ in size. Give an "
+            "`image_size`."
+        )
+    return np.concatenate(images), np.concatenate(labels)

@@ -1,0 +1,500 @@
+"""Items of many classes, held in memory, from which episodes are drawn."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from keras_meta.episodes.checks import check_choice
+from keras_meta.episodes.checks import check_positive
+from keras_meta.episodes.sampling import EpisodeSampler
+
+_QUARTER_TURN = 90
+_ALL_TURNS = (0, 1, 2, 3)
+
+
+class Classes:
+    """Items of many classes, held in memory.
+
+    Images are held as bytes. Selecting, splitting and rotating classes
+    copies no images: the result refers to the same array.
+
+    Usually made by `load_arrays`, `load_tfds`, `load_directory` or
+    `omniglot` of `keras_meta.episodes`.
+
+    Args:
+        items: Array `[items, ...]`, sorted by class.
+        counts: Number of items of each class, `[classes]`, in the order in
+            which the classes follow one another in `items`.
+        names: Name of each class.
+        ids: Label of each class in the data set it comes from. By default
+            `0, 1, ...`.
+
+    Attributes:
+        names: Name of each class, a tuple of strings.
+        ids: Label of each class, a tuple of integers.
+        counts: Number of items of each class, an int64 array `[classes]`.
+        item_shape: Shape of one item.
+        dtype: Type of the items.
+
+    Raises:
+        ValueError: If the parts do not fit together.
+
+    Example:
+    >>> import numpy as np
+    >>> classes = Classes(np.zeros([6, 8, 8, 1], "uint8"), [3, 3], ["a", "b"])
+    >>> classes
+    <Classes: 2 classes, 6 items of shape (8, 8, 1), uint8>
+    >>> classes.rotations(90, 180, 270).names[-1]
+    'b/rotated270'
+    """
+
+    def __init__(
+        self,
+        items: np.ndarray,
+        counts: Sequence[int],
+        names: Sequence[str],
+        ids: Sequence[int] | None = None,
+    ):
+        counts = np.asarray(counts, np.int64)
+        ids = range(len(names)) if ids is None else ids
+        if not len(counts) == len(names) == len(ids):
+            raise ValueError(
+                "`counts`, `names` and `ids` must have one entry for each "
+                f"class, got {len(counts)}, {len(names)} and {len(ids)}."
+            )
+        if counts.sum() != len(items):
+            raise ValueError(
+                f"`counts` must add up to the number of items, {len(items)}; "
+                f"they add up to {counts.sum()}."
+            )
+        self._items = items
+        self._starts = np.cumsum(counts) - counts
+        self._turns = np.zeros_like(counts)
+        self.counts = counts
+        self.names = tuple(str(name) for name in names)
+        self.ids = tuple(int(label) for label in ids)
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """Shape of one item."""
+        return self._items.shape[1:]
+
+    @property
+    def dtype(self) -> str:
+        """Name of the type of the items."""
+        return self._items.dtype.name
+
+    def __len__(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Classes: {len(self)} classes, {self.counts.sum()} items of "
+            f"shape {self.item_shape}, {self.dtype}>"
+        )
+
+    def items_of(self, label: int | str) -> np.ndarray:
+        """The items of one class.
+
+        Args:
+            label: Its id or its name.
+
+        Returns:
+            An array `[items of the class, ...]`.
+
+        Raises:
+            ValueError: If there is no such class.
+        """
+        (position,) = self._positions([label], "label")
+        return self._items_at(position)
+
+    def select(self, classes: Sequence[int] | Sequence[str]) -> "Classes":
+        """Keeps some of the classes.
+
+        Args:
+            classes: Their ids (integers) or names (strings), in any order.
+
+        Returns:
+            The `Classes` asked for, in that order.
+
+        Raises:
+            ValueError: If one is unknown or asked for twice, or none is
+                asked for.
+
+        Example:
+        >>> import numpy as np
+        >>> pets = Classes(np.zeros([3, 2]), [1, 1, 1], ["cat", "dog", "hen"])
+        >>> pets.select(["hen", "cat"]).ids
+        (2, 0)
+        """
+        positions = self._positions(classes, "classes")
+        if not positions:
+            raise ValueError("`classes` is empty; name at least one class.")
+        repeated = _repeated(positions)
+        if repeated:
+            raise ValueError(
+                f"`classes` names {self.names[repeated[0]]!r} twice; name "
+                "each class once."
+            )
+        return self._subset(positions)
+
+    def split(
+        self,
+        train: float = 0.64,
+        validation: float = 0.16,
+        test: float = 0.2,
+        *,
+        seed: int = 0,
+    ) -> dict[str, "Classes"]:
+        """Splits the classes at random into parts without a common class.
+
+        The split depends on the seed and the number of classes only. Split
+        before `rotations`, or versions of one class land in different parts.
+
+        Args:
+            train: Share of the classes to train on.
+            validation: Share to choose settings on.
+            test: Share to report on. The three must add up to 1.
+            seed: Seed of the split.
+
+        Returns:
+            A dict with the keys `"train"`, `"validation"` and `"test"`,
+            without the parts whose share is 0.
+
+        Raises:
+            ValueError: If the shares are negative or do not add up to 1, if
+                a part would have no class, or if classes were rotated
+                already.
+
+        Example:
+        >>> import numpy as np
+        >>> names = [str(i) for i in range(10)]
+        >>> parts = Classes(np.zeros([10, 2]), [1] * 10, names).split(
+        ...     train=0.5, validation=0.2, test=0.3)
+        >>> {key: len(part) for key, part in parts.items()}
+        {'train': 5, 'validation': 2, 'test': 3}
+        """
+        shares = {"train": train, "validation": validation, "test": test}
+        if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+            raise ValueError(
+                "`train`, `validation` and `test` must be shares that add up "
+                f"to 1, got {train}, {validation} and {test}."
+            )
+        if self._turns.any():
+            raise ValueError(
+                "`split` would put rotated versions of one class into "
+                "different parts. Call `split` before `rotations`."
+            )
+        # RandomState, because its stream is frozen across NumPy versions.
+        order = np.random.RandomState(seed).permutation(len(self))
+        bounds = np.rint(np.cumsum([0, *shares.values()]) * len(self))
+        bounds = bounds.astype(int)
+        parts = {}
+        for key, low, high in zip(shares, bounds, bounds[1:], strict=False):
+            if low < high:
+                parts[key] = self._subset(np.sort(order[low:high]))
+            elif shares[key] > 0:
+                raise ValueError(
+                    f"`{key}={shares[key]}` of {len(self)} classes is no "
+                    "class at all. Give it a larger share, or 0."
+                )
+        return parts
+
+    def split_by(
+        self, parts: Mapping[str, Sequence[int] | Sequence[str]]
+    ) -> dict[str, "Classes"]:
+        """Splits the classes by lists.
+
+        Args:
+            parts: Ids or names of the classes of each part, by the name of
+                the part. Classes in no list are left out.
+
+        Returns:
+            A dict of `Classes` with the keys of `parts`.
+
+        Raises:
+            ValueError: If a class is unknown or in two lists.
+
+        Example:
+        >>> import numpy as np
+        >>> pets = Classes(np.zeros([3, 2]), [1, 1, 1], ["cat", "dog", "hen"])
+        >>> pets.split_by({"train": ["cat", "dog"], "test": ["hen"]})["test"]
+        <Classes: 1 classes, 1 items of shape (2,), float64>
+        """
+        result = {key: self.select(part) for key, part in parts.items()}
+        owner = {}
+        for key, part in result.items():
+            for label, name in zip(part.ids, part.names, strict=True):
+                if label in owner:
+                    raise ValueError(
+                        f"`parts` has class {name!r} in {owner[label]!r} and "
+                        f"in {key!r}; keep each class in one list."
+                    )
+                owner[label] = key
+        return result
+
+    def rotations(self, *degrees: int) -> "Classes":
+        """Adds rotated versions of every class as new classes.
+
+        Args:
+            *degrees: Angles, counter-clockwise, such as `90, 180, 270`.
+
+        Returns:
+            `Classes` with `1 + len(degrees)` times as many classes. The
+            original ones come first and keep their ids; the ids of the new
+            ones follow the largest of these.
+
+        Raises:
+            ValueError: If an angle is no multiple of 90, is a full turn or
+                comes twice, if the items are no square images, or if classes
+                were rotated already.
+        """
+        turns = [_turns(angle, self.item_shape) for angle in degrees]
+        if len(set(turns)) < len(turns) or 0 in turns:
+            raise ValueError(
+                "`degrees` must be different angles other than a full turn, "
+                f"got {degrees}."
+            )
+        if self._turns.any():
+            raise ValueError("These classes were rotated already.")
+        copies = 1 + len(turns)
+        rotated = self._subset(np.tile(np.arange(len(self)), copies))
+        rotated._turns = np.repeat([0, *turns], len(self))
+        distance = max(self.ids) + 1
+        rotated.ids = tuple(
+            label + copy * distance
+            for copy in range(copies)
+            for label in self.ids
+        )
+        rotated.names = self.names + tuple(
+            f"{name}/rotated{turn * _QUARTER_TURN}"
+            for turn in turns
+            for name in self.names
+        )
+        return rotated
+
+    def sampler(
+        self,
+        *,
+        ways: int,
+        shots: int,
+        queries: int,
+        seed: int = 0,
+        dtype: str = "float32",
+        rotate: str | None = None,
+        augment: Callable | None = None,
+        shuffle: bool = False,
+    ) -> EpisodeSampler:
+        """A function of the index of an episode that draws it.
+
+        Args:
+            ways: Number of classes in an episode.
+            shots: Number of support items of each class.
+            queries: Number of query items of each class.
+            seed: Seed of the episodes.
+            dtype: `"float32"`, with images in the range 0 to 1, or the
+                items' own type, such as `"uint8"`, for the items as they
+                are.
+            rotate: `"class"` turns each class of each episode by a random
+                multiple of 90 degrees; None does not.
+            augment: Optional function `(seed, index, x) -> x`, such as a
+                `keras_meta.episodes.Augment`.
+            shuffle: Whether the items of a support or query set come in
+                random order instead of class by class.
+
+        Returns:
+            A `keras_meta.episodes.EpisodeSampler`.
+
+        Raises:
+            ValueError: If a size is not positive, there are fewer classes
+                than `ways`, a class has fewer items than `shots + queries`,
+                or `dtype` or `rotate` is none of the allowed.
+        """
+        check_positive(ways=ways, shots=shots, queries=queries)
+        check_choice("rotate", rotate, (None, "class"))
+        self._check_enough(ways, shots, queries)
+        turns = (0,) if rotate is None else _ALL_TURNS
+        if rotate is not None:
+            _turns(_QUARTER_TURN, self.item_shape)
+        items, starts = self._table(turns)
+        return EpisodeSampler(
+            items,
+            starts,
+            self.counts,
+            ways=ways,
+            shots=shots,
+            queries=queries,
+            seed=seed,
+            dtype=dtype,
+            versions=len(turns),
+            shuffle=shuffle,
+            augment=augment,
+        )
+
+    def episodes(
+        self,
+        *,
+        ways: int,
+        shots: int,
+        queries: int,
+        tasks: int,
+        seed: int = 0,
+        start: int = 0,
+        num_batches: int | None = None,
+        dtype: str = "float32",
+        rotate: str | None = None,
+        augment: Callable | None = None,
+        shuffle: bool = False,
+    ) -> tf.data.Dataset:
+        """Few-shot classification episodes, ready for `model.fit`.
+
+        Each episode draws `ways` classes and gives them the labels
+        `0, ..., ways - 1` in random order; of each class it draws
+        `shots + queries` different items. Episode `i` depends on `seed` and
+        `i` only.
+
+        Args:
+            ways: Number of classes in an episode.
+            shots: Number of support items of each class.
+            queries: Number of query items of each class.
+            tasks: Number of episodes in a batch.
+            seed: Seed of the episodes.
+            start: Index of the first episode.
+            num_batches: Number of batches, or None for no end.
+            dtype: `"float32"`, with images in the range 0 to 1, or the
+                items' own type, such as `"uint8"`, for the items as they
+                are.
+            rotate: `"class"` turns each class of each episode by a random
+                multiple of 90 degrees; None does not.
+            augment: Optional function `(seed, index, x) -> x`, such as a
+                `keras_meta.episodes.Augment`.
+            shuffle: Whether the items of a support or query set come in
+                random order instead of class by class.
+
+        Returns:
+            A `tf.data.Dataset` of `(x, y)`. `x["support_x"]` is
+            `[tasks, ways * shots, ...]`, `x["support_y"]` is
+            `[tasks, ways * shots]`, `x["query_x"]` is
+            `[tasks, ways * queries, ...]` and `y` is
+            `[tasks, ways * queries]`. Labels are int32.
+
+        Raises:
+            ValueError: If a size is not positive, there are fewer classes
+                than `ways`, a class has fewer items than `shots + queries`,
+                or `dtype` or `rotate` is none of the allowed.
+
+        Example:
+        >>> import numpy as np
+        >>> classes = Classes(np.zeros([6, 8, 8, 1], "uint8"), [3, 3], "ab")
+        >>> x, y = next(iter(classes.episodes(
+        ...     ways=2, shots=1, queries=2, tasks=4)))
+        >>> x["support_x"].shape, y.shape
+        (TensorShape([4, 2, 8, 8, 1]), TensorShape([4, 4]))
+        """
+        return self.sampler(
+            ways=ways,
+            shots=shots,
+            queries=queries,
+            seed=seed,
+            dtype=dtype,
+            rotate=rotate,
+            augment=augment,
+            shuffle=shuffle,
+        ).dataset(tasks=tasks, start=start, num_batches=num_batches)
+
+    def _subset(self, positions: Sequence[int]) -> "Classes":
+        subset = Classes.__new__(Classes)
+        subset._items = self._items
+        subset._starts = self._starts[positions]
+        subset._turns = self._turns[positions]
+        subset.counts = self.counts[positions]
+        subset.names = tuple(self.names[p] for p in positions)
+        subset.ids = tuple(self.ids[p] for p in positions)
+        return subset
+
+    def _positions(self, classes: Sequence, argument: str) -> list[int]:
+        by_id = {label: place for place, label in enumerate(self.ids)}
+        by_name = {name: place for place, name in enumerate(self.names)}
+        positions = []
+        for label in classes:
+            known = by_name if isinstance(label, str) else by_id
+            if label not in known:
+                raise ValueError(
+                    f"`{argument}` has {label!r}, which is none of the "
+                    f"{len(self)} classes. They are {_listing(known)}."
+                )
+            positions.append(known[label])
+        return positions
+
+    def _check_enough(self, ways: int, shots: int, queries: int) -> None:
+        if ways > len(self):
+            raise ValueError(
+                f"`ways={ways}` needs at least {ways} classes, but there are "
+                f"{len(self)}. Lower `ways` or give more classes."
+            )
+        smallest = int(np.argmin(self.counts))
+        if self.counts[smallest] < shots + queries:
+            raise ValueError(
+                f"Class {self.names[smallest]!r} has "
+                f"{self.counts[smallest]} items, but `shots={shots}` and "
+                f"`queries={queries}` need {shots + queries} different ones. "
+                "Lower them or leave the class out with `select`."
+            )
+
+    def _items_at(self, position: int, more_turns: int = 0) -> np.ndarray:
+        start, count = self._starts[position], self.counts[position]
+        turns = (self._turns[position] + more_turns) % 4
+        items = self._items[start : start + count]
+        return np.rot90(items, turns, axes=(1, 2)) if turns else items
+
+    def _table(self, turns: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The items of these classes only, and where each class starts.
+
+        Rotated versions are made here, once: turning images in every episode
+        costs more than gathering them does.
+        """
+        starts = np.cumsum(self.counts) - self.counts
+        untouched = (
+            len(turns) == 1
+            and not self._turns.any()
+            and np.array_equal(starts, self._starts)
+            and self.counts.sum() == len(self._items)
+        )
+        if untouched:
+            return self._items, starts
+        shape = (len(turns) * self.counts.sum(), *self.item_shape)
+        items = np.empty(shape, self._items.dtype)
+        place = 0
+        for turn in turns:
+            for position, count in enumerate(self.counts):
+                items[place : place + count] = self._items_at(position, turn)
+                place += count
+        return items, starts
+
+
+def _turns(degrees: int, shape: tuple[int, ...]) -> int:
+    if degrees % _QUARTER_TURN:
+        raise ValueError(
+            f"`degrees` must be multiples of {_QUARTER_TURN}, got {degrees}. "
+            "`keras_meta.episodes.Augment` rotates by other angles."
+        )
+    if len(shape) != 3 or shape[0] != shape[1]:
+        raise ValueError(
+            "Rotations need square images [items, size, size, channels]; "
+            f"these items have the shape {shape}."
+        )
+    return degrees // _QUARTER_TURN % 4
+
+
+def _repeated(values: Sequence[int]) -> list[int]:
+    unique, times = np.unique(values, return_counts=True)
+    return unique[times > 1].tolist()
+
+
+def _listing(known: Mapping, most: int = 10) -> str:
+    shown = ", ".join(repr(label) for label in list(known)[:most])
+    return shown + (", ..." if len(known) > most else "")

@@ -1,0 +1,87 @@
+"""Omniglot as few-shot papers use it."""
+
+import os
+from collections.abc import Sequence
+
+from keras_meta.episodes.catalog import load_tfds
+from keras_meta.episodes.checks import check_choice
+from keras_meta.episodes.classes import Classes
+from keras_meta.episodes.splits import class_split
+
+_PROTOCOLS = ("random1200", "vinyals")
+_TRAINING_ROTATIONS = (90, 180, 270)
+
+
+def omniglot(
+    split: str,
+    *,
+    protocol: str = "random1200",
+    rotations: Sequence[int] | None = None,
+    image_size: int = 28,
+    invert: bool = True,
+    data_dir: str | os.PathLike | None = None,
+    cache: bool = True,
+    cache_dir: str | os.PathLike | None = None,
+) -> Classes:
+    """Omniglot's characters as few-shot papers use them.
+
+    Images are scaled to 28x28 by a Lanczos filter and inverted: ink is 1,
+    paper is 0.
+
+    Args:
+        split: `"train"`, `"validation"`, `"test"`, or several such as
+            `"train+validation"`.
+        protocol: `"random1200"` for 1100, 100 and 423 characters drawn at
+            random from both of Omniglot's sets, or `"vinyals"` for the 1028,
+            172 and 423 of the list most papers since have used.
+        rotations: Angles, each of which adds a rotated version of every
+            character as a new class. By default `(90, 180, 270)` if the
+            split has training classes, else none. `rotations=()` together
+            with `rotate="class"` in `Classes.episodes` is the recipe of
+            MAML's published code, which turns the classes of each episode
+            at random, in tests too.
+        image_size: Side of the images.
+        invert: Whether ink is bright on dark paper.
+        data_dir: Folder of the prepared data sets. By default TensorFlow
+            Datasets' own.
+        cache: Whether to keep the scaled images on disk.
+        cache_dir: Folder for that, see `keras_meta.episodes.load_tfds`.
+
+    Returns:
+        `keras_meta.episodes.Classes` with 20 images
+        `[image_size, image_size, 1]` of each class.
+
+    Raises:
+        ValueError: If `split` or `protocol` is unknown.
+
+    References:
+        Lake, Salakhutdinov and Tenenbaum, Human-level concept learning
+        through probabilistic program induction, 2015.
+        Santoro et al., Meta-learning with memory-augmented neural networks,
+        2016 (rotations).
+        Finn, Abbeel and Levine, Model-agnostic meta-learning, 2017.
+
+    Example:
+    ```python
+    train = keras_meta.episodes.omniglot("train").episodes(
+        ways=20, shots=1, queries=15, tasks=16
+    )
+    ```
+    """
+    check_choice("protocol", protocol, _PROTOCOLS)
+    chosen = class_split(f"{protocol}/{split}")
+    classes = load_tfds(
+        "omniglot",
+        "train+test",
+        label_key="label",
+        data_dir=data_dir,
+        image_size=image_size,
+        channels=1,
+        invert=invert,
+        cache=cache,
+        cache_dir=cache_dir,
+    ).select(chosen)
+    if rotations is None:
+        training = "train" in split.split("+")
+        rotations = _TRAINING_ROTATIONS if training else ()
+    return classes.rotations(*rotations) if rotations else classes

@@ -1,0 +1,63 @@
+"""From a function that draws episodes to a `tf.data.Dataset` of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from keras_meta.episodes.checks import check_positive
+
+
+def episode_dataset(
+    draw: Callable[[tf.Tensor], Any],
+    *,
+    tasks: int,
+    start: int = 0,
+    num_batches: int | None = None,
+) -> tf.data.Dataset:
+    """Episodes, drawn in batches, as a data set.
+
+    Args:
+        draw: Function from the index of the first episode of a batch, an
+            int64 scalar, to the batch. It must be a pure function.
+        tasks: Number of episodes in a batch.
+        start: Index of the first episode. A run that stopped after `n`
+            batches goes on with `start=n * tasks`.
+        num_batches: Number of batches, or None for no end.
+
+    Returns:
+        A `tf.data.Dataset` of batches. Its iterator can be saved with
+        `tf.train.Checkpoint`; the checkpoint holds the position, not the
+        data.
+
+    Raises:
+        ValueError: If `tasks` or `num_batches` is not positive or `start` is
+            negative.
+    """
+    check_positive(tasks=tasks)
+    if num_batches is not None:
+        check_positive(num_batches=num_batches)
+    if start < 0:
+        raise ValueError(
+            f"`start` must not be negative, got {start}. It is the index of "
+            "the first episode."
+        )
+    batches = tf.data.Dataset.counter()
+    if num_batches is not None:
+        batches = tf.data.Dataset.range(num_batches)
+    options = tf.data.Options()
+    options.deterministic = True
+    options.experimental_symbolic_checkpoint = True
+    # Nothing is read from files, so workers share out the episodes.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    return (
+        batches.map(
+            lambda batch: draw(start + batch * tasks),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        .prefetch(tf.data.AUTOTUNE)
+        .with_options(options)
+    )

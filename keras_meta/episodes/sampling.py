@@ -1,0 +1,251 @@
+"""Few-shot classification episodes drawn from classes held in memory."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from keras_meta.episodes.checks import check_choice
+from keras_meta.episodes.checks import check_positive
+from keras_meta.episodes.pipeline import episode_dataset
+from keras_meta.episodes.random_bits import integers_below
+from keras_meta.episodes.random_bits import random_words
+
+Batch = tuple[dict[str, tf.Tensor], tf.Tensor]
+
+_EPISODE_STREAM = 0
+
+
+def draw_distinct(
+    words: tf.Tensor, order_words: tf.Tensor, count: int | tf.Tensor
+) -> tf.Tensor:
+    """Draws different integers below a bound, in random order.
+
+    The cost does not depend on the bound: Floyd's method looks only at what
+    it has drawn already.
+
+    Args:
+        words: Random uint32 words `[rows, draws]`.
+        order_words: More of them, `[rows, draws]`, for the order.
+        count: int32 bounds, a scalar or `[rows]`, at least `draws`.
+
+    Returns:
+        An int32 tensor `[rows, draws]`. Each row holds different integers
+        from `0` to `count - 1`; every arrangement is equally likely.
+
+    References:
+        Bentley and Floyd, Programming pearls: a sample of brilliance, 1987.
+
+    Example:
+    >>> words = random_words(seed=0, stream=0, index=0, rows=1, words=6)
+    >>> drawn = draw_distinct(words[:, :3], words[:, 3:], 3)
+    >>> sorted(drawn[0].numpy().tolist())
+    [0, 1, 2]
+    """
+    draws = words.shape[1]
+    largest = tf.broadcast_to(count - draws, [words.shape[0]])
+    largest = largest[:, tf.newaxis] + tf.range(draws)
+    candidates = integers_below(words, largest + 1)
+    candidates = tf.split(tf.transpose(candidates), draws)
+    spares = tf.split(tf.transpose(largest), draws)
+    drawn = candidates[0]
+    for candidate, spare in zip(candidates[1:], spares[1:], strict=True):
+        taken = tf.reduce_any(drawn == candidate, axis=0, keepdims=True)
+        drawn = tf.concat([drawn, tf.where(taken, spare, candidate)], axis=0)
+    order = tf.math.top_k(order_words, draws).indices
+    return tf.gather(tf.transpose(drawn), order, batch_dims=1)
+
+
+class EpisodeSampler:
+    """Draws few-shot classification episodes as a function of their index.
+
+    Made by `keras_meta.episodes.Classes.sampler`. An episode depends on the
+    seed and its index, and on nothing else: not on the episodes drawn with
+    it, nor on any global state.
+
+    Args:
+        items: Items of all classes, `[items, ...]`, sorted by class.
+        starts: Where each class starts in `items`, `[classes]`.
+        counts: How many items each class has, `[classes]`.
+        ways: Number of classes in an episode.
+        shots: Number of support items of each class.
+        queries: Number of query items of each class.
+        seed: Seed of the episodes.
+        dtype: `"float32"`, or the items' own type for the items as they are.
+            uint8 items become floats from 0 to 1.
+        versions: How many versions of the items follow one another in
+            `items`; each class of an episode shows one of them at random.
+        shuffle: Whether the items of a support or query set come in random
+            order instead of class by class.
+        augment: Optional function `(seed, index, x) -> x` that changes the
+            drawn batch, such as a `keras_meta.episodes.Augment`.
+
+    Raises:
+        ValueError: If a size is not positive or `dtype` is neither
+            `"float32"` nor the items' own.
+    """
+
+    def __init__(
+        self,
+        items: np.ndarray,
+        starts: np.ndarray,
+        counts: np.ndarray,
+        *,
+        ways: int,
+        shots: int,
+        queries: int,
+        seed: int = 0,
+        dtype: str = "float32",
+        versions: int = 1,
+        shuffle: bool = False,
+        augment: Callable | None = None,
+    ):
+        check_positive(ways=ways, shots=shots, queries=queries)
+        check_choice("dtype", dtype, tuple({"float32": 0, items.dtype.name: 0}))
+        self.ways = ways
+        self.shots = shots
+        self.queries = queries
+        self.seed = seed
+        self._dtype = dtype
+        self._versions = versions
+        self._shuffle = shuffle
+        self._augment = augment
+        # On the host, where `tf.data` gathers from them.
+        with tf.device("CPU"):
+            self._items = tf.constant(items)
+            self._starts = tf.constant(starts, tf.int32)
+            self._counts = tf.constant(counts, tf.int32)
+
+    def draw(self, index: int | tf.Tensor, tasks: int = 1) -> Batch:
+        """Draws a batch of consecutive episodes.
+
+        It can be called eagerly and inside a `tf.function`.
+
+        Args:
+            index: Index of the first episode, at least 0.
+            tasks: Number of episodes.
+
+        Returns:
+            A pair `(x, y)`. `x["support_x"]` is
+            `[tasks, ways * shots, ...]`, `x["support_y"]` is
+            `[tasks, ways * shots]`, `x["query_x"]` is
+            `[tasks, ways * queries, ...]` and `y` is
+            `[tasks, ways * queries]`. Labels are int32 from 0 to `ways - 1`.
+        """
+        _, items, words = self._choose(index, tasks)
+        support, support_y = self._arrange(
+            items[..., : self.shots], words[:, : self.ways * self.shots]
+        )
+        query, query_y = self._arrange(
+            items[..., self.shots :], words[:, self.ways * self.shots :]
+        )
+        x = {
+            "support_x": self._look_up(support),
+            "support_y": support_y,
+            "query_x": self._look_up(query),
+        }
+        if self._augment is not None:
+            x = self._augment(self.seed, index, x)
+        return x, query_y
+
+    def choose(
+        self, index: int | tf.Tensor, tasks: int = 1
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Tells which classes and items the episodes are made of.
+
+        Args:
+            index: Index of the first episode, at least 0.
+            tasks: Number of episodes.
+
+        Returns:
+            Two int32 tensors. `[tasks, ways]`: the position of the class
+            that bears each label. `[tasks, ways, shots + queries]`: the
+            position of the items in the sampler's table, support first.
+        """
+        classes, items, _ = self._choose(index, tasks)
+        return classes, items
+
+    def dataset(
+        self,
+        *,
+        tasks: int,
+        start: int = 0,
+        num_batches: int | None = None,
+    ) -> tf.data.Dataset:
+        """The episodes as an input of `model.fit`.
+
+        Args:
+            tasks: Number of episodes in a batch.
+            start: Index of the first episode.
+            num_batches: Number of batches, or None for no end.
+
+        Returns:
+            A `tf.data.Dataset` of the batches that `draw` describes.
+
+        Raises:
+            ValueError: If `tasks` or `num_batches` is not positive or
+                `start` is negative.
+        """
+        return episode_dataset(
+            lambda index: self.draw(index, tasks),
+            tasks=tasks,
+            start=start,
+            num_batches=num_batches,
+        )
+
+    def _choose(self, index, tasks):
+        per_class = self.shots + self.queries
+        drawn = self.ways * per_class
+        (
+            class_words,
+            class_order,
+            version_words,
+            item_words,
+            item_order,
+            rest,
+        ) = tf.split(
+            random_words(
+                self.seed,
+                _EPISODE_STREAM,
+                index,
+                rows=tasks,
+                words=3 * self.ways + 3 * drawn,
+            ),
+            [self.ways] * 3 + [drawn] * 3,
+            axis=1,
+        )
+        classes = draw_distinct(class_words, class_order, self._counts.shape[0])
+        flat = tf.reshape(classes, [tasks * self.ways])
+        items = draw_distinct(
+            tf.reshape(item_words, [tasks * self.ways, per_class]),
+            tf.reshape(item_order, [tasks * self.ways, per_class]),
+            tf.gather(self._counts, flat),
+        )
+        starts = tf.gather(self._starts, flat)
+        if self._versions > 1:
+            version = integers_below(version_words, self._versions)
+            size = self._items.shape[0] // self._versions
+            starts += tf.reshape(version, [-1]) * size
+        items += starts[:, tf.newaxis]
+        return classes, tf.reshape(items, [tasks, self.ways, per_class]), rest
+
+    def _arrange(self, items, words):
+        tasks, ways, each = items.shape
+        items = tf.reshape(items, [tasks, ways * each])
+        labels = tf.repeat(tf.range(ways), each)
+        labels = tf.broadcast_to(labels, [tasks, ways * each])
+        if not self._shuffle:
+            return items, labels
+        order = tf.math.top_k(words, ways * each).indices
+        return (
+            tf.gather(items, order, batch_dims=1),
+            tf.gather(labels, order, batch_dims=1),
+        )
+
+    def _look_up(self, positions):
+        items = tf.gather(self._items, positions)
+        if items.dtype.name == self._dtype:
+            return items
+        if items.dtype == tf.uint8:
+            return tf.cast(items, tf.float32) * (1 / 255)
+        return tf.cast(items, tf.float32)

@@ -1,0 +1,160 @@
+"""Reptile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_meta.learners.episode import Episode
+from keras_meta.learners.learner import Learner
+from keras_meta.unroll import task_axis
+from keras_meta.update_rules.adam import Adam
+from keras_meta.update_rules.update_rule import UpdateRule
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class Reptile(Learner):
+    """Moves the initialization toward each task's adapted weights.
+
+    The outer optimizer receives `weights - mean over tasks of adapted
+    weights` as its gradient; with `keras.optimizers.SGD(e)` the
+    initialization moves by the fraction `e` of the way. Query sets serve for
+    the logged loss and metrics alone. The update rule's state starts anew
+    with every task.
+
+    Args:
+        model: See `Learner`.
+        update_rule: See `Learner`; Adam without first moment and rate 0.001
+            by default, as published. Its rates cannot be learned.
+        steps: See `Learner`.
+        batch_size: How many support examples of each task a step sees; all
+            by default. In training they are drawn without replacement from
+            pass to pass, in evaluation they come in order.
+        seed: Seed of the draws.
+        **kwargs: `evaluation_steps`, `adapt`, `inner_loss`,
+            `batch_statistics`, `name`; see `Learner`.
+
+    Example:
+
+    ```python
+    learner = keras_meta.Reptile(
+        model, steps=5, evaluation_steps=50, batch_size=10
+    )
+    learner.compile(
+        keras.optimizers.SGD(
+            keras.optimizers.schedules.PolynomialDecay(1.0, 100_000, 0.0)
+        ),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    ```
+
+    References:
+        - [Nichol et al., 2018](https://arxiv.org/abs/1803.02999),
+          algorithm 2 and appendix A.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        update_rule: UpdateRule | float | None = None,
+        steps: int = 5,
+        *,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        if update_rule is None:
+            update_rule = Adam(0.001, beta_1=0.0)
+        if not kwargs.pop("first_order", True):
+            raise ValueError(
+                "Reptile takes no second derivatives. Received: "
+                "first_order=False; use keras_meta.MAML."
+            )
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(
+                "`batch_size` must be at least 1 or None. Received: "
+                f"batch_size={batch_size}"
+            )
+        super().__init__(
+            model, update_rule, steps, first_order=True, **kwargs
+        )
+        if self.update_rule.trainable_variables:
+            raise ValueError(
+                "Reptile cannot learn rates: its update is no derivative. "
+                "Pass an update rule with learn=None, or use "
+                "keras_meta.MAML or keras_meta.MetaSGD."
+            )
+        self.batch_size = batch_size
+        self.seed = seed
+        self._seed_generator = keras.random.SeedGenerator(seed)
+
+    def train_step(self, data):
+        """Takes one meta-training step on a batch of tasks."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        episode = self._shuffled(Episode.from_inputs(x))
+        carry, _ = self._unroll(episode, self.steps, training=True)
+        y_pred, carry = self._predict_query(episode, carry, training=True)
+        self._keep_state(carry.state)
+        loss = self.compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight
+        )
+        self._health.report_outer_loss(loss)
+        variables = self._task_batched.adapted
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        gradients = [
+            (tf.convert_to_tensor(v.value) - tf.reduce_mean(w, axis=0))
+            / replicas
+            for v, w in zip(variables, carry.weights, strict=True)
+        ]
+        self.optimizer.apply_gradients(
+            zip(self._guard(gradients), variables, strict=True)
+        )
+        return self._logs(x, y, y_pred, sample_weight, loss)
+
+    def _shuffled(self, episode: Episode) -> Episode:
+        """Repeats the support sets, shuffled, as often as the steps need."""
+        if self.batch_size is None:
+            return episode
+        examples = task_axis.size(episode.support_y, 1)
+        passes = -(-self.steps * self.batch_size // examples)
+        order = tf.argsort(
+            tf.random.stateless_uniform(
+                [episode.tasks, passes, examples],
+                tf.cast(self._seed_generator.next(), tf.int32),
+            )
+        )
+        order = tf.reshape(order, [episode.tasks, -1])
+        return _take(episode, order)
+
+    def _support_batch(self, episode: Episode, i):
+        if self.batch_size is None:
+            return super()._support_batch(episode, i)
+        examples = task_axis.size(episode.support_y, 1)
+        start = i * self.batch_size
+        order = (start + tf.range(self.batch_size)) % examples
+        order = tf.broadcast_to(order, [episode.tasks, self.batch_size])
+        return super()._support_batch(_take(episode, order), i)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        config = super().get_config()
+        del config["first_order"]
+        return {**config, "batch_size": self.batch_size, "seed": self.seed}
+
+
+def _take(episode: Episode, order: tf.Tensor) -> Episode:
+    """Returns the episode with support examples in the order `[tasks, n]`."""
+
+    def take(x):
+        return tf.gather(x, order, batch_dims=1)
+
+    weight = episode.support_sample_weight
+    return Episode(
+        support_x=keras.tree.map_structure(take, episode.support_x),
+        support_y=take(episode.support_y),
+        query_x=episode.query_x,
+        support_sample_weight=None if weight is None else take(weight),
+    )

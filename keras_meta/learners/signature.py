@@ -1,0 +1,56 @@
+"""The serving signature of a meta-learner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def default_signature(
+    model: keras.Model, sparse_labels: bool
+) -> dict[str, Any]:
+    """Returns the specs of support and query sets for a model.
+
+    Args:
+        model: A built model.
+        sparse_labels: Whether labels are class numbers, `[tasks, n]` int32;
+            otherwise they have the shape of the model's outputs.
+
+    Raises:
+        ValueError: If the model's input shape is unknown.
+    """
+    try:
+        inputs, outputs = model.inputs, model.outputs
+    except AttributeError:
+        inputs = outputs = None
+    if not inputs:
+        raise ValueError(
+            f"The input shape of model '{model.name}' is unknown, so "
+            "`export` needs `input_signature`: a dict of tf.TensorSpec with "
+            "the keys 'support_x' and 'query_x' ([tasks, examples, ...]) and "
+            "'support_y' ([tasks, examples] or [tasks, examples, ...])."
+        )
+    if sparse_labels:
+        labels = tf.TensorSpec([None, None], tf.int32, name="support_y")
+    else:
+        labels = _spec(outputs[0], "support_y")
+    return {
+        "support_x": _nested(model, "support_x"),
+        "support_y": labels,
+        "query_x": _nested(model, "query_x"),
+    }
+
+
+def _nested(model: keras.Model, name: str):
+    structure = getattr(model, "_inputs_struct", model.inputs[0])
+    if not keras.tree.is_nested(structure):
+        return _spec(structure, name)
+    return keras.tree.map_structure(
+        lambda x: _spec(x, f"{name}_{x.name}"), structure
+    )
+
+
+def _spec(x, name: str) -> tf.TensorSpec:
+    return tf.TensorSpec([None, *x.shape], x.dtype, name=name)

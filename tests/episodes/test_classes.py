@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from keras_meta.episodes import Classes
+from keras_meta.episodes import load_arrays
+
+from .episode_cases import numbered_classes
+from .episode_cases import random_images
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(5, 200), st.integers(0, 2**31))
+def test_split_is_disjoint_complete_and_seeded(size, seed):
+    classes = numbered_classes([1] * size)
+    parts = classes.split(0.5, 0.25, 0.25, seed=seed)
+    ids = [label for part in parts.values() for label in part.ids]
+    assert sorted(ids) == list(range(size))
+    again = classes.split(0.5, 0.25, 0.25, seed=seed)
+    assert {k: p.ids for k, p in parts.items()} == {
+        k: p.ids for k, p in again.items()
+    }
+
+
+def test_split_ignores_global_state_and_obeys_the_seed():
+    classes = numbered_classes([1] * 100)
+    np.random.seed(0)
+    first = classes.split()["test"].ids
+    np.random.seed(1)
+    assert classes.split()["test"].ids == first
+    assert classes.split(seed=1)["test"].ids != first
+    sizes = [len(part) for part in classes.split().values()]
+    assert sizes == [64, 16, 20]
+
+
+def test_split_without_a_part():
+    parts = numbered_classes([1] * 10).split(0.8, 0.0, 0.2)
+    assert list(parts) == ["train", "test"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ((0.5, 0.5, 0.5), "add up to 1"),
+        ((1.2, -0.4, 0.2), "add up to 1"),
+        ((0.98, 0.01, 0.01), "`validation=0.01` of 5 classes"),
+    ],
+)
+def test_bad_shares_are_refused(shares, message):
+    with pytest.raises(ValueError, match=message):
+        numbered_classes([1] * 5).split(*shares)
+
+
+def test_select_by_id_and_name():
+    classes = numbered_classes([2, 3, 4])
+    assert classes.select([2, 0]).names == ("class2", "class0")
+    assert classes.select(["class1"]).ids == (1,)
+    chosen = classes.select([2, 0])
+    np.testing.assert_array_equal(chosen.items_of(2)[:, 0], [2] * 4)
+    x, _ = chosen.sampler(ways=2, shots=1, queries=1).draw(0, 20)
+    assert set(x["query_x"].numpy()[..., 0].ravel()) == {0.0, 2.0}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (["dog"], "`classes` has 'dog', which is none of the 3 classes"),
+        ([7], "`classes` has 7"),
+        ([1, 1], "names 'class1' twice"),
+        ([], "`classes` is empty"),
+    ],
+)
+def test_bad_selections_are_refused(chosen, message):
+    with pytest.raises(ValueError, match=message):
+        numbered_classes([2, 3, 4]).select(chosen)
+
+
+def test_split_by_lists():
+    parts = numbered_classes([1] * 4).split_by({"train": [0, 3], "test": [1]})
+    assert parts["train"].ids == (0, 3)
+    with pytest.raises(ValueError, match="'class3' in 'train' and in 'test'"):
+        numbered_classes([1] * 4).split_by({"train": [0, 3], "test": [3]})
+
+
+def test_rotations_are_new_classes():
+    images, labels = random_images(classes=3, each=2)
+    classes = load_arrays(images, labels)
+    rotated = classes.rotations(90, 180, 270)
+    assert len(rotated) == 12
+    assert len(set(rotated.ids)) == len(set(rotated.names)) == 12
+    assert rotated.ids[:3] == classes.ids
+    assert rotated.names[4] == "1/rotated90"
+    for turns, name in enumerate(("1/rotated90", "1/rotated180"), start=1):
+        for upright, turned in zip(
+            classes.items_of("1"), rotated.items_of(name), strict=True
+        ):
+            np.testing.assert_array_equal(np.rot90(upright, turns), turned)
+    sampler = rotated.sampler(ways=12, shots=1, queries=1, dtype="uint8")
+    drawn, _ = sampler.choose(0)
+    x, _ = sampler.draw(0)
+    for position, image in zip(drawn[0], x["query_x"][0], strict=True):
+        possible = rotated.items_of(rotated.ids[position])
+        assert (possible == image.numpy()).all(axis=(1, 2, 3)).any()
+
+
+@pytest.mark.parametrize(
+    ("degrees", "message"),
+    [
+        ((45,), "multiples of 90, got 45"),
+        ((90, 450), "different angles"),
+        ((360,), "different angles"),
+    ],
+)
+def test_bad_angles_are_refused(degrees, message):
+    classes = load_arrays(*random_images())
+    with pytest.raises(ValueError, match=message):
+        classes.rotations(*degrees)
+
+
+def test_rotating_and_splitting_in_the_wrong_order_is_refused():
+    rotated = load_arrays(*random_images()).rotations(90)
+    with pytest.raises(ValueError, match="Call `split` before `rotations`"):
+        rotated.split()
+    with pytest.raises(ValueError, match="rotated already"):
+        rotated.rotations(90)
+    with pytest.raises(ValueError, match="need square images"):
+        numbered_classes([2, 2]).rotations(90)
+
+
+def test_parts_must_fit_together():
+    with pytest.raises(ValueError, match="one entry for each class"):
+        Classes(np.zeros([2, 2]), [1, 1], ["a"])
+    with pytest.raises(ValueError, match="add up to the number of items, 2"):
+        Classes(np.zeros([2, 2]), [1, 2], ["a", "b"])

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_meta.episodes import from_directory
+from keras_meta.episodes import load_directory
+
+
+@pytest.fixture
+def folder(tmp_path):
+    writers = {
+        "png": tf.io.encode_png,
+        "jpg": tf.io.encode_jpeg,
+    }
+    for label, name in enumerate(("Greek/alpha", "Greek/beta", "Latin/a")):
+        (tmp_path / name).mkdir(parents=True)
+        for number in range(4):
+            suffix = ("png", "jpg")[number % 2]
+            image = tf.fill([6, 6, 3], tf.constant(40 * label, tf.uint8))
+            data = writers[suffix](image)
+            path = tmp_path / name / f"{number}.{suffix}"
+            path.write_bytes(data.numpy())
+    (tmp_path / "Latin" / ".DS_Store").write_bytes(b"hidden")
+    return tmp_path
+
+
+def test_every_folder_with_images_is_a_class(folder):
+    classes = load_directory(folder)
+    assert classes.names == ("Greek/alpha", "Greek/beta", "Latin/a")
+    assert classes.item_shape == (6, 6, 3)
+    np.testing.assert_array_equal(classes.items_of("Latin/a"), 80)
+
+
+def test_episodes_from_a_folder(folder):
+    episodes = from_directory(
+        folder,
+        ways=2,
+        shots=1,
+        queries=3,
+        tasks=2,
+        classes=["Greek/alpha", "Latin/a"],
+        image_size=4,
+        channels=1,
+        invert=True,
+        dtype="uint8",
+    )
+    x, _ = next(iter(episodes))
+    assert x["support_x"].shape == (2, 2, 4, 4, 1)
+    assert set(np.unique(x["query_x"])) == {255 - 80, 255}
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`path` must be a folder"):
+        load_directory(tmp_path / "none")
+
+
+def test_empty_folder(tmp_path):
+    with pytest.raises(ValueError, match="`path` holds no images"):
+        load_directory(tmp_path)
+
+
+def test_folder_without_class_folders(folder):
+    with pytest.raises(ValueError, match="outside of a class folder"):
+        load_directory(folder / "Latin" / "a")
+
+
+def test_a_broken_image_is_named(folder):
+    (folder / "Latin" / "a" / "9.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="9.png.* cannot be read"):
+        load_directory(folder)
+
+
+def test_another_file_is_named(folder):
+    (folder / "Latin" / "a" / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match="notes.txt.* is no image"):
+        load_directory(folder)
+
+
+def test_different_sizes_are_named(folder):
+    data = tf.io.encode_png(tf.zeros([5, 6, 3], tf.uint8))
+    (folder / "Latin" / "a" / "z.png").write_bytes(data.numpy())
+    with pytest.raises(ValueError, match="z.png.* Give an `image_size`"):
+        load_directory(folder)
+    assert load_directory(folder, image_size=(5, 4)).item_shape == (5, 4, 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image_size": 0},
+        {"image_size": (3, 4, 5)},
+        {"channels": 2},
+        {"interpolation": "nearest"},
+    ],
+)
+def test_bad_image_options_are_refused(folder, options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        load_directory(folder, **options)
