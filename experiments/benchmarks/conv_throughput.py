@@ -178,7 +178,7 @@ def take_turns(workers, rounds, turn):
         shift = i % len(names)
         for name in names[shift:] + names[:shift]:
             steps = workers[name].run(1 + turn)[1:]
-            seconds[name].append([time for time, _ in steps])
+            seconds[name].append([took for took, _ in steps])
             time.sleep(PAUSE)
         print(f"round {i + 1} of {rounds}", flush=True)
     return {name: np.array(values) for name, values in seconds.items()}
@@ -210,26 +210,100 @@ def summarize(name, seconds, flops, tasks):
     return row
 
 
-HEADER = (
-    f"{'':<21}{'tasks/s':>8}{'ms':>8}{'ms 10-90 %':>13}{'ours/it':>8}"
-    f"{'GFLOP/s':>8}{'peak':>6}{'first s':>8}"
-    f"{'dev f64':>9}{'dev f32':>9}{'after 3':>9}"
+# Title, width, key in the row and format of each column of the table.
+COLUMNS = (
+    ("tasks/s", 8, "tasks_per_s", ".1f"),
+    ("ms", 8, "ms", ".1f"),
+    ("10 %", 8, "ms_10_percent", ".1f"),
+    ("90 %", 8, "ms_90_percent", ".1f"),
+    ("ours/it", 8, "ours_over_this", ".2f"),
+    ("GFLOP/s", 8, "gflops_per_s", ".1f"),
+    ("of peak", 8, "of_peak", ".1%"),
+    ("first s", 8, "first_step_s", ".1f"),
+    ("dev f64", 9, "float64_deviation", ".1e"),
+    ("dev f32", 9, "float32_deviation", ".1e"),
+    ("after 3", 9, "float32_deviation_after_3", ".1e"),
 )
 LEGEND = """\
 tasks/s  tasks per second, from the median step
-ms       median step, then the range that holds the middle 80 % of the steps
+ms       the median step, then the 10th and 90th percentiles
 ours/it  tasks/s of keras_meta over those of the row, median over the rounds
 GFLOP/s  operations of the convolutions and the dense layer per second, then
          as a part of the rate of the matrix product
 first s  the first step, with tracing and compilation
-dev f64  largest relative deviation of the four checked losses from their
-         median over the contenders, in float64
-dev f32  the same in float32, of the first loss; then after three steps,
-         where rounding errors have grown"""
+dev f64  largest relative deviation of the checked losses from their median
+         over the contenders, in float64
+dev f32  the same of the first loss in float32; then of the loss after three
+         Adam steps, where rounding errors have grown"""
 
 
-def format_row(name, row, peak):
-    def cell(key, spec):
-        return format(row[key] if key in row else "-", spec if key in row else f">{spec.lstrip('>').split('.')[0]}")
+def format_table(rows):
+    """Returns the table of the rows, by name; a line replaces a row."""
+    width = max(map(len, rows)) + 1
+    titles = "".join(f"{title:>{w}}" for title, w, _, _ in COLUMNS)
+    lines = [" " * width + titles]
+    for name, row in rows.items():
+        if isinstance(row, str):
+            cells = " " + row.splitlines()[0]
+        else:
+            cells = "".join(
+                f"{format(row[key], spec) if key in row else '-':>{w}}"
+                for _, w, key, spec in COLUMNS
+            )
+        lines.append(f"{name:<{width}}{cells}")
+    return "\n".join(lines)
 
+
+def cpu_model():
+    """Returns the name of the CPU as far as the system tells it."""
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def versions():
+    """Returns the versions of Python and of the installed frameworks."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def measure(contenders, setting, seed, rounds, turn):
+    """Returns by name the row of each contender and of the matrix product.
+
+    The row of a contender that cannot run is a line that says why.
+    """
+    arguments = inputs(setting, seed, "float32")
+    workers, rows, losses = {}, {}, {}
+    for contender in (*contenders, PRODUCT):
+        worker, outcome = start(contender, arguments)
+        rows[contender.name] = outcome
+        if worker is not None:
+            workers[contender.name] = worker
+            rows[contender.name] = {"first_step_s": outcome[0][0]}
+            losses[contender.name] = [loss for _, loss in outcome]
+    seconds = take_turns(workers, rounds, turn)
+    for worker in workers.values():
+        worker.stop()
+
+    product_losses = losses.pop(PRODUCT.name)
+    del product_losses
+    flops = setting_lib.meta_step_flops(setting)
+    for name in workers:
+        rows[name] |= summarize(name, seconds, flops, setting.tasks)
+    for name, deviation in deviations(losses).items():
+        rows[name]["float32_losses"] = losses[name]
+        rows[name]["float32_deviation"] = deviation[0]
+        rows[name]["float32_deviation_after_3"] = deviation[-1]
+    return rows
+
+
+def main(argv):
     raise NotImplementedError

@@ -14,6 +14,8 @@ import tensorflow as tf
 
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.rules.core import broadcast_weight
+from keras_meta.unroll.rows import mean_rows
+from keras_meta.unroll.rows import repeat_rows
 from keras_meta.unroll.rules.registry import rule
 from keras_meta.unroll.task_scope import TaskScope
 
@@ -32,16 +34,6 @@ def moments(x: tf.Tensor, axes: list[int]) -> tuple[tf.Tensor, tf.Tensor]:
     return mean, variance
 
 
-def masked_moments(
-    x: tf.Tensor, axes: list[int], mask: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """`moments` over the entries where `mask`, broadcast to `x`, is 1."""
-    total = tf.reduce_sum(mask, axes, keepdims=True) + keras.config.epsilon()
-    mean = tf.reduce_sum(mask * x, axes, keepdims=True) / total
-    difference = mask * tf.math.squared_difference(x, mean)
-    return mean, tf.reduce_sum(difference, axes, keepdims=True) / total
-
-
 @rule(
     keras.layers.BatchNormalization,
     always=True,
@@ -52,59 +44,59 @@ def batch_normalization(
 ):
     """Each task is normalized with its own statistics."""
     dtype = keras.backend.result_type(inputs.dtype, "float32")
-    x = task_axis.split(tf.cast(inputs, dtype), scope.tasks)
-    channel = layer.axis % inputs.shape.rank + 1
-    mean, variance = _statistics(layer, scope, x, channel, training, mask)
+    order, inverse = _channel_last(layer.axis, inputs.shape.rank)
+    x = tf.transpose(tf.cast(inputs, dtype), order)
+    rows = tf.reshape(x, [scope.tasks, -1, x.shape[-1]])
+    mean, variance = _statistics(layer, scope, rows, training, mask)
     scale = tf.math.rsqrt(variance + layer.epsilon)
     if layer.scale:
-        gamma = tf.cast(scope.weight(layer.gamma), dtype)
-        scale *= _along(gamma, channel, x.shape.rank)
-    y = (x - mean) * scale
+        scale *= tf.cast(scope.weight(layer.gamma), dtype)[:, tf.newaxis]
+    y = (rows - repeat_rows(mean, rows)) * repeat_rows(scale, rows)
     if layer.center:
-        beta = tf.cast(scope.weight(layer.beta), dtype)
-        y += _along(beta, channel, x.shape.rank)
-    return tf.cast(task_axis.merge(y), layer.compute_dtype)
+        beta = tf.cast(scope.weight(layer.beta), dtype)[:, tf.newaxis]
+        y += repeat_rows(beta, rows)
+    sizes = [task_axis.size(x, axis) for axis in range(x.shape.rank)]
+    y = tf.transpose(tf.reshape(y, sizes), inverse)
+    return tf.cast(tf.ensure_shape(y, inputs.shape), layer.compute_dtype)
 
 
-def _statistics(layer, scope, x, channel, training, mask):
-    """Returns mean and variance, `[tasks, 1, .., channels, .., 1]`."""
-    rank = x.shape.rank
+def _channel_last(axis: int, rank: int) -> tuple[list[int], list[int]]:
+    """Returns the permutation that moves `axis` last, and its inverse."""
+    order = [i for i in range(rank) if i != axis % rank] + [axis % rank]
+    return order, [order.index(i) for i in range(rank)]
+
+
+def _statistics(layer, scope, rows, training, mask):
+    """Returns mean and variance, each `[tasks or 1, 1, channels]`."""
     if not layer.trainable or (scope.statistics == "running" and not training):
         return [
-            _along(tf.cast(moving, x.dtype)[tf.newaxis], channel, rank)
+            tf.cast(moving, rows.dtype)[tf.newaxis, tf.newaxis]
             for moving in (layer.moving_mean, layer.moving_variance)
         ]
     if isinstance(scope.statistics, dict):
-        pair = scope.next_statistics(layer)
-        return [_along(value, channel, rank) for value in pair]
-    axes = [axis for axis in range(1, rank) if axis != channel]
-    if mask is None:
-        mean, variance = moments(x, axes)
-    else:
-        weights = task_axis.split(tf.cast(mask, x.dtype), scope.tasks)
-        weights = tf.broadcast_to(tf.expand_dims(weights, channel), tf.shape(x))
-        mean, variance = masked_moments(x, axes, weights)
-    shape = [scope.tasks, x.shape[channel]]
-    flat = [tf.reshape(value, shape) for value in (mean, variance)]
-    scope.record_statistics(layer, *flat)
+        return [x[:, tf.newaxis] for x in scope.next_statistics(layer)]
+    weights = None if mask is None else _row_weights(mask, rows)
+    mean = mean_rows(rows, weights)
+    variance = mean_rows(tf.square(rows - repeat_rows(mean, rows)), weights)
+    scope.record_statistics(layer, mean[:, 0], variance[:, 0])
     if scope.statistics == "running":
-        _update_moving(layer.moving_mean, flat[0], layer.momentum)
-        _update_moving(layer.moving_variance, flat[1], layer.momentum)
+        _update_moving(layer.moving_mean, mean, layer.momentum)
+        _update_moving(layer.moving_variance, variance, layer.momentum)
     return mean, variance
 
 
+def _row_weights(mask, rows: tf.Tensor) -> tf.Tensor:
+    """Turns a mask over all axes but the channels into weights of rows."""
+    mask = tf.cast(mask, rows.dtype)
+    mask = tf.reshape(mask, [tf.shape(rows)[0], -1, 1])
+    total = tf.reduce_sum(mask, axis=1, keepdims=True)
+    return mask / (total + keras.config.epsilon())
+
+
 def _update_moving(moving, batch: tf.Tensor, momentum: float):
-    new = tf.stop_gradient(tf.reduce_mean(batch, axis=0))
+    new = tf.stop_gradient(tf.reduce_mean(batch, axis=[0, 1]))
     old = tf.cast(moving, new.dtype)
     moving.assign(tf.cast(old * momentum + new * (1 - momentum), moving.dtype))
-
-
-def _along(value: tf.Tensor, channel: int, rank: int) -> tf.Tensor:
-    """Reshapes `[tasks, channels]` to lie along axis `channel` of `rank`."""
-    shape = [1] * rank
-    shape[0] = task_axis.size(value, 0)
-    shape[channel] = value.shape[1]
-    return tf.reshape(value, shape)
 
 
 @rule(
