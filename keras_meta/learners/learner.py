@@ -273,6 +273,7 @@ class Learner(keras.Model):
                 training=training,
                 statistics=self._support_statistics,
                 second_order=training and not self.first_order,
+                xla=self.compiled and bool(self.jit_compile),
             )
             losses = self._resolved_inner_loss(y, result.outputs, sample_weight)
             # Tasks are independent: the gradient of the sum holds each

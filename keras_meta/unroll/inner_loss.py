@@ -85,12 +85,30 @@ class InnerLoss:
         """
         y_pred = keras.tree.map_structure(_at_least_float32, y_pred)
         if self._function in _EXAMPLE_WISE.values():
+            self._check_shapes(y_true, y_pred)
             values = self._call(y_true, y_pred)
             return self._reduce(values, sample_weight)
         elements = (y_true, y_pred)
         if sample_weight is not None:
             elements = (*elements, sample_weight)
         return tf.vectorized_map(lambda task: self._one_task(*task), elements)
+
+    def _check_shapes(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> None:
+        """Refuses what would fail obscurely or broadcast silently."""
+        needed = y_pred.shape[:-1] if self.is_sparse else y_pred.shape
+        one_output = y_pred.shape[-1] == 1 or y_true.shape[-1] == 1
+        fits = y_true.shape.is_compatible_with(needed)
+        fits = fits or one_output and _same_but_last_one(y_true, needed)
+        if not fits:
+            name = getattr(self.loss, "name", None) or self.loss.__name__
+            raise ValueError(
+                f"The inner loss '{name}' needs `support_y` of the shape "
+                f"{needed} for predictions of the shape {y_pred.shape} "
+                "([tasks, examples, ...]). Received: "
+                f"support_y.shape={y_true.shape}. Use a loss that fits the "
+                "labels (sparse_categorical_crossentropy for class numbers, "
+                "categorical_crossentropy for one-hot labels)."
+            )
 
     def _one_task(self, y_true, y_pred, sample_weight=None):
         values = tf.convert_to_tensor(self._call(y_true, y_pred))
@@ -118,6 +136,13 @@ class InnerLoss:
             total = tf.reduce_sum(weight + tf.zeros_like(values), axes)
             return tf.math.divide_no_nan(tf.reduce_sum(values, axes), total)
         return tf.reduce_mean(values, axes)
+
+
+def _same_but_last_one(a: tf.Tensor, shape: tf.TensorShape) -> bool:
+    """Whether shapes agree up to a last axis of size 1 in one of them."""
+    short, long = sorted([a.shape, shape], key=lambda s: s.rank)
+    same = long.rank == short.rank + 1 and long[-1] == 1
+    return same and short.is_compatible_with(long[:-1])
 
 
 def _at_least_float32(x: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 @contextlib.contextmanager
-def refuse_wrong_derivatives(active: bool):
+def refuse_wrong_derivatives(active: bool, xla: bool):
     """Checks the operations that a block of code adds to a graph.
 
     Two are known: `tf.nn.moments` (also as `keras.ops.moments`) hides its
@@ -17,7 +17,8 @@ def refuse_wrong_derivatives(active: bool):
     computed by rules that avoid both. This finds a user's direct calls.
 
     Args:
-        active: Whether to check.
+        active: Whether a second derivative will be taken.
+        xla: Whether the block will be compiled by XLA.
 
     Raises:
         ValueError: If such an operation was added.
@@ -31,7 +32,7 @@ def refuse_wrong_derivatives(active: bool):
     for operation in graph.get_operations()[before:]:
         if _hides_mean(operation):
             raise ValueError(_MOMENTS.format(operation.name))
-        if operation.type in ("MaxPool", "MaxPoolV2", "MaxPool3D"):
+        if xla and operation.type in ("MaxPool", "MaxPoolV2", "MaxPool3D"):
             raise ValueError(_MAX_POOL.format(operation.name))
 
 
@@ -49,6 +50,7 @@ _MOMENTS = (
 )
 _MAX_POOL = (
     "The model calls a max-pooling operation directly ({}). Its second "
-    "derivative is wrong under XLA, so the meta-gradient could be wrong. Use "
-    "a keras.layers.MaxPooling layer, or pass first_order=True."
+    "derivative is wrong under XLA, so the meta-gradient would be wrong. Use "
+    "a keras.layers.MaxPooling layer, compile(jit_compile=False), or "
+    "first_order=True."
 )

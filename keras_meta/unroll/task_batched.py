@@ -92,6 +92,7 @@ class TaskBatched:
         training: bool = False,
         statistics: str | dict = "batch",
         second_order: bool = True,
+        xla: bool = False,
     ) -> TaskOutputs:
         """Computes the model's outputs for every task.
 
@@ -105,6 +106,7 @@ class TaskBatched:
                 `TaskScope`.
             second_order: Whether a second derivative will be taken; then
                 operations whose second derivative is wrong are refused.
+            xla: Whether the call will be compiled by XLA.
 
         Returns:
             A `TaskOutputs`.
@@ -128,7 +130,7 @@ class TaskBatched:
                 per_task=self._per_task,
             )
             try:
-                with refuse_wrong_derivatives(second_order), scope:
+                with refuse_wrong_derivatives(second_order, xla), scope:
                     outputs = self.model(merged, training=training)
                 break
             except Exception:
