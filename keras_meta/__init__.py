@@ -21,3 +21,17 @@ from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.momentum import Momentum
 from keras_meta.update_rules.update_rule import UpdateRule
 from keras_meta.version import __version__
+
+__all__ = [
+    "__version__",
+    "Adam",
+    "ANIL",
+    "callbacks",
+    "episodes",
+    "GradientDescent",
+    "MAML",
+    "MetaSGD",
+    "Momentum",
+    "Reptile",
+    "UpdateRule",
+]

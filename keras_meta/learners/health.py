@@ -93,6 +93,4 @@ class Health:
         at = tf.argmax(tf.reshape(bad, [-1]), output_type=tf.int32)
         found = tf.stack([cause, at // tasks, at % tasks])
         new = tf.logical_and(self.is_ok, tf.reduce_any(bad))
-        self._report.assign(
-            tf.where(new, found, self._report.read_value())
-        )
+        self._report.assign(tf.where(new, found, self._report.read_value()))

@@ -473,7 +473,6 @@ class Learner(keras.Model):
                 default made from the model's input and output shapes.
 
         Example:
-
         ```python
         learner.export("served")
         served = tf.saved_model.load("served")
@@ -528,9 +527,7 @@ class Learner(keras.Model):
         config = dict(config)
         for key in ("model", "update_rule", "inner_loss", "adapt"):
             if isinstance(config.get(key), dict):
-                config[key] = keras.saving.deserialize_keras_object(
-                    config[key]
-                )
+                config[key] = keras.saving.deserialize_keras_object(config[key])
         return cls(**config)
 
 
@@ -546,9 +543,7 @@ def _densify(gradient):
 
 def _check_arguments(model, steps, evaluation_steps, batch_statistics):
     if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"`model` must be a keras.Model. Received: {model!r}"
-        )
+        raise TypeError(f"`model` must be a keras.Model. Received: {model!r}")
     unbuilt = [x.name for x in model._flatten_layers() if not x.built]
     if unbuilt:
         raise ValueError(

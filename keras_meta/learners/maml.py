@@ -33,7 +33,6 @@ class MAML(Learner):
             `batch_statistics`, `name`; see `Learner`.
 
     Example:
-
     ```python
     learner = keras_meta.MAML(model, update_rule=0.4, steps=1)
     learner.compile(

@@ -26,7 +26,6 @@ class MetaSGD(MAML):
         **kwargs: Further arguments of `MAML`.
 
     Example:
-
     ```python
     learner = keras_meta.MetaSGD(model)
     ```

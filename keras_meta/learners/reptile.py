@@ -37,7 +37,6 @@ class Reptile(Learner):
             `batch_statistics`, `name`; see `Learner`.
 
     Example:
-
     ```python
     learner = keras_meta.Reptile(
         model, steps=5, evaluation_steps=50, batch_size=10
@@ -78,9 +77,7 @@ class Reptile(Learner):
                 "`batch_size` must be at least 1 or None. Received: "
                 f"batch_size={batch_size}"
             )
-        super().__init__(
-            model, update_rule, steps, first_order=True, **kwargs
-        )
+        super().__init__(model, update_rule, steps, first_order=True, **kwargs)
         if self.update_rule.trainable_variables:
             raise ValueError(
                 "Reptile cannot learn rates: its update is no derivative. "

@@ -48,9 +48,7 @@ def call_per_task(layer, call, scope: TaskScope, args, kwargs):
             values[i] = x
         inner = TaskScope(
             tasks=1,
-            weights={
-                id(v): w for v, w in zip(adapted, weights, strict=True)
-            },
+            weights={id(v): w for v, w in zip(adapted, weights, strict=True)},
             state=[(v, _fold(scope, v, task)) for v in state],
             training=scope.training,
             statistics=_one_task(scope, norms, statistics),

@@ -37,9 +37,7 @@ def refuse_wrong_derivatives(active: bool, xla: bool):
 
 
 def _hides_mean(operation) -> bool:
-    return (
-        operation.type == "StopGradient" and "moments/" in operation.name
-    )
+    return operation.type == "StopGradient" and "moments/" in operation.name
 
 
 _MOMENTS = (

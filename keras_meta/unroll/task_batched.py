@@ -48,7 +48,6 @@ class TaskBatched:
         adapted: The variables that have one value per task.
 
     Example:
-
     ```python
     model = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
     batched = TaskBatched(model, model.trainable_variables)
@@ -58,9 +57,7 @@ class TaskBatched:
     ```
     """
 
-    def __init__(
-        self, model: keras.Model, adapted: Sequence[keras.Variable]
-    ):
+    def __init__(self, model: keras.Model, adapted: Sequence[keras.Variable]):
         self.model = model
         self.adapted = list(adapted)
         self._adapted_ids = {id(v) for v in self.adapted}
@@ -117,13 +114,10 @@ class TaskBatched:
             scope = TaskScope(
                 tasks=tasks,
                 weights={
-                    id(v): w
-                    for v, w in zip(self.adapted, weights, strict=True)
+                    id(v): w for v, w in zip(self.adapted, weights, strict=True)
                 },
                 state=list(
-                    zip(
-                        self.model.non_trainable_variables, state, strict=True
-                    )
+                    zip(self.model.non_trainable_variables, state, strict=True)
                 ),
                 training=training,
                 statistics=statistics,

@@ -35,7 +35,6 @@ class GradientDescent(UpdateRule):
         ValueError: If an argument is out of range.
 
     Example:
-
     >>> rule = GradientDescent(0.1)
     >>> params, state = [tf.constant([1.0, 2.0])], None
     >>> state = rule.init_state(params)

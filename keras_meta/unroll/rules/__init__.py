@@ -12,3 +12,12 @@ from keras_meta.unroll.rules import normalization
 from keras_meta.unroll.rules import pooling
 from keras_meta.unroll.rules.registry import Rule
 from keras_meta.unroll.rules.registry import find_rule
+
+__all__ = [
+    "Rule",
+    "convolution",
+    "core",
+    "find_rule",
+    "normalization",
+    "pooling",
+]

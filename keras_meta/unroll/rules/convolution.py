@@ -103,9 +103,7 @@ def patches(
     if padding != "valid":
         pads = [
             _padding(size, span, stride, padding)
-            for size, span, stride in zip(
-                space(x), spans, strides, strict=True
-            )
+            for size, span, stride in zip(space(x), spans, strides, strict=True)
         ]
         x = tf.pad(x, [(0, 0), *pads, (0, 0)], constant_values=fill)
     sizes = [

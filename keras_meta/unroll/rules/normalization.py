@@ -13,9 +13,9 @@ import keras
 import tensorflow as tf
 
 from keras_meta.unroll import task_axis
-from keras_meta.unroll.rules.core import broadcast_weight
 from keras_meta.unroll.rows import mean_rows
 from keras_meta.unroll.rows import repeat_rows
+from keras_meta.unroll.rules.core import broadcast_weight
 from keras_meta.unroll.rules.registry import rule
 from keras_meta.unroll.task_scope import TaskScope
 

@@ -39,4 +39,3 @@ def max_pooling(layer, scope: TaskScope, inputs):
     )
     y = functools.reduce(lambda a, b: tf.where(a >= b, a, b), parts)
     return y if last else tf.transpose(y, [0, rank - 1, *range(1, rank - 1)])
-

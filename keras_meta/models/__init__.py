@@ -1,0 +1,13 @@
+"""Networks of published few-shot experiments, built and initialized."""
+
+from keras_meta.models.mini_imagenet_conv import mini_imagenet_conv
+from keras_meta.models.omniglot_conv import omniglot_conv
+from keras_meta.models.omniglot_mlp import omniglot_mlp
+from keras_meta.models.sinusoid_mlp import sinusoid_mlp
+
+__all__ = [
+    "mini_imagenet_conv",
+    "omniglot_conv",
+    "omniglot_mlp",
+    "sinusoid_mlp",
+]

@@ -1,0 +1,65 @@
+"""The network of Omniglot without convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+
+def omniglot_mlp(
+    ways: int,
+    hidden: Sequence[int] = (256, 128, 64, 64),
+    *,
+    image_size: int = 28,
+    stddev: float = 0.01,
+) -> keras.Sequential:
+    """Builds the network of Omniglot without convolutions.
+
+    Dense layers with batch normalization and ReLU, and a dense layer on top.
+    Unlike the published code's, batch normalization has a scale besides its
+    offset, and both adapt; see `omniglot_conv`.
+
+    Args:
+        ways: Number of classes of a task.
+        hidden: Sizes of the hidden layers.
+        image_size: Height and width of the images.
+        stddev: Standard deviation of the truncated normal distribution from
+            which kernels are drawn.
+
+    Returns:
+        A built model from `[n, image_size, image_size, 1]` to logits
+        `[n, ways]`.
+
+    Example:
+
+    >>> omniglot_mlp(ways=20).output_shape
+    (None, 20)
+
+    References:
+        - [Finn et al., 2017](https://arxiv.org/abs/1703.03400), section 5.2.
+    """
+    return keras.Sequential(
+        [
+            keras.Input([image_size, image_size, 1]),
+            keras.layers.Flatten(),
+            *(layer for size in hidden for layer in _block(size, stddev)),
+            _dense(ways, stddev),
+        ],
+        name="omniglot_mlp",
+    )
+
+
+def _block(size: int, stddev: float) -> list[keras.Layer]:
+    return [
+        _dense(size, stddev),
+        keras.layers.BatchNormalization(),
+        keras.layers.ReLU(),
+    ]
+
+
+def _dense(size: int, stddev: float) -> keras.layers.Dense:
+    return keras.layers.Dense(
+        size,
+        kernel_initializer=keras.initializers.TruncatedNormal(stddev=stddev),
+    )
