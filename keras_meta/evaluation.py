@@ -29,7 +29,6 @@ class Interval:
         tasks: Number of tasks.
 
     Example:
-
     >>> str(Interval(0.987, 0.004, 1000).percent)
     '98.70 ± 0.40'
     """
@@ -103,7 +102,6 @@ def evaluate_tasks(
             compiled or has several outputs, or the data set ends early.
 
     Example:
-
     ```python
     result = keras_meta.evaluate_tasks(learner, episodes, tasks=1000)
     print(result["accuracy"].percent)  # 98.70 ± 0.40
@@ -120,6 +118,9 @@ def adaptation_curve(
 ) -> dict[str, Curve]:
     """Evaluates a learner after each inner step.
 
+    A learner trained for few steps may diverge when it takes many; from
+    where some task is not finite, the means are infinite or NaN.
+
     Args:
         learner: A compiled meta-learner.
         episodes: See `evaluate_tasks`.
@@ -133,16 +134,17 @@ def adaptation_curve(
         ValueError: See `evaluate_tasks`.
 
     Example:
-
     ```python
     curve = keras_meta.adaptation_curve(learner, episodes, steps=10)
     print(curve["accuracy"].mean)  # before, and after 1, 2, ..., 10 steps
     ```
     """
     predict = _compiled(learner, lambda x: learner.trajectory(x, steps))
-    values = _values_of_tasks(learner, predict, episodes, tasks)
+    values = _values_of_tasks(
+        learner, predict, episodes, tasks, may_diverge=True
+    )
     return {
-        name: Curve(value.mean(axis=1), _half_width(value), tasks)
+        name: Curve(*_mean_and_half_width(value), tasks)
         for name, value in values.items()
     }
 
@@ -174,11 +176,12 @@ class TaskEvaluator:
     ) -> dict[str, Interval]:
         """Evaluates; see `evaluate_tasks`."""
         values = _values_of_tasks(self._learner, self._predict, episodes, tasks)
+        statistics = {
+            name: _mean_and_half_width(value) for name, value in values.items()
+        }
         return {
-            name: Interval(
-                float(value.mean()), float(_half_width(value)[0]), tasks
-            )
-            for name, value in values.items()
+            name: Interval(float(mean[0]), float(half_width[0]), tasks)
+            for name, (mean, half_width) in statistics.items()
         }
 
     def _call(self, x):
@@ -213,7 +216,11 @@ def _compiled(learner: keras.Model, function):
 
 
 def _values_of_tasks(
-    learner: keras.Model, predict, episodes: tf.data.Dataset, tasks: int
+    learner: keras.Model,
+    predict,
+    episodes: tf.data.Dataset,
+    tasks: int,
+    may_diverge: bool = False,
 ) -> dict[str, np.ndarray]:
     """Returns `[steps, tasks]` of the loss and each metric."""
     if isinstance(tasks, bool) or not isinstance(tasks, int) or tasks < 2:
@@ -223,7 +230,9 @@ def _values_of_tasks(
         )
     parts = [
         _measure(learner, y, predictions)
-        for y, predictions in _predictions(learner, predict, episodes, tasks)
+        for y, predictions in _predictions(
+            learner, predict, episodes, tasks, may_diverge
+        )
     ]
     return {
         name: np.concatenate([part[name] for part in parts], axis=1)[:, :tasks]
@@ -232,7 +241,11 @@ def _values_of_tasks(
 
 
 def _predictions(
-    learner: keras.Model, predict, episodes: tf.data.Dataset, tasks: int
+    learner: keras.Model,
+    predict,
+    episodes: tf.data.Dataset,
+    tasks: int,
+    may_diverge: bool,
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """Yields labels and predictions until there are enough tasks."""
     done = 0
@@ -244,9 +257,10 @@ def _predictions(
                 "part; weights of query examples are not supported here. "
                 "Drop them with `episodes.map(lambda x, y, w: (x, y))`."
             )
-        predictions = predict(x)
-        if isinstance(learner, Learner):
-            learner._check_health()
+        ignored = FloatingPointError if may_diverge else ()
+        with contextlib.suppress(ignored):
+            predictions = predict(x)
+            _check_health(learner)
         if keras.tree.is_nested(predictions):
             raise ValueError(
                 "The learner must have one output. Received: "
@@ -260,6 +274,11 @@ def _predictions(
         f"`episodes` ended after {done} tasks; tasks={tasks} were asked for. "
         "Make the data set longer or endless, or ask for fewer."
     )
+
+
+def _check_health(learner: keras.Model) -> None:
+    if isinstance(learner, Learner):
+        learner._check_health()
 
 
 def _measure(
@@ -327,7 +346,11 @@ def _metric_task_by_task(
     return np.array(values, np.float32)
 
 
-def _half_width(values: np.ndarray) -> np.ndarray:
-    """Returns `[steps]` of values `[steps, tasks]`."""
-    deviation = values.std(axis=1, ddof=1)
-    return _QUANTILE * deviation / math.sqrt(values.shape[1])
+def _mean_and_half_width(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `[steps]` each of values `[steps, tasks]`."""
+    values = values.astype(np.float64)
+    # Tasks that diverged make both infinite or NaN.
+    with np.errstate(invalid="ignore", over="ignore"):
+        deviation = values.std(axis=1, ddof=1)
+        mean = values.mean(axis=1)
+    return mean, _QUANTILE * deviation / math.sqrt(values.shape[1])

@@ -27,7 +27,6 @@ class TaskEvaluation(keras.callbacks.Callback):
         ValueError: If `every` is below 1.
 
     Example:
-
     ```python
     learner.fit(
         train,

@@ -72,8 +72,8 @@ class Health:
             raise FloatingPointError(
                 "The loss of the query sets is not finite, though every "
                 "inner loss is: the query labels are out of range or contain "
-                "NaN, or the last inner step diverged. The weights were not "
-                "changed by this step."
+                "NaN, or the last inner step diverged. The optimizer saw a "
+                "zero gradient in its place, so the weights are finite."
             )
         hint = (
             "The data or the model's weights contain NaN or infinity."
@@ -83,8 +83,8 @@ class Health:
         )
         raise FloatingPointError(
             f"The inner loss is not finite at inner step {step} of task "
-            f"{task} in the batch. {hint} The weights were not changed by "
-            "this step."
+            f"{task} in the batch. {hint} The optimizer saw a zero gradient "
+            "in its place, so the weights are as finite as before."
         )
 
     def _first(self, cause: int, bad: tf.Tensor) -> None:

@@ -130,13 +130,16 @@ class Learner(keras.Model):
         episode = Episode.from_inputs(inputs)
         training = bool(training)
         steps = self._number_of_steps(training)
-        carry, outputs = self._unroll(episode, steps, training, every_step)
+        start = self._start(episode)
+        carry, outputs = self._unroll(
+            episode, start, steps, training, every_step
+        )
         if every_step:
             predictions = outputs[1]
         else:
             predictions, carry = self._predict_query(episode, carry, training)
         if training:
-            self._keep_state(carry.state)
+            self._keep_state(start, carry)
         if tf.executing_eagerly():
             self._check_health()
         return predictions
@@ -155,9 +158,10 @@ class Learner(keras.Model):
         episode = Episode.from_inputs(inputs)
         steps = self._number_of_steps(False) if steps is None else steps
         _check_steps("steps", steps, 0)
-        first, _ = self._predict_query(episode, self._start(episode), False)
+        start = self._start(episode)
+        first, _ = self._predict_query(episode, start, False)
         first = keras.tree.map_structure(lambda y: y[tf.newaxis], first)
-        _, outputs = self._unroll(episode, steps, False, every_step=True)
+        _, outputs = self._unroll(episode, start, steps, False, True)
         if outputs is None:
             return first
         return keras.tree.map_structure(
@@ -200,7 +204,7 @@ class Learner(keras.Model):
             lambda x: tf.convert_to_tensor(x)[tf.newaxis], inputs
         )
         episode = Episode.from_inputs(inputs)
-        carry, _ = self._unroll(episode, steps, False)
+        carry, _ = self._unroll(episode, self._start(episode), steps, False)
         self._check_health()
         values = {
             id(v): w[0]
@@ -220,11 +224,12 @@ class Learner(keras.Model):
     def _unroll(
         self,
         episode: Episode,
+        start: Carry,
         steps: int,
         training: bool,
         every_step: bool = False,
     ):
-        """Runs the inner loop.
+        """Runs the inner loop from `start`.
 
         Returns:
             The last `Carry`, and the outputs of all steps: the inner losses
@@ -241,7 +246,7 @@ class Learner(keras.Model):
 
         carry, outputs = unroll(
             lambda i, carry: _as_tuples(step(i, Carry(*carry))),
-            tuple(self._start(episode)),
+            tuple(start),
             steps,
         )
         if outputs is not None:
@@ -323,10 +328,17 @@ class Learner(keras.Model):
     def _support_statistics(self) -> str:
         return "running" if self.batch_statistics == "running" else "batch"
 
-    def _keep_state(self, state: list[tf.Tensor]) -> None:
-        variables = self.model.non_trainable_variables
-        for variable, value in zip(variables, state, strict=True):
-            variable.assign(value)
+    def _keep_state(self, start: Carry, end: Carry) -> None:
+        """Assigns what the step changed, unless the step failed."""
+        is_ok = self._health.is_ok
+        for variable, old, new in zip(
+            self.model.non_trainable_variables,
+            start.state,
+            end.state,
+            strict=True,
+        ):
+            if new is not old:
+                variable.assign(tf.where(is_ok, new, old))
 
     def _support_moving_averages(self, episode: Episode, carry: Carry):
         statistics = self._task_batched(

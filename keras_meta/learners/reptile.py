@@ -92,9 +92,10 @@ class Reptile(Learner):
         """Takes one meta-training step on a batch of tasks."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         episode = self._shuffled(Episode.from_inputs(x))
-        carry, _ = self._unroll(episode, self.steps, training=True)
+        start = self._start(episode)
+        carry, _ = self._unroll(episode, start, self.steps, training=True)
         y_pred, carry = self._predict_query(episode, carry, training=True)
-        self._keep_state(carry.state)
+        self._keep_state(start, carry)
         loss = self.compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight
         )

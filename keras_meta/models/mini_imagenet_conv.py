@@ -27,7 +27,6 @@ def mini_imagenet_conv(
         `[n, ways]`.
 
     Example:
-
     >>> mini_imagenet_conv(ways=5).count_params()
     32901
 

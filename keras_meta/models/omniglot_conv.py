@@ -37,7 +37,6 @@ def omniglot_conv(
         `[n, ways]`.
 
     Example:
-
     >>> omniglot_conv(ways=5).output_shape
     (None, 5)
 

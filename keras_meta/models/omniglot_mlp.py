@@ -32,7 +32,6 @@ def omniglot_mlp(
         `[n, ways]`.
 
     Example:
-
     >>> omniglot_mlp(ways=20).output_shape
     (None, 20)
 

@@ -25,7 +25,6 @@ def sinusoid_mlp(
         A built model from `[n, 1]` to `[n, 1]`.
 
     Example:
-
     >>> sinusoid_mlp().count_params()
     1761
 
