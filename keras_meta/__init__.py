@@ -12,6 +12,11 @@ if _keras.backend.backend() != "tensorflow":
 
 from keras_meta import callbacks
 from keras_meta import episodes
+from keras_meta import models
+from keras_meta.evaluation import Curve
+from keras_meta.evaluation import Interval
+from keras_meta.evaluation import adaptation_curve
+from keras_meta.evaluation import evaluate_tasks
 from keras_meta.learners.anil import ANIL
 from keras_meta.learners.maml import MAML
 from keras_meta.learners.meta_sgd import MetaSGD
@@ -25,12 +30,17 @@ from keras_meta.version import __version__
 __all__ = [
     "__version__",
     "Adam",
+    "adaptation_curve",
     "ANIL",
     "callbacks",
+    "Curve",
     "episodes",
+    "evaluate_tasks",
     "GradientDescent",
+    "Interval",
     "MAML",
     "MetaSGD",
+    "models",
     "Momentum",
     "Reptile",
     "UpdateRule",

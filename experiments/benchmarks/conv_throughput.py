@@ -139,9 +139,7 @@ def float64_losses(contenders, setting, seed):
 
     All tasks are alike, and few of them make the check quick.
     """
-    few = dataclasses.replace(
-        setting, tasks=min(setting.tasks, CHECKED_TASKS)
-    )
+    few = dataclasses.replace(setting, tasks=min(setting.tasks, CHECKED_TASKS))
     arguments = inputs(few, seed, "float64")
     losses = {}
     for contender in contenders:
@@ -184,30 +182,30 @@ def take_turns(workers, rounds, turn):
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def summarize(name, seconds, flops, tasks):
-    """Returns the numbers of a contender's row.
+def time_row(seconds, flops):
+    """Returns the timing cells of a row.
 
     Args:
-        name: Its name.
-        seconds: By name the arrays of `take_turns`.
-        flops: Operations of one of its steps.
-        tasks: Tasks of one of its steps.
+        seconds: Seconds of each timed step, [rounds, turn].
+        flops: Operations of one step.
     """
-    own = seconds[name]
-    low, median, high = np.quantile(own, (0.1, 0.5, 0.9))
-    row = {
-        "tasks_per_s": tasks / median,
+    low, median, high = np.quantile(seconds, (0.1, 0.5, 0.9))
+    return {
         "ms": 1e3 * median,
         "ms_10_percent": 1e3 * low,
         "ms_90_percent": 1e3 * high,
+        "ms_all": (1e3 * seconds).tolist(),
         "gflops_per_s": flops / median / 1e9,
-        "ms_all": (1e3 * own).tolist(),
     }
-    if OURS in seconds:
-        ratios = np.median(own, 1) / np.median(seconds[OURS], 1)
-        row["ours_over_this"] = np.median(ratios)
-        row["ours_over_this_range"] = [ratios.min(), ratios.max()]
-    return row
+
+
+def ratio_row(seconds, ours):
+    """Returns the cells that compare with ours, round by round."""
+    ratios = np.median(seconds, 1) / np.median(ours, 1)
+    return {
+        "ours_over_this": np.median(ratios),
+        "ours_over_this_range": [ratios.min(), ratios.max()],
+    }
 
 
 # Title, width, key in the row and format of each column of the table.
@@ -283,21 +281,33 @@ def measure(contenders, setting, seed, rounds, turn):
     arguments = inputs(setting, seed, "float32")
     workers, rows, losses = {}, {}, {}
     for contender in (*contenders, PRODUCT):
+        name = contender.name
         worker, outcome = start(contender, arguments)
-        rows[contender.name] = outcome
-        if worker is not None:
-            workers[contender.name] = worker
-            rows[contender.name] = {"first_step_s": outcome[0][0]}
-            losses[contender.name] = [loss for _, loss in outcome]
+        if worker is None:
+            rows[name] = outcome
+            continue
+        workers[name] = worker
+        rows[name] = {"first_step_s": outcome[0][0]}
+        losses[name] = [loss for _, loss in outcome]
     seconds = take_turns(workers, rounds, turn)
     for worker in workers.values():
         worker.stop()
 
-    product_losses = losses.pop(PRODUCT.name)
-    del product_losses
     flops = setting_lib.meta_step_flops(setting)
     for name in workers:
-        rows[name] |= summarize(name, seconds, flops, setting.tasks)
+        is_product = name == PRODUCT.name
+        rows[name] |= time_row(
+            seconds[name], PRODUCT_FLOPS if is_product else flops
+        )
+        if PRODUCT.name in workers:
+            peak = PRODUCT_FLOPS / np.median(seconds[PRODUCT.name]) / 1e9
+            rows[name]["of_peak"] = rows[name]["gflops_per_s"] / peak
+        if is_product:
+            continue
+        rows[name]["tasks_per_s"] = setting.tasks / np.median(seconds[name])
+        if OURS in workers:
+            rows[name] |= ratio_row(seconds[name], seconds[OURS])
+    losses.pop(PRODUCT.name, None)
     for name, deviation in deviations(losses).items():
         rows[name]["float32_losses"] = losses[name]
         rows[name]["float32_deviation"] = deviation[0]
@@ -305,5 +315,73 @@ def measure(contenders, setting, seed, rounds, turn):
     return rows
 
 
+def add_check(rows, losses):
+    """Puts the outcome of the float64 check into the rows."""
+    deviation = deviations(losses)
+    for name, row in rows.items():
+        if isinstance(row, dict) and name in losses:
+            row["float64_losses"] = losses[name]
+            if name in deviation:
+                row["float64_deviation"] = max(deviation[name])
+
+
+def complaints(rows):
+    """Returns a line for each contender that failed or computes otherwise."""
+    lines = []
+    for name, row in rows.items():
+        if isinstance(row, str):
+            if row.startswith("failed"):
+                lines.append(f"{name} {row}")
+            continue
+        if isinstance(row.get("float64_losses"), str):
+            lines.append(f"{name} in float64 {row['float64_losses']}")
+        if row.get("float64_deviation", 0) > FLOAT64_TOLERANCE:
+            lines.append(f"{name} computes other losses in float64")
+        if row.get("float32_deviation", 0) > FLOAT32_TOLERANCE:
+            lines.append(f"{name} computes another first loss in float32")
+    return lines
+
+
 def main(argv):
-    raise NotImplementedError
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    setting = setting_lib.Setting(
+        **{name: flag.value for name, flag in _SETTING.items()}
+    )
+    contenders = [CONTENDERS[name] for name in _CONTENDERS.value]
+    machine = {
+        "cpu": cpu_model(),
+        "cores": usable_cores(),
+        "load_before": os.getloadavg()[0],
+    }
+    losses = {}
+    if _CHECK.value:
+        losses = float64_losses(contenders, setting, _SEED.value)
+    rows = measure(contenders, setting, _SEED.value, _ROUNDS.value, _TURN.value)
+    add_check(rows, losses)
+    problems = complaints(rows)
+
+    print(f"\n{setting}\n{machine}\n{versions()}")
+    gflops = setting_lib.meta_step_flops(setting) / 1e9
+    print(f"{gflops:.3f} GFLOP a meta-step\n")
+    print(format_table(rows), LEGEND, *problems, sep="\n\n")
+    if _OUTPUT.value:
+        record = {
+            "setting": dataclasses.asdict(setting),
+            "gflop_per_meta_step": gflops,
+            "rounds": _ROUNDS.value,
+            "turn": _TURN.value,
+            "seed": _SEED.value,
+            "machine": machine,
+            "versions": versions(),
+            "rows": rows,
+            "problems": problems,
+        }
+        path = pathlib.Path(_OUTPUT.value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record, indent=1) + "\n")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -2,5 +2,6 @@
 
 from keras_meta.callbacks.anneal_step_weights import AnnealStepWeights
 from keras_meta.callbacks.switch_to_second_order import SwitchToSecondOrder
+from keras_meta.callbacks.task_evaluation import TaskEvaluation
 
-__all__ = ["AnnealStepWeights", "SwitchToSecondOrder"]
+__all__ = ["AnnealStepWeights", "SwitchToSecondOrder", "TaskEvaluation"]

@@ -12,10 +12,11 @@ from keras_meta.episodes import load_arrays
 from .episode_cases import arrays_of
 from .episode_cases import random_images
 
-pytestmark = pytest.mark.skipif(
-    not addons.is_available(),
-    reason="TensorFlow Addons is not installed",
-)
+if not addons.is_available():
+    pytest.skip(
+        "TensorFlow Addons is not installed", allow_module_level=True
+    )
+
 CHANGES = {
     "rotate": 30,
     "translate": 0.3,

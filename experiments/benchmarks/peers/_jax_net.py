@@ -53,7 +53,10 @@ def task_loss(setting, parameters, task):
         )
         if setting.first_order:
             gradients = jax.lax.stop_gradient(gradients)
-        fast = [w - setting.inner_rate * g for w, g in zip(fast, gradients)]
+        fast = [
+            w - setting.inner_rate * g
+            for w, g in zip(fast, gradients, strict=True)
+        ]
     return _loss(setting, fast, query_x, query_y)
 
 
@@ -62,13 +65,17 @@ def _adam(setting, count, parameters, moments, gradients):
     rate = setting.outer_rate * jnp.sqrt(1 - BETA_2**count)
     rate /= 1 - BETA_1**count
     means, squares = moments
-    means = [m + (g - m) * (1 - BETA_1) for m, g in zip(means, gradients)]
+    means = [
+        m + (g - m) * (1 - BETA_1)
+        for m, g in zip(means, gradients, strict=True)
+    ]
     squares = [
-        s + (g * g - s) * (1 - BETA_2) for s, g in zip(squares, gradients)
+        s + (g * g - s) * (1 - BETA_2)
+        for s, g in zip(squares, gradients, strict=True)
     ]
     parameters = [
         w - rate * m / (jnp.sqrt(s) + setting_lib.ADAM_EPSILON)
-        for w, m, s in zip(parameters, means, squares)
+        for w, m, s in zip(parameters, means, squares, strict=True)
     ]
     return parameters, (means, squares)
 

@@ -44,7 +44,10 @@ def task_loss(setting, weights, task):
         gradients = tape.gradient(loss, fast)
         if setting.first_order:
             gradients = [tf.stop_gradient(g) for g in gradients]
-        fast = [w - setting.inner_rate * g for w, g in zip(fast, gradients)]
+        fast = [
+            w - setting.inner_rate * g
+            for w, g in zip(fast, gradients, strict=True)
+        ]
     return _loss(setting, fast, query_x, query_y)
 
 

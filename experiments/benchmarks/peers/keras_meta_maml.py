@@ -42,17 +42,21 @@ def _network(setting, parameters):
 
 def _dataset(batches):
     """Returns the batches as `(x, y)`, in memory and without end."""
-    stacked = {name: np.stack([b[name] for b in batches]) for name in batches[0]}
+    stacked = {
+        name: np.stack([b[name] for b in batches]) for name in batches[0]
+    }
     labels = stacked.pop("query_y")
     dataset = tf.data.Dataset.from_tensor_slices((stacked, labels))
     return dataset.cache().repeat().prefetch(tf.data.AUTOTUNE)
 
 
 def make(setting, parameters, batches, **compile_options):
+    keras.config.set_floatx(parameters[0].dtype.name)
     learner = MAML(
         _network(setting, parameters),
         update_rule=GradientDescent(setting.inner_rate),
         steps=setting.steps,
+        first_order=setting.first_order,
     )
     learner.compile(
         optimizer=keras.optimizers.Adam(

@@ -11,7 +11,7 @@ def make(setting, parameters, batches):
             tape.watch(weights)
             losses = [
                 _tf_net.task_loss(setting, weights, task)
-                for task in zip(*map(tf.unstack, tasks))
+                for task in zip(*map(tf.unstack, tasks), strict=True)
             ]
             loss = tf.reduce_mean(losses)
         return loss, tape.gradient(loss, weights)

@@ -26,14 +26,14 @@ def make(setting, parameters, batches):
             )
             fast = {
                 k: w - setting.inner_rate * g
-                for (k, w), g in zip(fast.items(), gradients)
+                for (k, w), g in zip(fast.items(), gradients, strict=True)
             }
         return loss(fast, query_x, query_y)
 
     def step(i):
         adam.zero_grad()
         total = 0.0
-        for task in zip(*batches[i % len(batches)]):
+        for task in zip(*batches[i % len(batches)], strict=True):
             # One backward pass per task frees its graph before the next.
             share = task_loss(*task) / setting.tasks
             share.backward()

@@ -1,0 +1,74 @@
+"""The algorithms that experiments compare, by name."""
+
+from __future__ import annotations
+
+import keras
+
+from keras_meta.learners.anil import ANIL
+from keras_meta.learners.learner import Learner
+from keras_meta.learners.maml import MAML
+from keras_meta.learners.meta_sgd import MetaSGD
+from keras_meta.learners.reptile import Reptile
+from keras_meta.update_rules.adam import Adam
+from keras_meta.update_rules.update_rule import UpdateRule
+
+
+def make_learner(
+    algorithm: str,
+    model: keras.Model,
+    *,
+    inner_rate: float | None,
+    steps: int,
+    evaluation_steps: int,
+    batch_size: int | None = None,
+    reptile_rule: UpdateRule | None = None,
+    seed: int = 0,
+    batch_statistics: str = "batch",
+) -> Learner:
+    """Makes a learner that is not yet compiled.
+
+    Args:
+        algorithm: `"maml"`, `"fomaml"`, `"anil"`, `"meta_sgd"` or
+            `"reptile"`.
+        model: A built model.
+        inner_rate: Rate of the inner loop; for Meta-SGD the initial one, or
+            `None` for the published distribution.
+        steps: Inner steps in training.
+        evaluation_steps: Inner steps in tests.
+        batch_size: Support examples that a step of Reptile sees.
+        reptile_rule: Update rule of Reptile; Adam without first moment by
+            default.
+        seed: Seed of what the learner itself draws.
+        batch_statistics: See `keras_meta.learners.learner.Learner`.
+    """
+    options = {
+        "steps": steps,
+        "evaluation_steps": evaluation_steps,
+        "batch_statistics": batch_statistics,
+    }
+    if algorithm == "reptile":
+        rule = reptile_rule or Adam(inner_rate, beta_1=0.0)
+        return Reptile(model, rule, batch_size=batch_size, seed=seed, **options)
+    if algorithm == "meta_sgd":
+        return MetaSGD(model, inner_rate, seed=seed, **options)
+    if algorithm == "anil":
+        return ANIL(model, inner_rate, **options)
+    return MAML(model, inner_rate, first_order=algorithm == "fomaml", **options)
+
+
+def outer_rate(
+    rate: float, decay: str, iterations: int
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """Returns the rate of the outer optimizer.
+
+    Args:
+        rate: The first rate.
+        decay: `"none"`, `"linear"` to zero or `"cosine"` to a hundredth.
+        iterations: Iterations until the end of the decay.
+    """
+    schedules = keras.optimizers.schedules
+    if decay == "linear":
+        return schedules.PolynomialDecay(rate, iterations, 0.0)
+    if decay == "cosine":
+        return schedules.CosineDecay(rate, iterations, alpha=0.01)
+    return rate

@@ -1,0 +1,247 @@
+"""One run of few-shot classification on Omniglot: train, test, record."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import pathlib
+import time
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from experiments import checkpoint
+from experiments import results
+from experiments.algorithms import make_learner
+from experiments.algorithms import outer_rate
+from keras_meta import episodes
+from keras_meta.callbacks.task_evaluation import TaskEvaluation
+from keras_meta.evaluation import adaptation_curve
+from keras_meta.evaluation import evaluate_tasks
+from keras_meta.learners.learner import Learner
+from keras_meta.models import omniglot_conv
+from keras_meta.models import omniglot_mlp
+
+_IMAGES_PER_CLASS = 20
+_SEED_OFFSETS = {"train": 0, "validation": 2**32, "test": 2**33}
+_HISTORY = "history.csv"
+_CURVE_STEPS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that a run depends on.
+
+    Attributes:
+        algorithm: See `experiments.algorithms.make_learner`.
+        network: `"conv"`, `"pool"` or `"mlp"`.
+        ways: Number of classes of a task.
+        shots: Support images of each class.
+        train_shots: The same in training, where Reptile takes more.
+        queries: Query images of each class.
+        steps: Inner steps in training.
+        evaluation_steps: Inner steps in tests.
+        batch_size: Support images that a step of Reptile sees, or `None`.
+        inner_rate: Rate of the inner loop; `None` draws Meta-SGD's.
+        meta_rate: Rate of the outer optimizer.
+        meta_decay: Its decay.
+        meta_batch: Tasks of an outer iteration.
+        iterations: Outer iterations.
+        protocol: Split of the characters.
+        rotations: `"classes"`: turned characters are further training
+            classes. `"episodes"`: each class of each episode is turned at
+            random, in tests too. `"none"`.
+        batch_statistics: See `keras_meta.learners.learner.Learner`.
+        seed: Seed of weights and tasks.
+        validate_every: Iterations from one validation to the next.
+        validation_tasks: Tasks of a validation.
+        test_tasks: Tasks of the test.
+    """
+
+    algorithm: str
+    network: str
+    ways: int
+    shots: int
+    train_shots: int
+    queries: int
+    steps: int
+    evaluation_steps: int
+    batch_size: int | None
+    inner_rate: float | None
+    meta_rate: float
+    meta_decay: str
+    meta_batch: int
+    iterations: int
+    protocol: str
+    rotations: str
+    batch_statistics: str
+    seed: int
+    validate_every: int
+    validation_tasks: int
+    test_tasks: int
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return (
+            f"{self.algorithm}_{self.network}_{self.ways}way_{self.shots}shot"
+        )
+
+
+def run(
+    settings: Settings,
+    directory: pathlib.Path,
+    *,
+    data_dir: str | None,
+    time_limit: float,
+    steps_per_execution: int,
+) -> dict[str, Any]:
+    """Trains and tests, or goes on where that was stopped.
+
+    Args:
+        settings: The settings.
+        directory: Folder of the run.
+        data_dir: Folder of the prepared data sets.
+        time_limit: Minutes after which training stops, or 0.
+        steps_per_execution: Iterations in one go.
+
+    Returns:
+        The record, see `experiments.results`.
+    """
+    record = results.read(directory, settings)
+    if record is not None:
+        return record
+    learner = make(settings, steps_per_execution)
+    start = time.monotonic()
+    done = checkpoint.restore(learner, directory)
+    if done < settings.iterations:
+        _fit(learner, settings, done, directory, data_dir, time_limit)
+    seconds = time.monotonic() - start
+    test = load_episodes(settings, "test", data_dir)
+    measured = evaluate_tasks(learner, test, settings.test_tasks)
+    steps = max(_CURVE_STEPS, settings.evaluation_steps)
+    curve = adaptation_curve(learner, test, settings.test_tasks, steps)
+    return results.write(
+        directory,
+        settings,
+        {
+            **{f"test_{name}": value for name, value in measured.items()},
+            **{f"curve_{name}": value for name, value in curve.items()},
+        },
+        iterations=int(learner.optimizer.iterations),
+        seconds=seconds,
+    )
+
+
+def make(settings: Settings, steps_per_execution: int = 1) -> Learner:
+    """Returns the compiled learner, untrained."""
+    keras.utils.set_random_seed(settings.seed)
+    learner = make_learner(
+        settings.algorithm,
+        _network(settings),
+        inner_rate=settings.inner_rate,
+        steps=settings.steps,
+        evaluation_steps=settings.evaluation_steps,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        batch_statistics=settings.batch_statistics,
+    )
+    optimizer = keras.optimizers.Adam
+    if settings.algorithm == "reptile":
+        optimizer = keras.optimizers.SGD
+    rate = outer_rate(
+        settings.meta_rate, settings.meta_decay, settings.iterations
+    )
+    learner.compile(
+        optimizer(rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        # An epoch must be a whole number of executions.
+        steps_per_execution=math.gcd(
+            steps_per_execution, settings.validate_every
+        ),
+    )
+    return learner
+
+
+def load_episodes(
+    settings: Settings,
+    split: str,
+    data_dir: str | None,
+    start: int = 0,
+) -> tf.data.Dataset:
+    """Returns episodes of one part of the characters.
+
+    Args:
+        settings: The settings.
+        split: `"train"`, `"validation"` or `"test"`.
+        data_dir: Folder of the prepared data sets.
+        start: Index of the first episode.
+    """
+    shots = settings.train_shots if split == "train" else settings.shots
+    turned = settings.rotations == "classes"
+    classes = episodes.omniglot(
+        split,
+        protocol=settings.protocol,
+        rotations=None if turned else (),
+        data_dir=data_dir,
+    )
+    return classes.episodes(
+        ways=settings.ways,
+        shots=shots,
+        queries=min(settings.queries, _IMAGES_PER_CLASS - shots),
+        tasks=settings.meta_batch,
+        seed=settings.seed + _SEED_OFFSETS[split],
+        start=start,
+        rotate="class" if settings.rotations == "episodes" else None,
+    )
+
+
+def history(directory: pathlib.Path) -> list[dict[str, float]]:
+    """Returns what was logged after each epoch of a run.
+
+    An epoch that was run again after a stop counts once, the last time.
+    """
+    with (directory / _HISTORY).open() as file:
+        rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
+    return [
+        {name: float(value) for name, value in rows[epoch].items()}
+        for epoch in sorted(rows)
+    ]
+
+
+def _network(settings: Settings) -> keras.Model:
+    if settings.network == "mlp":
+        return omniglot_mlp(settings.ways)
+    return omniglot_conv(settings.ways, pool=settings.network == "pool")
+
+
+def _fit(
+    learner: Learner,
+    settings: Settings,
+    done: int,
+    directory: pathlib.Path,
+    data_dir: str | None,
+    time_limit: float,
+) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    learner.fit(
+        load_episodes(
+            settings, "train", data_dir, start=done * settings.meta_batch
+        ),
+        steps_per_epoch=settings.validate_every,
+        initial_epoch=done // settings.validate_every,
+        epochs=math.ceil(settings.iterations / settings.validate_every),
+        shuffle=False,
+        callbacks=[
+            TaskEvaluation(
+                load_episodes(settings, "validation", data_dir),
+                settings.validation_tasks,
+            ),
+            keras.callbacks.CSVLogger(directory / _HISTORY, append=done > 0),
+            checkpoint.Checkpoint(directory),
+            checkpoint.TimeLimit(time_limit),
+        ],
+    )

@@ -1,0 +1,130 @@
+"""One look for all figures."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pathlib
+from collections.abc import Iterator
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+# It tells about every glyph that goes into a PDF file.
+logging.getLogger("fontTools").setLevel(logging.WARNING)
+
+from matplotlib import axes as mpl_axes  # noqa: E402
+from matplotlib import figure as mpl_figure  # noqa: E402
+from matplotlib import pyplot as plt  # noqa: E402
+
+# The colors of Okabe and Ito, which color-blind readers can tell apart.
+_COLORS = {
+    "maml": "#0072B2",
+    "meta_sgd": "#D55E00",
+    "fomaml": "#56B4E9",
+    "anil": "#009E73",
+    "reptile": "#CC79A7",
+    "pretrained": "#999999",
+}
+_NAMES = {
+    "maml": "MAML",
+    "meta_sgd": "Meta-SGD",
+    "fomaml": "First-order MAML",
+    "anil": "ANIL",
+    "reptile": "Reptile",
+    "pretrained": "Pre-trained",
+}
+_STYLE = {
+    "figure.dpi": 150,
+    "savefig.dpi": 200,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "pdf.fonttype": 42,
+}
+
+
+def name_of(algorithm: str) -> str:
+    """Returns an algorithm's name as papers write it."""
+    return _NAMES.get(algorithm, algorithm)
+
+
+def color_of(algorithm: str) -> str:
+    """Returns the color that an algorithm has in all figures."""
+    return _COLORS.get(algorithm, "#000000")
+
+
+@contextlib.contextmanager
+def saved_figure(
+    path: pathlib.Path,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    size: tuple[float, float] = (3.4, 2.5),
+    **options,
+) -> Iterator[tuple[mpl_figure.Figure, np.ndarray]]:
+    """Draws a figure and saves it as PNG and PDF.
+
+    Args:
+        path: Where to, without a suffix.
+        rows: Rows of panels.
+        columns: Columns of panels.
+        size: Width and height of one panel, inches.
+        **options: Further arguments of `matplotlib.pyplot.subplots`.
+
+    Yields:
+        The figure and its panels, `[rows, columns]`.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, panels = plt.subplots(
+            rows,
+            columns,
+            figsize=(size[0] * columns, size[1] * rows),
+            squeeze=False,
+            layout="constrained",
+            **options,
+        )
+        yield figure, panels
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for suffix in (".png", ".pdf"):
+            figure.savefig(path.with_suffix(suffix))
+        plt.close(figure)
+
+
+def draw_band(
+    panel: mpl_axes.Axes,
+    x: np.ndarray,
+    mean: np.ndarray,
+    half_width: np.ndarray,
+    algorithm: str,
+    label: str | None = None,
+) -> None:
+    """Draws a mean with its interval.
+
+    Args:
+        panel: Where to.
+        x: Positions, `[n]`.
+        mean: Means, `[n]`; those that are not finite are left out.
+        half_width: Half the widths of the intervals, `[n]`.
+        algorithm: Gives the color and, without `label`, the name.
+        label: Name in the legend.
+    """
+    fine = np.isfinite(mean) & np.isfinite(half_width)
+    x, mean, half_width = x[fine], mean[fine], half_width[fine]
+    color = color_of(algorithm)
+    panel.plot(x, mean, color=color, label=label or name_of(algorithm))
+    panel.fill_between(
+        x,
+        mean - half_width,
+        mean + half_width,
+        color=color,
+        alpha=0.2,
+        linewidth=0,
+    )

@@ -1,0 +1,247 @@
+"""Sinusoid regression: few-shot learning of sine waves.
+
+Trains learners on tasks that are sine waves, tests them on new waves after a
+few gradient steps, prints errors (mean ± 95 % interval over tasks) beside
+the published ones and draws what adaptation does. A finished run is not run
+again, a stopped one goes on.
+
+A first result and figures, minutes on two cores:
+
+  python -m experiments.sinusoid
+
+Table 1 of Meta-SGD with further algorithms, at its full length:
+
+  python -m experiments.sinusoid --table --jobs=2
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import multiprocessing
+import pathlib
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import tensorflow as tf
+from absl import app
+from absl import flags
+
+from experiments import published
+from experiments import results
+from experiments import sinusoid_figures
+from experiments import sinusoid_run
+from experiments.plotting import name_of
+from experiments.sinusoid_run import Settings
+
+_ALGORITHMS = ("maml", "meta_sgd", "fomaml", "anil", "reptile", "pretrained")
+# Those whose fits are drawn.
+_SHOWN = ("maml", "meta_sgd", "pretrained")
+_SHOTS = (5, 10, 20)
+_PUBLISHED_ITERATIONS = 60_000
+_CURVE_STEPS = 16
+
+_ALGORITHM = flags.DEFINE_multi_enum(
+    "algorithm",
+    ["maml", "meta_sgd", "pretrained"],
+    [*_ALGORITHMS, "all"],
+    "What to train; may be given several times.",
+)
+_TABLE = flags.DEFINE_bool(
+    "table", False, "All algorithms at all shots, at the published length."
+)
+_TRAIN_SHOTS = flags.DEFINE_multi_integer(
+    "shots", [5], "Support points, and query points, in training."
+)
+_FAMILY = flags.DEFINE_enum(
+    "family",
+    "meta_sgd",
+    ["maml", "meta_sgd", "reptile"],
+    "Family of waves; published numbers belong to meta_sgd.",
+)
+_ITERATIONS = flags.DEFINE_integer(
+    "iterations",
+    20_000,
+    "Outer iterations, a multiple of 1000 if more.",
+    lower_bound=1,
+)
+_META_BATCH = flags.DEFINE_integer(
+    "meta_batch", 4, "Tasks of an outer iteration.", lower_bound=1
+)
+_STEPS = flags.DEFINE_integer(
+    "steps", None, "Inner steps in training; 1, for Reptile 5."
+)
+_TEST_STEPS = flags.DEFINE_integer(
+    "test_steps", None, "Inner steps in tests; 1, for Reptile 10."
+)
+_INNER_RATE = flags.DEFINE_float(
+    "inner_rate",
+    None,
+    "Rate of the inner loop; 0.01, for Reptile and fine-tuning 0.02, drawn "
+    "from U[0.005, 0.1] for Meta-SGD.",
+)
+_META_RATE = flags.DEFINE_float(
+    "meta_rate", None, "Rate of Adam, 0.001, or of Reptile's SGD, 1."
+)
+_META_DECAY = flags.DEFINE_enum(
+    "meta_decay",
+    None,
+    ["none", "linear", "cosine"],
+    "Decay of the outer rate; none, for Reptile linear.",
+)
+_HIDDEN = flags.DEFINE_multi_integer(
+    "hidden", [40, 40], "Sizes of the hidden layers."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of weights and tasks.")
+_TEST_TASKS = flags.DEFINE_integer(
+    "test_tasks", 1000, "Tasks of each test.", lower_bound=2
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", "results/sinusoid", "Folder of records, weights and figures."
+)
+_JOBS = flags.DEFINE_integer(
+    "jobs", 1, "Runs at the same time, each on one core.", lower_bound=1
+)
+_FIGURES = flags.DEFINE_bool("figures", True, "Whether to draw figures.")
+
+
+@flags.validator(
+    "iterations", message="must be a multiple of 1000 if it is more"
+)
+def _is_whole(iterations: int) -> bool:
+    return iterations <= 1000 or iterations % 1000 == 0
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
+    output = pathlib.Path(_OUTPUT.value)
+    start = time.monotonic()
+    settings = [
+        _settings(algorithm, shots)
+        for algorithm in _chosen_algorithms()
+        for shots in _chosen_shots()
+    ]
+    records = _run_all(settings, output)
+    _print_table(records)
+    if _FIGURES.value:
+        _draw(settings, output)
+    print(f"{time.monotonic() - start:.0f} s. Records in {output}.")
+
+
+def _chosen_algorithms() -> Iterable[str]:
+    if _TABLE.value or "all" in _ALGORITHM.value:
+        return _ALGORITHMS
+    return _ALGORITHM.value
+
+
+def _chosen_shots() -> Iterable[int]:
+    return _SHOTS if _TABLE.value else _TRAIN_SHOTS.value
+
+
+def _settings(algorithm: str, shots: int) -> Settings:
+    reptile = algorithm == "reptile"
+    rates = {"meta_sgd": None, "reptile": 0.02, "pretrained": 0.02}
+    return Settings(
+        algorithm=algorithm,
+        shots=shots,
+        family=_FAMILY.value,
+        iterations=(
+            _PUBLISHED_ITERATIONS if _TABLE.value else _ITERATIONS.value
+        ),
+        meta_batch=_META_BATCH.value,
+        steps=_or(_STEPS.value, 5 if reptile else 1),
+        test_steps=_or(_TEST_STEPS.value, 10 if reptile else 1),
+        inner_rate=_or(_INNER_RATE.value, rates.get(algorithm, 0.01)),
+        meta_rate=_or(_META_RATE.value, 1.0 if reptile else 1e-3),
+        meta_decay=_or(_META_DECAY.value, "linear" if reptile else "none"),
+        hidden=tuple(_HIDDEN.value),
+        seed=_SEED.value,
+        test_tasks=_TEST_TASKS.value,
+        test_shots=_SHOTS,
+    )
+
+
+def _or(value, default):
+    return default if value is None else value
+
+
+def _run_all(
+    settings: list[Settings], output: pathlib.Path
+) -> list[dict[str, Any]]:
+    run = functools.partial(sinusoid_run.run, output=output)
+    if _JOBS.value == 1:
+        return [_announced(record) for record in map(run, settings)]
+    with concurrent.futures.ProcessPoolExecutor(
+        min(_JOBS.value, len(settings)),
+        # A forked process cannot use TensorFlow.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_use_one_core,
+    ) as pool:
+        return [_announced(record) for record in pool.map(run, settings)]
+
+
+def _use_one_core() -> None:
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(2)
+
+
+def _announced(record: dict[str, Any]) -> dict[str, Any]:
+    settings = record["settings"]
+    print(
+        f"{name_of(settings['algorithm'])}, {settings['shots']} shots: "
+        f"{record['iterations']} iterations, trained in "
+        f"{record['seconds']:.0f} s",
+        flush=True,
+    )
+    return record
+
+
+def _print_table(records: list[dict[str, Any]]) -> None:
+    print("\nMean squared error, mean ± 95 % interval over test tasks")
+    header = "".join(f"{f'{shots} shots':>36}" for shots in _SHOTS)
+    print(f"{'trained on':<12}{'algorithm':<18}{'steps':>5}{header}")
+    for record in sorted(records, key=lambda r: r["settings"]["shots"]):
+        settings = record["settings"]
+        cells = "".join(_cell(record, shots) for shots in _SHOTS)
+        print(
+            f"{settings['shots']:>2} shots    "
+            f"{name_of(settings['algorithm']):<18}"
+            f"{settings['test_steps']:>5}{cells}"
+        )
+    print("In parentheses: published, and whether it is worse, better or same")
+    print("(the intervals meet).\n")
+
+
+def _cell(record: dict[str, Any], shots: int) -> str:
+    settings = record["settings"]
+    measured = results.interval(record["measurements"][f"{shots}_shot_mse"])
+    row = {}
+    if settings["family"] == "meta_sgd":
+        row = published.sinusoid_mse(settings["algorithm"], settings["shots"])
+    text = f"{measured:.2f}"
+    if shots in row:
+        mark = published.compare(measured, row[shots], lower=True)
+        text += f" ({row[shots]:.2f}, {mark})"
+    return f"{text:>36}"
+
+
+def _draw(settings: list[Settings], output: pathlib.Path) -> None:
+    shots = settings[0].shots
+    learners = {
+        s.algorithm: (s, sinusoid_run.load(s, output))
+        for s in settings
+        if s.shots == shots
+    }
+    shown = {a: x for a, x in learners.items() if a in _SHOWN} or learners
+    sinusoid_figures.draw_adaptation(
+        shown, shots, output / f"adaptation_{shots}shot"
+    )
+    sinusoid_figures.draw_curves(
+        learners, shots, _CURVE_STEPS, output / f"curves_{shots}shot"
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,246 @@
+"""One run of sinusoid regression: train, test, record."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import time
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from experiments import checkpoint
+from experiments import results
+from experiments.algorithms import make_learner
+from experiments.algorithms import outer_rate
+from keras_meta import episodes
+from keras_meta.evaluation import evaluate_tasks
+from keras_meta.learners.learner import Learner
+from keras_meta.models import sinusoid_mlp
+from keras_meta.update_rules.gradient_descent import GradientDescent
+
+# Batches that are drawn at once, which makes each of them cheaper.
+_DRAWN_AT_ONCE = 50
+_ITERATIONS_PER_EPOCH = 1000
+_EPOCHS_PER_CHECKPOINT = 10
+# Keeps test tasks apart from training tasks of any reasonable seed.
+_TEST_SEED_OFFSET = 2**32
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that a run depends on.
+
+    Attributes:
+        algorithm: See `experiments.algorithms.make_learner`; or
+            `"pretrained"`, one network for the data of all tasks.
+        shots: Support points, and query points, in training.
+        family: Name of the family of waves.
+        iterations: Outer iterations.
+        meta_batch: Tasks in each of them.
+        steps: Inner steps in training.
+        test_steps: Inner steps in tests.
+        inner_rate: Rate of the inner loop; `None` draws Meta-SGD's.
+        meta_rate: Rate of the outer optimizer.
+        meta_decay: Its decay.
+        hidden: Sizes of the network's hidden layers.
+        seed: Seed of weights and tasks.
+        test_tasks: Tasks of each test.
+        test_shots: Support points, and query points, of each test.
+    """
+
+    algorithm: str
+    shots: int
+    family: str
+    iterations: int
+    meta_batch: int
+    steps: int
+    test_steps: int
+    inner_rate: float | None
+    meta_rate: float
+    meta_decay: str
+    hidden: tuple[int, ...]
+    seed: int
+    test_tasks: int
+    test_shots: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return f"{self.algorithm}_{self.shots}shot"
+
+
+def run(settings: Settings, output: pathlib.Path) -> dict[str, Any]:
+    """Trains and tests, or goes on where that was stopped.
+
+    Args:
+        settings: The settings.
+        output: Folder that holds the runs' folders.
+
+    Returns:
+        The record, see `experiments.results`.
+    """
+    directory = output / settings.name
+    record = results.read(directory, settings)
+    if record is not None:
+        return record
+    learner, trainee = _make(settings)
+    start = time.monotonic()
+    done = checkpoint.restore(trainee, directory)
+    _fit(trainee, settings, done, directory)
+    seconds = time.monotonic() - start
+    return results.write(
+        directory,
+        settings,
+        _test(learner, settings),
+        iterations=int(trainee.optimizer.iterations),
+        seconds=seconds,
+    )
+
+
+def load(settings: Settings, output: pathlib.Path) -> Learner:
+    """Returns the learner that `run` trained."""
+    learner, trainee = _make(settings)
+    checkpoint.restore(trainee, output / settings.name)
+    return learner
+
+
+def family_of(name: str) -> episodes.SinusoidFamily:
+    """Returns the waves that `keras_meta.episodes.sinusoids` draws."""
+    return {
+        "maml": episodes.SinusoidFamily(),
+        "meta_sgd": episodes.SinusoidFamily(frequency=(0.8, 1.2)),
+        "reptile": episodes.SinusoidFamily(phase=(0.0, 2 * math.pi)),
+    }[name]
+
+
+def test_episodes(settings: Settings, shots: int) -> tf.data.Dataset:
+    """Returns test tasks, all in one batch."""
+    return episodes.sinusoids(
+        shots=shots,
+        queries=shots,
+        tasks=settings.test_tasks,
+        family=settings.family,
+        seed=test_seed(settings),
+    )
+
+
+def test_seed(settings: Settings) -> int:
+    """Returns the seed of the test tasks."""
+    return settings.seed + _TEST_SEED_OFFSET
+
+
+def _make(settings: Settings) -> tuple[Learner, keras.Model]:
+    """Returns the learner, and what is trained: itself or its model."""
+    keras.utils.set_random_seed(settings.seed)
+    pretrained = settings.algorithm == "pretrained"
+    model = sinusoid_mlp(settings.hidden)
+    learner = make_learner(
+        "maml" if pretrained else settings.algorithm,
+        model,
+        inner_rate=settings.inner_rate,
+        steps=settings.steps,
+        evaluation_steps=settings.test_steps,
+        batch_size=settings.shots,
+        reptile_rule=_reptile_rule(settings),
+        seed=settings.seed,
+    )
+    learner.compile(**_compile_options(settings))
+    if pretrained:
+        model.compile(jit_compile=True, **_compile_options(settings))
+    return learner, model if pretrained else learner
+
+
+def _reptile_rule(settings: Settings) -> GradientDescent | None:
+    if settings.algorithm != "reptile":
+        return None
+    return GradientDescent(settings.inner_rate)
+
+
+def _compile_options(settings: Settings) -> dict[str, Any]:
+    optimizer = keras.optimizers.Adam
+    if settings.algorithm == "reptile":
+        optimizer = keras.optimizers.SGD
+    rate = outer_rate(
+        settings.meta_rate, settings.meta_decay, settings.iterations
+    )
+    return {
+        "optimizer": optimizer(rate),
+        "loss": "mean_squared_error",
+        "steps_per_execution": _iterations_per_epoch(settings),
+    }
+
+
+def _iterations_per_epoch(settings: Settings) -> int:
+    return min(_ITERATIONS_PER_EPOCH, settings.iterations)
+
+
+def _fit(
+    trainee: keras.Model,
+    settings: Settings,
+    done: int,
+    directory: pathlib.Path,
+) -> None:
+    per_epoch = _iterations_per_epoch(settings)
+    epochs = math.ceil(settings.iterations / per_epoch)
+    if done >= settings.iterations:
+        return
+    trainee.fit(
+        _training_data(settings, start=done * settings.meta_batch),
+        steps_per_epoch=per_epoch,
+        initial_epoch=done // per_epoch,
+        epochs=epochs,
+        callbacks=[checkpoint.Checkpoint(directory, _EPOCHS_PER_CHECKPOINT)],
+        shuffle=False,
+        verbose=0,
+    )
+
+
+def _training_data(settings: Settings, start: int) -> tf.data.Dataset:
+    tasks = settings.meta_batch
+    many = episodes.sinusoids(
+        shots=settings.shots,
+        queries=settings.shots,
+        tasks=tasks * _DRAWN_AT_ONCE,
+        family=settings.family,
+        seed=settings.seed,
+        start=start,
+    )
+
+    def cut(x, y):
+        parts = tf.nest.map_structure(
+            lambda t: tf.reshape(t, [_DRAWN_AT_ONCE, tasks, *t.shape[1:]]),
+            (x, y),
+        )
+        return tf.data.Dataset.from_tensor_slices(parts)
+
+    data = many.flat_map(cut)
+    reshape = {"pretrained": _pooled, "reptile": _all_as_support}
+    if settings.algorithm in reshape:
+        data = data.map(reshape[settings.algorithm])
+    return data.prefetch(_DRAWN_AT_ONCE)
+
+
+def _pooled(x, y):
+    """Forgets which task a point belongs to."""
+    inputs = tf.concat([x["support_x"], x["query_x"]], axis=1)
+    outputs = tf.concat([x["support_y"], y], axis=1)
+    return tf.reshape(inputs, [-1, 1]), tf.reshape(outputs, [-1, 1])
+
+
+def _all_as_support(x, y):
+    """Gives Reptile, which has no query sets, as many points as others."""
+    inputs = tf.concat([x["support_x"], x["query_x"]], axis=1)
+    outputs = tf.concat([x["support_y"], y], axis=1)
+    return {**x, "support_x": inputs, "support_y": outputs}, y
+
+
+def _test(learner: Learner, settings: Settings) -> dict[str, Any]:
+    return {
+        f"{shots}_shot_mse": evaluate_tasks(
+            learner, test_episodes(settings, shots), settings.test_tasks
+        )["loss"]
+        for shots in settings.test_shots
+    }

@@ -1,0 +1,152 @@
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_meta
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+README = (ROOT / "README.md").read_text("utf-8")
+BUILD = (ROOT / "BUILD.md").read_text("utf-8")
+FOLDERS = ("keras_meta", "experiments", "tests", ".ci")
+TEXTS = {".csv", ".json", ".md", ".py", ".toml", ""}
+HOMES = re.compile(r"(?<![\w.~$}/])/(?:home|root|Users|work)/\w")
+
+
+def files():
+    """The project's own files, whether in git already or not."""
+    found = [path for path in ROOT.iterdir() if path.is_file()]
+    for folder in FOLDERS:
+        found += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+    hidden = ("__pycache__", ".hypothesis")
+    return [path for path in found if not set(hidden) & set(path.parts)]
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def run_blocks(language, monkeypatch, folder):
+    monkeypatch.chdir(folder)
+    namespace = {"__name__": "recipes"}
+    for i, code in enumerate(blocks(language)):
+        exec(compile(code, f"<README {language} {i}>", "exec"), namespace)
+    return namespace
+
+
+def data_dir():
+    return pathlib.Path(os.environ.get("TFDS_DATA_DIR", "nowhere"))
+
+
+def test_version_is_in_one_place():
+    assert "version" in PROJECT["project"]["dynamic"]
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {
+        "attr": "keras_meta.version.__version__"
+    }
+    quoted = f'"{keras_meta.__version__}"'
+    holders = [
+        path.relative_to(ROOT).as_posix()
+        for path in files()
+        if path.suffix in {".py", ".toml"} and quoted in path.read_text("utf-8")
+    ]
+    assert holders == ["keras_meta/version.py"]
+
+
+@pytest.mark.skipif(
+    not any(importlib.metadata.distributions(name="keras-meta")),
+    reason="keras_meta is not installed",
+)
+def test_installed_metadata():
+    metadata = importlib.metadata.metadata("keras-meta")
+    assert metadata["Version"] == keras_meta.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+
+
+def test_other_backends_are_refused():
+    # Keras's answer is replaced, so that no other backend is needed.
+    code = (
+        "import keras; keras.backend.backend = lambda: 'jax'; import keras_meta"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode != 0
+    error = run.stderr.strip().splitlines()[-1]
+    assert error.startswith("ImportError: ")
+    assert "'jax'" in error
+    assert "KERAS_BACKEND=tensorflow" in error
+
+
+def test_every_folder_of_code_is_a_package():
+    code = [
+        path.parent
+        for folder in ("keras_meta", "experiments")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    assert [x for x in set(code) if not (x / "__init__.py").exists()] == []
+
+
+def test_data_files_are_packaged():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["keras_meta"]
+    data = [
+        path.relative_to(ROOT).as_posix()
+        for path in files()
+        if path.is_relative_to(ROOT / "keras_meta") and path.suffix != ".py"
+    ]
+    packaged = {pattern.removeprefix("**/*") for pattern in patterns}
+    assert [x for x in data if pathlib.Path(x).suffix not in packaged] == []
+
+
+def test_no_paths_of_one_machine():
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in files()
+        if path.suffix in TEXTS
+        for match in HOMES.finditer(path.read_text("utf-8"))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("README", README), ("BUILD", BUILD)]
+)
+def test_documents_name_what_exists(name, text):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert [x for x in links if not (ROOT / x).exists()] == []
+    modules = re.findall(r"-m (experiments\.[\w.]*\w)", text)
+    assert modules
+    assert [x for x in modules if importlib.util.find_spec(x) is None] == []
+
+
+def test_recipes_run(monkeypatch, tmp_path):
+    rng = np.random.default_rng(0)
+    for species in range(9):
+        folder = tmp_path / "birds" / f"species{species}"
+        folder.mkdir(parents=True)
+        for i in range(6):
+            picture = rng.integers(0, 256, (32, 30, 3), "uint8")
+            png = tf.io.encode_png(picture).numpy()
+            (folder / f"{i}.png").write_bytes(png)
+    run_blocks("python", monkeypatch, tmp_path)
+    assert (tmp_path / "served" / "saved_model.pb").exists()
+
+
+@pytest.mark.skipif(
+    not (data_dir() / "cifar100").exists(),
+    reason="set TFDS_DATA_DIR to a folder with cifar100",
+)
+def test_recipe_with_data_runs(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    run = run_blocks("python tfds", monkeypatch, tmp_path)
+    x, y = next(iter(run["train"]))
+    assert x["support_x"].shape == (4, 5, 32, 32, 3)
+    assert y.shape == (4, 75)

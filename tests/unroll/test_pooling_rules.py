@@ -1,0 +1,129 @@
+import keras
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras_meta.unroll.task_batched import TaskBatched
+
+from .reference import assert_close
+from .reference import assert_equals_loop
+from .reference import derivatives
+from .reference import few
+from .reference import normal
+from .reference import stacked
+
+layers = keras.layers
+POOLS = (layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@few
+@given(data=st.data(), relu=st.booleans())
+def test_max_pooling_equals_the_loop(rank, data, relu):
+    sizes = st.lists(st.integers(1, 3), min_size=rank, max_size=rank)
+    window, more = data.draw(sizes), data.draw(sizes)
+    space = [w + m for w, m in zip(window, more, strict=True)]
+    pool = POOLS[rank - 1](
+        window if rank > 1 else window[0],
+        data.draw(st.none() | st.integers(1, 3)),
+        data.draw(st.sampled_from(["valid", "same"])),
+    )
+    twin_pool = layers.Lambda(lambda x: pool_volume(x, pool))
+
+    def build(pool):
+        # After the ReLU many values tie at zero.
+        first = layers.Dense(3, activation="relu" if relu else None)
+        return keras.Sequential([keras.Input([*space, 2]), first, pool])
+
+    batched = assert_equals_loop(
+        build(pool),
+        normal([2, 2, *space, 2]),
+        twin=build(twin_pool) if rank == 3 else None,
+    )
+    assert not batched.has_fallback
+
+
+def pool_volume(x, pool):
+    """Pools planes, then depth: the operation for volumes has no float64."""
+    ops = keras.ops
+    n, depth, height, width, channels = x.shape
+    y = ops.reshape(x, [-1, height, width, channels])
+    y = ops.max_pool(y, pool.pool_size[1:], pool.strides[1:], pool.padding)
+    plane = y.shape[1:3]
+    y = ops.reshape(y, [-1, depth, plane[0] * plane[1], channels])
+    window, stride = (pool.pool_size[0], 1), (pool.strides[0], 1)
+    y = ops.max_pool(y, window, stride, pool.padding)
+    return ops.reshape(y, [-1, y.shape[1], *plane, channels])
+
+
+def test_the_first_of_tied_maxima_takes_the_gradient():
+    model = keras.Sequential([keras.Input([4, 1]), layers.MaxPooling1D(4)])
+    batched = TaskBatched(model, [])
+    x = tf.constant([[[[1.0], [2.0], [2.0], [2.0]]]], tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = batched([], [], x).outputs
+    gradient = tf.reshape(tape.gradient(y, x), [-1])
+    assert gradient.numpy().tolist() == [0, 1, 0, 0]
+
+
+def test_channels_first_max_pooling_equals_channels_last():
+    model = keras.Sequential(
+        [
+            keras.Input([2, 5, 4]),
+            layers.MaxPooling2D(3, 2, "same", data_format="channels_first"),
+        ]
+    )
+    twin = keras.Sequential(
+        [
+            keras.Input([2, 5, 4]),
+            layers.Permute([2, 3, 1]),
+            layers.MaxPooling2D(3, 2, "same", data_format="channels_last"),
+            layers.Permute([3, 1, 2]),
+        ]
+    )
+    batched = TaskBatched(model, [])
+    x = normal([2, 3, 2, 5, 4])
+    outputs = batched([], [], x).outputs
+    assert_close(outputs, tf.stack([twin(x[0]), twin(x[1])]))
+
+
+def pooling_net():
+    return keras.Sequential(
+        [
+            keras.Input([7, 7, 1]),
+            layers.Conv2D(4, 3, activation="relu", padding="same"),
+            layers.MaxPooling2D(3, 2),
+            layers.Conv2D(3, 2, activation="tanh"),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+
+
+def test_xla_gives_the_second_derivative_that_no_xla_gives():
+    model = pooling_net()
+    variables = model.trainable_variables
+    batched = TaskBatched(model, variables)
+    values = [normal([2, 3, 7, 7, 1]), *stacked(variables, 2)]
+
+    def function(values):
+        return batched(values[1:], [], values[0], xla=True).outputs
+
+    def run(values):
+        return derivatives(function, values)
+
+    compiled = tf.function(run, autograph=False, jit_compile=True)
+    traced = tf.function(run, autograph=False)
+    assert_close(compiled(values), traced(values))
+    assert_equals_loop(model, values[0])
+
+
+def test_padding_never_wins():
+    model = keras.Sequential(
+        [keras.Input([3, 1]), layers.MaxPooling1D(3, 1, "same")]
+    )
+    x = -1e300 + tf.zeros([1, 2, 3, 1], tf.float64)
+    outputs = TaskBatched(model, [])([], [], x).outputs
+    assert_close(outputs / 1e300, x / 1e300)
