@@ -10,7 +10,6 @@ from keras_meta.learners.maml import MAML
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.reptile import Reptile
 from keras_meta.update_rules.adam import Adam
-from keras_meta.update_rules.update_rule import UpdateRule
 
 
 def make_learner(
@@ -21,7 +20,6 @@ def make_learner(
     steps: int,
     evaluation_steps: int,
     batch_size: int | None = None,
-    reptile_rule: UpdateRule | None = None,
     seed: int = 0,
     batch_statistics: str = "batch",
 ) -> Learner:
@@ -31,13 +29,12 @@ def make_learner(
         algorithm: `"maml"`, `"fomaml"`, `"anil"`, `"meta_sgd"` or
             `"reptile"`.
         model: A built model.
-        inner_rate: Rate of the inner loop; for Meta-SGD the initial one, or
-            `None` for the published distribution.
+        inner_rate: Rate of the inner loop, for Reptile that of Adam without
+            first moment; for Meta-SGD the initial one, or `None` for the
+            published distribution.
         steps: Inner steps in training.
         evaluation_steps: Inner steps in tests.
         batch_size: Support examples that a step of Reptile sees.
-        reptile_rule: Update rule of Reptile; Adam without first moment by
-            default.
         seed: Seed of what the learner itself draws.
         batch_statistics: See `keras_meta.learners.learner.Learner`.
     """
@@ -47,7 +44,7 @@ def make_learner(
         "batch_statistics": batch_statistics,
     }
     if algorithm == "reptile":
-        rule = reptile_rule or Adam(inner_rate, beta_1=0.0)
+        rule = Adam(inner_rate, beta_1=0.0)
         return Reptile(model, rule, batch_size=batch_size, seed=seed, **options)
     if algorithm == "meta_sgd":
         return MetaSGD(model, inner_rate, seed=seed, **options)

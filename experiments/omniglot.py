@@ -126,6 +126,12 @@ _VALIDATION_TASKS = flags.DEFINE_integer(
 _TEST_TASKS = flags.DEFINE_integer(
     "test_tasks", 1000, "Tasks of the test.", lower_bound=2
 )
+_CURVE_STEPS = flags.DEFINE_integer(
+    "curve_steps",
+    16,
+    "Inner steps up to which the test accuracy is drawn.",
+    lower_bound=0,
+)
 _TIME_LIMIT = flags.DEFINE_float(
     "time_limit",
     0.0,
@@ -191,6 +197,7 @@ def _settings() -> Settings:
         validate_every=min(_VALIDATE_EVERY.value, _iterations()),
         validation_tasks=_VALIDATION_TASKS.value,
         test_tasks=_TEST_TASKS.value,
+        curve_steps=_CURVE_STEPS.value,
     )
 
 

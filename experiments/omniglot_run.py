@@ -27,7 +27,6 @@ from keras_meta.models import omniglot_mlp
 _IMAGES_PER_CLASS = 20
 _SEED_OFFSETS = {"train": 0, "validation": 2**32, "test": 2**33}
 _HISTORY = "history.csv"
-_CURVE_STEPS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +57,7 @@ class Settings:
         validate_every: Iterations from one validation to the next.
         validation_tasks: Tasks of a validation.
         test_tasks: Tasks of the test.
+        curve_steps: Inner steps up to which the test's curve goes.
     """
 
     algorithm: str
@@ -81,6 +81,7 @@ class Settings:
     validate_every: int
     validation_tasks: int
     test_tasks: int
+    curve_steps: int
 
     @property
     def name(self) -> str:
@@ -121,8 +122,9 @@ def run(
     seconds = time.monotonic() - start
     test = load_episodes(settings, "test", data_dir)
     measured = evaluate_tasks(learner, test, settings.test_tasks)
-    steps = max(_CURVE_STEPS, settings.evaluation_steps)
-    curve = adaptation_curve(learner, test, settings.test_tasks, steps)
+    curve = adaptation_curve(
+        learner, test, settings.test_tasks, settings.curve_steps
+    )
     return results.write(
         directory,
         settings,

@@ -78,8 +78,8 @@ _TEST_STEPS = flags.DEFINE_integer(
 _INNER_RATE = flags.DEFINE_float(
     "inner_rate",
     None,
-    "Rate of the inner loop; 0.01, for Reptile and fine-tuning 0.02, drawn "
-    "from U[0.005, 0.1] for Meta-SGD.",
+    "Rate of the inner loop; 0.01, for Reptile that of Adam, for "
+    "fine-tuning 0.02, drawn from U[0.005, 0.1] for Meta-SGD.",
 )
 _META_RATE = flags.DEFINE_float(
     "meta_rate", None, "Rate of Adam, 0.001, or of Reptile's SGD, 1."
@@ -142,7 +142,7 @@ def _chosen_shots() -> Iterable[int]:
 
 def _settings(algorithm: str, shots: int) -> Settings:
     reptile = algorithm == "reptile"
-    rates = {"meta_sgd": None, "reptile": 0.02, "pretrained": 0.02}
+    rates = {"meta_sgd": None, "pretrained": 0.02}
     return Settings(
         algorithm=algorithm,
         shots=shots,

@@ -19,7 +19,6 @@ from keras_meta import episodes
 from keras_meta.evaluation import evaluate_tasks
 from keras_meta.learners.learner import Learner
 from keras_meta.models import sinusoid_mlp
-from keras_meta.update_rules.gradient_descent import GradientDescent
 
 # Batches that are drawn at once, which makes each of them cheaper.
 _DRAWN_AT_ONCE = 50
@@ -144,19 +143,12 @@ def _make(settings: Settings) -> tuple[Learner, keras.Model]:
         steps=settings.steps,
         evaluation_steps=settings.test_steps,
         batch_size=settings.shots,
-        reptile_rule=_reptile_rule(settings),
         seed=settings.seed,
     )
     learner.compile(**_compile_options(settings))
     if pretrained:
         model.compile(jit_compile=True, **_compile_options(settings))
     return learner, model if pretrained else learner
-
-
-def _reptile_rule(settings: Settings) -> GradientDescent | None:
-    if settings.algorithm != "reptile":
-        return None
-    return GradientDescent(settings.inner_rate)
 
 
 def _compile_options(settings: Settings) -> dict[str, Any]:

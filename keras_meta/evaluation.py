@@ -167,9 +167,14 @@ class TaskEvaluator:
                 f"steps={steps} and a {type(learner).__name__}. Leave "
                 "`steps` out."
             )
+
+        def predict(x):
+            with _evaluation_steps(learner, steps):
+                outputs = learner(x, training=False)
+            return keras.tree.map_structure(lambda y: y[tf.newaxis], outputs)
+
         self._learner = learner
-        self._predict = _compiled(learner, self._call)
-        self._steps = steps
+        self._predict = _compiled(learner, predict)
 
     def evaluate(
         self, episodes: tf.data.Dataset, tasks: int = 1000
@@ -183,10 +188,6 @@ class TaskEvaluator:
             name: Interval(float(mean[0]), float(half_width[0]), tasks)
             for name, (mean, half_width) in statistics.items()
         }
-
-    def _call(self, x):
-        with _evaluation_steps(self._learner, self._steps):
-            return self._learner(x, training=False)[tf.newaxis]
 
 
 @contextlib.contextmanager

@@ -121,8 +121,8 @@ def start(contender, arguments):
     """Starts a contender and runs the checked steps.
 
     Returns:
-        The worker, or None if it could not run; and the (seconds, loss) of
-        each step, or a line that says why it could not run.
+        The worker, or None if it could not run; and the steps, or a line
+        that says why it could not run.
     """
     print(f"{contender.name} ({arguments[1][0].dtype}) ...", flush=True)
     try:
@@ -146,7 +146,7 @@ def float64_losses(contenders, setting, seed):
         worker, outcome = start(contender, arguments)
         if worker is not None:
             worker.stop()
-            outcome = [loss for _, loss in outcome]
+            outcome = [step.loss for step in outcome]
         losses[contender.name] = outcome
     return losses
 
@@ -165,7 +165,9 @@ def deviations(losses):
 
 
 def take_turns(workers, rounds, turn):
-    """Returns by name the seconds of each timed step, [rounds, turn].
+    """Returns by name the clock and CPU seconds of the timed steps.
+
+    The arrays are of shape [2, rounds, turn].
 
     Each turn begins with one step that is not timed: it brings the
     contender's data back into the caches and its threads to life.
@@ -176,17 +178,21 @@ def take_turns(workers, rounds, turn):
         shift = i % len(names)
         for name in names[shift:] + names[:shift]:
             steps = workers[name].run(1 + turn)[1:]
-            seconds[name].append([took for took, _ in steps])
+            seconds[name].append([step[:2] for step in steps])
             time.sleep(PAUSE)
         print(f"round {i + 1} of {rounds}", flush=True)
-    return {name: np.array(values) for name, values in seconds.items()}
+    return {
+        name: np.moveaxis(np.array(values), -1, 0)
+        for name, values in seconds.items()
+    }
 
 
-def time_row(seconds, flops):
+def time_row(seconds, cpu_seconds, flops):
     """Returns the timing cells of a row.
 
     Args:
         seconds: Seconds of each timed step, [rounds, turn].
+        cpu_seconds: The same of the time that its threads computed.
         flops: Operations of one step.
     """
     low, median, high = np.quantile(seconds, (0.1, 0.5, 0.9))
@@ -195,6 +201,7 @@ def time_row(seconds, flops):
         "ms_10_percent": 1e3 * low,
         "ms_90_percent": 1e3 * high,
         "ms_all": (1e3 * seconds).tolist(),
+        "cpu_ms": 1e3 * np.median(cpu_seconds),
         "gflops_per_s": flops / median / 1e9,
     }
 
@@ -214,6 +221,7 @@ COLUMNS = (
     ("ms", 8, "ms", ".1f"),
     ("10 %", 8, "ms_10_percent", ".1f"),
     ("90 %", 8, "ms_90_percent", ".1f"),
+    ("cpu ms", 8, "cpu_ms", ".1f"),
     ("ours/it", 8, "ours_over_this", ".2f"),
     ("GFLOP/s", 8, "gflops_per_s", ".1f"),
     ("of peak", 8, "of_peak", ".1%"),
@@ -225,6 +233,8 @@ COLUMNS = (
 LEGEND = """\
 tasks/s  tasks per second, from the median step
 ms       the median step, then the 10th and 90th percentiles
+cpu ms   time that all threads of the median step computed; what else runs on
+         the machine changes it little
 ours/it  tasks/s of keras_meta over those of the row, median over the rounds
 GFLOP/s  operations of the convolutions and the dense layer per second, then
          as a part of the rate of the matrix product
@@ -287,8 +297,8 @@ def measure(contenders, setting, seed, rounds, turn):
             rows[name] = outcome
             continue
         workers[name] = worker
-        rows[name] = {"first_step_s": outcome[0][0]}
-        losses[name] = [loss for _, loss in outcome]
+        rows[name] = {"first_step_s": outcome[0].seconds}
+        losses[name] = [step.loss for step in outcome]
     seconds = take_turns(workers, rounds, turn)
     for worker in workers.values():
         worker.stop()
@@ -297,16 +307,16 @@ def measure(contenders, setting, seed, rounds, turn):
     for name in workers:
         is_product = name == PRODUCT.name
         rows[name] |= time_row(
-            seconds[name], PRODUCT_FLOPS if is_product else flops
+            *seconds[name], PRODUCT_FLOPS if is_product else flops
         )
         if PRODUCT.name in workers:
-            peak = PRODUCT_FLOPS / np.median(seconds[PRODUCT.name]) / 1e9
+            peak = PRODUCT_FLOPS / np.median(seconds[PRODUCT.name][0]) / 1e9
             rows[name]["of_peak"] = rows[name]["gflops_per_s"] / peak
         if is_product:
             continue
-        rows[name]["tasks_per_s"] = setting.tasks / np.median(seconds[name])
+        rows[name]["tasks_per_s"] = setting.tasks / np.median(seconds[name][0])
         if OURS in workers:
-            rows[name] |= ratio_row(seconds[name], seconds[OURS])
+            rows[name] |= ratio_row(seconds[name][0], seconds[OURS][0])
     losses.pop(PRODUCT.name, None)
     for name, deviation in deviations(losses).items():
         rows[name]["float32_losses"] = losses[name]

@@ -9,8 +9,10 @@ import importlib
 import multiprocessing
 import os
 import time
+from typing import NamedTuple
 
 PEERS = "experiments.benchmarks.peers"
+STOP_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,20 @@ class Contender:
     module: str
     options: dict = dataclasses.field(default_factory=dict)
     environment: dict = dataclasses.field(default_factory=dict)
+
+
+class Step(NamedTuple):
+    """One measured meta-step.
+
+    Attributes:
+        seconds: Time by the clock, s.
+        cpu_seconds: Time that the process's threads computed, s.
+        loss: Mean query loss before the Adam step.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    loss: float
 
 
 def usable_cores() -> int:
@@ -67,9 +83,10 @@ def _serve(pipe, contender, setting, parameters, batches):
         while count := pipe.recv():
             results = []
             for i in range(done, done + count):
-                start = time.perf_counter()
+                start, cpu = time.perf_counter(), time.process_time()
                 loss = step(i)
-                results.append((time.perf_counter() - start, loss))
+                cpu = time.process_time() - cpu
+                results.append(Step(time.perf_counter() - start, cpu, loss))
             done += count
             pipe.send(results)
     except Exception as error:
@@ -113,11 +130,13 @@ class Worker:
             raise answer
         return answer
 
-    def run(self, count: int) -> list[tuple[float, float]]:
-        """Runs the next `count` steps; returns seconds and loss of each."""
+    def run(self, count: int) -> list[Step]:
+        """Runs the next `count` steps."""
         self._pipe.send(count)
         return self._receive()
 
     def stop(self) -> None:
+        """Ends the process; one that does not end by itself is killed."""
         self._pipe.send(0)
-        self._process.join()
+        self._process.join(STOP_SECONDS)
+        self._process.kill()

@@ -24,9 +24,7 @@ def mlp(outputs=1, inputs=2, width=4, activation="tanh") -> keras.Model:
             keras.layers.Dense(
                 width, activation, bias_initializer="normal", name="body"
             ),
-            keras.layers.Dense(
-                outputs, bias_initializer="normal", name="head"
-            ),
+            keras.layers.Dense(outputs, bias_initializer="normal", name="head"),
         ]
     )
 
@@ -174,9 +172,7 @@ def descent(rate):
 
     def rule(i, values, grads):
         rates = rate if isinstance(rate, list) else [rate] * len(values)
-        return [
-            v - r * g for v, g, r in zip(values, grads, rates, strict=True)
-        ]
+        return [v - r * g for v, g, r in zip(values, grads, rates, strict=True)]
 
     return rule
 

@@ -184,18 +184,14 @@ def test_the_steps_of_evaluation_are_the_default():
 
 
 def test_examples_of_weight_zero_do_not_count(float64):
-    learner = _learner(
-        mlp(), inner_loss=keras.losses.MeanSquaredError("sum")
-    )
+    learner = _learner(mlp(), inner_loss=keras.losses.MeanSquaredError("sum"))
     x, _ = regression()
     support_x, support_y = _task(x, 0)
     weighted = learner.adapt(
         support_x, support_y, sample_weight=np.array([1.0, 1, 1, 0, 0])
     )
     short = learner.adapt(support_x[:3], support_y[:3])
-    assert_same_weights(
-        weighted.get_weights(), short.get_weights(), rtol=1e-9
-    )
+    assert_same_weights(weighted.get_weights(), short.get_weights(), rtol=1e-9)
 
 
 @pytest.mark.parametrize("steps", [2, 12])

@@ -136,7 +136,9 @@ def _assert_fit_equals(by_hand, learner, jit_compile, steps_per_execution):
     trained = [v.numpy() for v in learner.trainable_variables]
     assert_same_weights(trained, expected, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(history.history["loss"], [loss], rtol=1e-9)
-    assert any(np.max(np.abs(a - b)) > 0.1 for a, b in zip(start, trained))
+    assert any(
+        np.max(np.abs(a - b)) > 0.1 for a, b in zip(start, trained, strict=True)
+    )
 
 
 @pytest.mark.parametrize(("jit_compile", "steps_per_execution"), _SETTINGS)
@@ -149,9 +151,7 @@ def test_maml(jit_compile, steps_per_execution):
     )
 
 
-@pytest.mark.parametrize(
-    ("jit_compile", "steps_per_execution"), _SETTINGS[::3]
-)
+@pytest.mark.parametrize(("jit_compile", "steps_per_execution"), _SETTINGS[::3])
 def test_first_order_maml(jit_compile, steps_per_execution):
     _assert_fit_equals(
         _maml_by_hand(True),
@@ -163,12 +163,13 @@ def test_first_order_maml(jit_compile, steps_per_execution):
 
 def test_first_order_and_second_order_differ():
     first, second = _maml_by_hand(True)[1], _maml_by_hand(False)[1]
-    assert max(np.max(np.abs(a - b)) for a, b in zip(first, second)) > 1e-3
+    assert (
+        max(np.max(np.abs(a - b)) for a, b in zip(first, second, strict=True))
+        > 1e-3
+    )
 
 
-@pytest.mark.parametrize(
-    ("jit_compile", "steps_per_execution"), _SETTINGS[::3]
-)
+@pytest.mark.parametrize(("jit_compile", "steps_per_execution"), _SETTINGS[::3])
 def test_meta_sgd(jit_compile, steps_per_execution):
     _assert_fit_equals(
         _meta_sgd_by_hand(),
@@ -178,9 +179,7 @@ def test_meta_sgd(jit_compile, steps_per_execution):
     )
 
 
-@pytest.mark.parametrize(
-    ("jit_compile", "steps_per_execution"), _SETTINGS[::3]
-)
+@pytest.mark.parametrize(("jit_compile", "steps_per_execution"), _SETTINGS[::3])
 @pytest.mark.parametrize("rule", ["descent", "adam"])
 def test_reptile(rule, jit_compile, steps_per_execution):
     if rule == "adam":

@@ -68,9 +68,7 @@ def test_maml(steps, activation):
     _assert_exact(learner, regression(), "mse")
 
 
-@pytest.mark.parametrize(
-    "steps", [1, pytest.param(3, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("steps", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_maml_of_a_convolutional_net(steps):
     learner = keras_meta.MAML(convolutional_net(), 0.3, steps)
     data = classification(shape=(6, 6, 1))
@@ -162,9 +160,7 @@ def test_regularizers_act_on_the_initialization():
     plain.set_weights(learner.get_weights())
     penalty = 0.25 * np.sum(model.layers[0].kernel.numpy() ** 2)
     data = regression()
-    difference = _train(compiled(learner), data) - _train(
-        compiled(plain), data
-    )
+    difference = _train(compiled(learner), data) - _train(compiled(plain), data)
     np.testing.assert_allclose(difference, penalty, rtol=1e-9)
     _assert_exact(learner, data, "mse")
 

@@ -71,7 +71,7 @@ def _lstm_net():
 def test_a_recurrent_model_learns(adapt):
     learner = keras_meta.MAML(_lstm_net(), 0.3, adapt=adapt)
     data = classification(4, shape=(4, 2))
-    _assert_learns(learner, data, crossentropy(), epochs=8, rate=0.05)
+    _assert_learns(learner, data, crossentropy(), rate=0.05)
 
 
 def test_xla_is_chosen_where_it_compiles_fast():
@@ -83,7 +83,6 @@ def test_xla_is_chosen_where_it_compiles_fast():
         assert not learner.jit_compile
 
 
-@pytest.mark.filterwarnings("error")
 def test_xla_is_off_for_a_layer_that_does_not_support_it():
     model = mlp()
     model.layers[0].supports_jit = False
@@ -154,9 +153,7 @@ def test_running_statistics_normalize_predictions(float64):
     norm = model.get_layer("norm")
     norm.moving_mean.assign([0.5, -0.5, 1.0, 0.0])
     learner = compiled(
-        keras_meta.MAML(
-            model, evaluation_steps=0, batch_statistics="running"
-        )
+        keras_meta.MAML(model, evaluation_steps=0, batch_statistics="running")
     )
     x, _ = regression()
     expected = [model(query) for query in x["query_x"]]
@@ -202,7 +199,7 @@ def test_learned_rates_of_mixed_precision_stay_float32(mixed_bfloat16):
     learner.fit(dataset(regression(2)), verbose=0)
     after = [r.numpy() for r in learner.update_rule.rates]
     assert {r.dtype for r in after} == {np.dtype("float32")}
-    moves = [np.max(np.abs(a - b)) for a, b in zip(after, before)]
+    moves = [np.max(np.abs(a - b)) for a, b in zip(after, before, strict=True)]
     assert 0 < max(moves) < 1
 
 
@@ -224,21 +221,27 @@ def test_targets_of_regression_keep_their_precision(mixed_bfloat16):
         seen.append((y_true.dtype, y_pred.dtype))
         return tf.reduce_mean(tf.square(y_true - y_pred), axis=-1)
 
-    learner = compiled(
-        keras_meta.MAML(mlp(), 0.1, inner_loss=loss), loss=loss
-    )
+    learner = compiled(keras_meta.MAML(mlp(), 0.1, inner_loss=loss), loss=loss)
     learner.train_on_batch(*regression())
-    assert len(seen) >= 2
-    assert {types[0] for types in seen} == {tf.float32}
+    assert set(seen) == {(tf.float32, tf.float32)}
     # 1.001 and 1 are the same number in bfloat16.
-    x, _ = regression(tasks=1)
-    exact = compiled(keras_meta.MAML(mlp(), 0.1))
-    outputs = [
-        exact.adapt(x["support_x"][0], np.full([5, 1], y, "float32"))
-        for y in (1.0, 1.001)
-    ]
-    biases = [o.layers[-1].bias.numpy()[0] for o in outputs]
-    np.testing.assert_allclose(biases[1] - biases[0], 2e-4, rtol=1e-2)
+    x, y = regression()
+    predictions = learner(x).numpy().astype("float64")
+    logged, expected = [], []
+    for target in (1.0, 1.001):
+        targets = np.full(y.shape, target, "float32")
+        logged.append(learner.evaluate(x, targets, 3, verbose=0))
+        expected.append(np.mean((predictions - target) ** 2))
+    np.testing.assert_allclose(np.diff(logged), np.diff(expected), rtol=1e-2)
+
+
+def test_float16_scales_the_loss():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        learner = compiled(keras_meta.MAML(mlp(), 0.1))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert isinstance(learner.optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def test_a_model_of_two_inputs_and_nested_names_learns():

@@ -28,9 +28,7 @@ def _counter(steps, batch_size, **kwargs):
     model = keras.Sequential(
         [
             keras.Input([_EXAMPLES]),
-            keras.layers.Dense(
-                1, use_bias=False, kernel_initializer="zeros"
-            ),
+            keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros"),
         ]
     )
     return compiled(

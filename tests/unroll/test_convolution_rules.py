@@ -109,8 +109,19 @@ GROUPED = [
     (1, {"strides": 2, "padding": "same"}, "channels_last"),
     (1, {"dilation_rate": 2, "padding": "causal"}, "channels_last"),
     (2, {"strides": [2, 1]}, "channels_first"),
-    (2, {"dilation_rate": [1, 2], "padding": "same"}, "channels_last"),
-    (3, {"strides": [1, 2, 1], "padding": "same"}, "channels_last"),
+    # The plain layer compiles each of its calls.
+    pytest.param(
+        2,
+        {"dilation_rate": [1, 2], "padding": "same"},
+        "channels_last",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        3,
+        {"strides": [1, 2, 1], "padding": "same"},
+        "channels_last",
+        marks=pytest.mark.slow,
+    ),
 ]
 
 
@@ -162,9 +173,7 @@ def test_output_padding_equals_the_loop(padding, extra):
 
 @pytest.mark.parametrize("rank", [1, 2])
 @few
-@given(
-    data=st.data(), multiplier=st.integers(1, 2), tasks=st.integers(1, 3)
-)
+@given(data=st.data(), multiplier=st.integers(1, 2), tasks=st.integers(1, 3))
 def test_depthwise_convolution_equals_the_loop(rank, data, multiplier, tasks):
     arguments, space = data.draw(geometries(rank, kind="depthwise"))
     layer = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)[rank - 1]
@@ -182,9 +191,7 @@ def test_depthwise_convolution_equals_the_loop(rank, data, multiplier, tasks):
 
 @pytest.mark.parametrize("rank", [1, 2])
 @few
-@given(
-    data=st.data(), multiplier=st.integers(1, 2), tasks=st.integers(1, 3)
-)
+@given(data=st.data(), multiplier=st.integers(1, 2), tasks=st.integers(1, 3))
 def test_separable_convolution_equals_the_loop(rank, data, multiplier, tasks):
     arguments, space = data.draw(geometries(rank, kind="depthwise"))
     layer = (layers.SeparableConv1D, layers.SeparableConv2D)[rank - 1]
@@ -206,7 +213,11 @@ def test_separable_convolution_equals_the_loop(rank, data, multiplier, tasks):
 PARTIAL = [
     (lambda: layers.Conv1D(2, 3, padding="causal"), [6, 3]),
     (lambda: layers.Conv2D(2, 3, strides=2, padding="same"), [5, 4, 3]),
-    (lambda: layers.Conv2D(4, 2, groups=2), [3, 4, 2]),
+    pytest.param(
+        lambda: layers.Conv2D(4, 2, groups=2),
+        [3, 4, 2],
+        marks=pytest.mark.slow,
+    ),
     (lambda: layers.Conv2DTranspose(2, 3, strides=2), [3, 2, 3]),
     (lambda: layers.DepthwiseConv2D(2), [4, 3, 2]),
     (lambda: layers.SeparableConv2D(3, 2), [4, 3, 2]),
@@ -217,9 +228,7 @@ PARTIAL = [
 def test_each_weight_may_adapt_alone(make, shape):
     model = one_layer(make(), shape)
     for variable in model.trainable_variables:
-        assert_equals_loop(
-            model, normal([2, 2, *shape]), adapted=[variable]
-        )
+        assert_equals_loop(model, normal([2, 2, *shape]), adapted=[variable])
 
 
 def test_convolution_of_unknown_space_equals_the_loop():
@@ -273,9 +282,9 @@ def test_dilated_transpose_is_the_transpose_with_a_sparse_kernel(padding):
         zeros = tf.zeros_like(kernel)
         kernel = tf.reshape(tf.stack([kernel, zeros], 2), [2, 6, 2, 3])[:, :5]
         weights = [kernel, bias]
-        return call_in_loop(
-            sparse, sparse.trainable_variables, weights, [], x
-        )[0]
+        return call_in_loop(sparse, sparse.trainable_variables, weights, [], x)[
+            0
+        ]
 
     actual = derivatives(lambda v: batched(v[1:], [], v[0]).outputs, values)
     assert_close(actual, derivatives(loop, values))

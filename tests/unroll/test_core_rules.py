@@ -58,7 +58,9 @@ def test_einsum_dense_equals_the_loop(equation, output, bias, shape):
     if "bd" == bias:
         output = [2, 3]
     layer = layers.EinsumDense(equation, output, bias_axes=bias)
-    batched = assert_equals_loop(one_layer(layer, shape), normal([3, 2, *shape]))
+    batched = assert_equals_loop(
+        one_layer(layer, shape), normal([3, 2, *shape])
+    )
     assert not batched.has_fallback
 
 
@@ -109,9 +111,7 @@ def test_embedding_mask_reaches_later_layers():
 @pytest.mark.parametrize("shared_axes", [None, [1], [1, 2]])
 def test_prelu_equals_the_loop(shared_axes):
     layer = layers.PReLU(shared_axes=shared_axes)
-    model = keras.Sequential(
-        [keras.Input([3, 2, 4]), layers.Dense(4), layer]
-    )
+    model = keras.Sequential([keras.Input([3, 2, 4]), layers.Dense(4), layer])
     batched = assert_equals_loop(model, normal([3, 2, 3, 2, 4]))
     assert not batched.has_fallback
 

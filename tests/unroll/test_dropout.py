@@ -80,7 +80,9 @@ def test_other_noise_differs_between_tasks(make):
 
 
 def test_spatial_dropout_differs_between_tasks():
-    y, _ = drop(layers.SpatialDropout1D(0.5, seed=1), tf.ones([6, 5, 4, 30], tf.float64))
+    y, _ = drop(
+        layers.SpatialDropout1D(0.5, seed=1), tf.ones([6, 5, 4, 30], tf.float64)
+    )
     assert len(np.unique(y.reshape(6, -1), axis=0)) == 6
     assert_close(y, np.repeat(y[:, :, :1], 4, axis=2), 0)
 

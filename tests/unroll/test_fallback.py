@@ -174,9 +174,7 @@ def test_state_inside_of_a_fallback_becomes_the_mean_of_the_tasks(statistics):
     variables = model.trainable_variables
     batched = TaskBatched(model, variables)
     weights, state = stacked(variables, 3), batched.initial_state()
-    new = batched(
-        weights, state, x, training=True, statistics=statistics
-    ).state
+    new = batched(weights, state, x, training=True, statistics=statistics).state
     expected = state
     if statistics == "running":
         _, states = call_in_loop(model, variables, weights, state, x, True)

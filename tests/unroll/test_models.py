@@ -51,7 +51,6 @@ class Transformer(keras.Model):
 
 
 class AttentionBlock(keras.Model):
-
     def __init__(self):
         super().__init__()
         self.attention = layers.MultiHeadAttention(2, 3)
@@ -180,7 +179,16 @@ RECURRENT = {
 }
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+SLOW = ("cells", "convolutional")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+        for name in RECURRENT
+    ],
+)
 def test_recurrent_layers_equal_the_loop(name):
     shape = [3, 4, 2] if name == "convolutional" else [3, 4]
     model = lone(RECURRENT[name](), *shape)

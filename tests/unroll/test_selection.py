@@ -42,9 +42,7 @@ NORMS = [
 def test_all_selects_every_trainable_weight():
     model = net()
     chosen = select_adapted(model, "all")
-    assert [id(v) for v in chosen] == [
-        id(v) for v in model.trainable_variables
-    ]
+    assert [id(v) for v in chosen] == [id(v) for v in model.trainable_variables]
 
 
 def test_head_selects_the_last_layer_with_weights():

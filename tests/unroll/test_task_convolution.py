@@ -149,7 +149,9 @@ def test_traced_with_unknown_tasks_and_examples(jit_compile):
             with tf.GradientTape() as tape:
                 tape.watch([x, w])
                 y = convolve(x, w, geometry)
-                loss = tf.reduce_sum(tf.sin(y) * normal(expected[0][0].shape, 100))
+                loss = tf.reduce_sum(
+                    tf.sin(y) * normal(expected[0][0].shape, 100)
+                )
             return [y], tape.gradient(loss, [x, w])
 
         expected = expected[:2]

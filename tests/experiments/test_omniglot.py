@@ -1,0 +1,41 @@
+import json
+import os
+import subprocess
+
+import pytest
+
+needs_data = pytest.mark.skipif(
+    "TFDS_DATA_DIR" not in os.environ,
+    reason="TFDS_DATA_DIR does not name a folder with Omniglot prepared",
+)
+
+
+@needs_data
+def test_binary(run_binary, tmp_path):
+    arguments = (
+        "--network=mlp",
+        "--iterations=4",
+        "--validate_every=2",
+        "--meta_batch=2",
+        "--queries=1",
+        "--validation_tasks=2",
+        "--test_tasks=4",
+        "--curve_steps=1",
+        "--evaluation_steps=1",
+        f"--output={tmp_path}",
+    )
+    printed = run_binary("omniglot", *arguments)
+    assert "89.70 ± 1.10" in printed
+    run = tmp_path / "maml_mlp_5way_1shot"
+    record = json.loads((run / "results.json").read_text())
+    assert record["iterations"] == 4
+    assert record["measurements"]["test_accuracy"]["tasks"] == 4
+    assert len(record["measurements"]["curve_accuracy"]["mean"]) == 2
+    for figure in ("validation_accuracy", "accuracy_by_step", "episode"):
+        assert (run / f"{figure}.png").stat().st_size > 1000
+
+
+def test_help_explains_with_examples(run_binary):
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run_binary("omniglot", "--help")
+    assert "experiments.omniglot --time_limit=10" in caught.value.output

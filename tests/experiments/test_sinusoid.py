@@ -1,0 +1,101 @@
+import json
+
+import numpy as np
+import pytest
+
+from experiments import sinusoid_run
+from experiments.sinusoid_run import Settings
+from keras_meta import episodes
+
+
+def _settings(**changes):
+    settings = {
+        "algorithm": "maml",
+        "shots": 5,
+        "family": "meta_sgd",
+        "iterations": 20,
+        "meta_batch": 4,
+        "steps": 1,
+        "test_steps": 1,
+        "inner_rate": 0.01,
+        "meta_rate": 1e-3,
+        "meta_decay": "none",
+        "hidden": (8,),
+        "seed": 3,
+        "test_tasks": 10,
+        "test_shots": (5,),
+    }
+    return Settings(**{**settings, **changes})
+
+
+def test_binary(run_binary, tmp_path):
+    arguments = (
+        "--iterations=20",
+        "--test_tasks=20",
+        "--hidden=8",
+        "--algorithm=maml",
+        f"--output={tmp_path}",
+    )
+    printed = run_binary("sinusoid", *arguments)
+    assert "(1.13 ± 0.18, " in printed
+    record = json.loads((tmp_path / "maml_5shot/results.json").read_text())
+    assert record["iterations"] == 20
+    assert record["measurements"]["10_shot_mse"]["tasks"] == 20
+    for figure in ("adaptation_5shot", "curves_5shot"):
+        assert (tmp_path / f"{figure}.png").stat().st_size > 1000
+
+
+def test_training_data_is_that_of_the_library():
+    expected = episodes.sinusoids(
+        shots=5, queries=5, tasks=4, family="meta_sgd", seed=3, start=8
+    )
+    data = sinusoid_run._training_data(_settings(), start=8)
+    pairs = zip(data.take(60), expected.take(60), strict=True)
+    for (x, y), (expected_x, expected_y) in pairs:
+        np.testing.assert_array_equal(y, expected_y)
+        np.testing.assert_array_equal(x["support_x"], expected_x["support_x"])
+
+
+def test_family_is_that_of_the_library():
+    for name in ("maml", "meta_sgd", "reptile"):
+        family = sinusoid_run.family_of(name)
+        _, y = family.draw(seed=1, index=0, tasks=3, shots=2, queries=4)
+        options = {"shots": 2, "queries": 4, "tasks": 3, "seed": 1}
+        data = episodes.sinusoids(family=name, **options)
+        np.testing.assert_array_equal(next(iter(data))[1], y)
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["meta_sgd", "fomaml", "anil", "reptile", "pretrained"]
+)
+def test_algorithms_train(tmp_path, algorithm):
+    settings = _settings(algorithm=algorithm)
+    record = sinusoid_run.run(settings, tmp_path)
+    assert np.isfinite(record["measurements"]["5_shot_mse"]["mean"])
+    trained = sinusoid_run.load(settings, tmp_path)
+    untrained, _ = sinusoid_run._make(settings)
+    changed = trained.model.get_weights()[0] - untrained.model.get_weights()[0]
+    assert np.abs(changed).max() > 0
+
+
+def test_stopped_run_goes_on(tmp_path):
+    sinusoid_run.run(_settings(iterations=1000), tmp_path / "short")
+    path = tmp_path / "long" / "maml_5shot"
+    path.mkdir(parents=True)
+    name = "checkpoint.weights.h5"
+    source = tmp_path / "short" / "maml_5shot" / name
+    (path / name).write_bytes(source.read_bytes())
+    resumed = sinusoid_run.run(_settings(iterations=2000), tmp_path / "long")
+    straight = sinusoid_run.run(_settings(iterations=2000), tmp_path / "all")
+    assert resumed["iterations"] == 2000
+    np.testing.assert_allclose(
+        resumed["measurements"]["5_shot_mse"]["mean"],
+        straight["measurements"]["5_shot_mse"]["mean"],
+        rtol=1e-4,
+    )
+
+
+def test_other_settings_are_refused(tmp_path):
+    sinusoid_run.run(_settings(), tmp_path)
+    with pytest.raises(ValueError, match="another meta_rate, seed"):
+        sinusoid_run.run(_settings(seed=4, meta_rate=0.1), tmp_path)
