@@ -25,7 +25,7 @@ _COLORS = {
     "fomaml": "#56B4E9",
     "anil": "#009E73",
     "reptile": "#CC79A7",
-    "pretrained": "#999999",
+    "pretrained": "#444444",
 }
 _NAMES = {
     "maml": "MAML",

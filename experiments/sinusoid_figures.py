@@ -62,7 +62,7 @@ def _draw_task(
     fits = learner.trajectory({**x, "query_x": grid}, steps).numpy()
     truth = family.evaluate(family.parameters(seed, task, 1), grid)
     xs, ys = grid.numpy().ravel(), truth.numpy().ravel()
-    panel.plot(xs, ys, color="black", alpha=0.4, label="truth")
+    panel.plot(xs, ys, color="black", alpha=0.2, linewidth=4, label="truth")
     for step, style in _STEP_STYLES.items():
         panel.plot(
             xs,
@@ -101,7 +101,8 @@ def draw_curves(
         learners: Settings and trained learner of each algorithm.
         shots: Support points.
         steps: Gradient steps.
-        path: Where to, without a suffix.
+        path: Where to, without a suffix. A curve ends where the learner
+            diverges.
 
     Returns:
         The curve of each algorithm.
@@ -115,29 +116,29 @@ def draw_curves(
         )["loss"]
         for algorithm, (settings, learner) in learners.items()
     }
-    with plotting.saved_figure(path, size=(4.4, 3.2)) as (_, panels):
+    with plotting.saved_figure(path, size=(4.4, 3.0)) as (figure, panels):
         panel = panels[0, 0]
         for algorithm, curve in curves.items():
+            end = _end(curve)
             plotting.draw_band(
                 panel,
-                np.arange(steps + 1),
-                curve.mean,
-                curve.half_width,
+                np.arange(end),
+                curve.mean[:end],
+                curve.half_width[:end],
                 algorithm,
             )
         panel.set_xlabel("gradient steps")
         panel.set_ylabel(f"mean squared error, {shots} shots")
-        panel.set_yscale("log")
-        # A learner that was trained for one step may diverge when it takes
-        # many; the others stay readable.
-        panel.set_ylim(0.5 * _smallest(curves), 2 * _largest_start(curves))
-        panel.legend()
+        panel.set_ylim(bottom=0)
+        figure.legend(loc="outside right center")
     return curves
 
 
-def _smallest(curves: Mapping[str, Curve]) -> float:
-    return min(float(np.nanmin(c.mean)) for c in curves.values())
+def _end(curve: Curve) -> int:
+    """Returns how many points to draw.
 
-
-def _largest_start(curves: Mapping[str, Curve]) -> float:
-    return max(float(c.mean[0]) for c in curves.values())
+    A learner that was trained for one step may diverge on some tasks when it
+    takes many; its curve ends before the mean says nothing.
+    """
+    said = curve.half_width < 0.5 * curve.mean
+    return len(said) if said.all() else int(np.argmin(said))

@@ -6,11 +6,13 @@ import keras
 import tensorflow as tf
 
 from keras_meta.unroll import task_axis
+from keras_meta.unroll.second_order import refuse_wrong_derivatives
 from keras_meta.unroll.task_scope import TaskScope
 
-# An odd constant near 2**32 times the golden ratio, which spreads the
-# tasks' seeds over the whole range.
-_SEED_STRIDE = 0x9E3779B9
+# An odd number near 2**31 times the golden section, which spreads the tasks'
+# seeds over the whole range of int32.
+_SEED_STRIDE = 0x4F1BBCDD
+_SEED_RANGE = 2**31
 
 
 def call_per_task(layer, call, scope: TaskScope, args, kwargs):
@@ -29,11 +31,15 @@ def call_per_task(layer, call, scope: TaskScope, args, kwargs):
         The layer's outputs, all tasks merged into the batch axis.
     """
     adapted = [v for v in layer.variables if scope.is_adapted(v)]
+    adapted += scope.per_task[id(layer)]
+    given = {id(v) for v in adapted}
     state = [
         v for v in layer.non_trainable_variables if not scope.is_adapted(v)
     ]
     flat = keras.tree.flatten((args, kwargs))
-    batched = [i for i, x in enumerate(flat) if _has_batch(x, flat[0])]
+    batched = [i for i, x in enumerate(flat) if scope.has_batch_axis(x)]
+    if not batched:
+        scope.refuse_unbatched(adapted[0])
     norms = [
         sublayer
         for sublayer in layer._flatten_layers()
@@ -52,13 +58,21 @@ def call_per_task(layer, call, scope: TaskScope, args, kwargs):
             state=[(v, _fold(scope, v, task)) for v in state],
             training=scope.training,
             statistics=_one_task(scope, norms, statistics),
+            second_order=scope.second_order,
+            xla=scope.xla,
             single=True,
+            withheld=scope.weights.keys() - given,
         )
         one_args, one_kwargs = keras.tree.pack_sequence_as(
             (args, kwargs), values
         )
-        with inner:
-            outputs = call(*one_args, **one_kwargs)
+        try:
+            with refuse_wrong_derivatives(inner.second_order, inner.xla), inner:
+                outputs = call(*one_args, **one_kwargs)
+        except Exception:
+            if inner.stray is not None:
+                scope.stray = (layer, inner.stray[1])
+            raise
         updates = [inner.get_current_value(v) for v in state]
         statistics = [inner.recorded.get(id(norm), []) for norm in norms]
         return outputs, updates, _drop_task_axis(statistics)
@@ -91,12 +105,6 @@ def _map(function, elements):
     return tf.map_fn(function, elements, fn_output_signature=signature)
 
 
-def _has_batch(x, first) -> bool:
-    if not tf.is_tensor(x) or x.shape.rank == 0:
-        return False
-    return x.shape[0] == first.shape[0]
-
-
 def _recorded_slices(scope, norms):
     if not isinstance(scope.statistics, dict):
         return []
@@ -124,20 +132,19 @@ def _fold(scope: TaskScope, variable, task: tf.Tensor) -> tf.Tensor:
     value = scope.get_current_value(variable)
     if not _is_seed(variable):
         return value
-    stride = tf.cast(task + 1, tf.uint32) * tf.constant(_SEED_STRIDE, tf.uint32)
-    return value + tf.stack([stride, tf.zeros([], tf.uint32)])
+    stride = (tf.cast(task, tf.int64) + 1) * _SEED_STRIDE % _SEED_RANGE
+    return value + tf.cast(tf.stack([stride, 0]), value.dtype)
 
 
 def _merge_updates(scope: TaskScope, variable, values: tf.Tensor) -> tf.Tensor:
     """Returns one new value of a state from those of all tasks."""
     if _is_seed(variable):
-        counter = values[0] * tf.constant([0, 1], tf.uint32)
         kept = scope.get_current_value(variable)
-        return kept * tf.constant([1, 0], tf.uint32) + counter
+        return tf.stack([kept[0], values[0][1]])
     if variable.dtype.startswith(("float", "bfloat")):
         return tf.reduce_mean(values, axis=0)
     return values[0]
 
 
 def _is_seed(variable) -> bool:
-    return variable.dtype == "uint32" and tuple(variable.shape) == (2,)
+    return variable.path.endswith("seed_generator_state")

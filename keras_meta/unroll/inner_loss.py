@@ -67,6 +67,13 @@ class InnerLoss:
         return self._function is keras.losses.sparse_categorical_crossentropy
 
     @property
+    def _is_example_wise(self) -> bool:
+        # A class axis counted from the front would count the tasks too.
+        counted_from_front = getattr(self.loss, "axis", -1) >= 0
+        known = self._function in _EXAMPLE_WISE.values()
+        return known and not counted_from_front
+
+    @property
     def _function(self):
         return _EXAMPLE_WISE.get(type(self.loss), self.loss)
 
@@ -84,10 +91,13 @@ class InnerLoss:
             sample_weight: Weights of the examples, `[tasks, n]`.
         """
         y_pred = keras.tree.map_structure(_at_least_float32, y_pred)
-        if self._function in _EXAMPLE_WISE.values():
+        if self._is_example_wise:
             self._check_shapes(y_true, y_pred)
+            y_true, y_pred = self._align(y_true, y_pred)
             values = self._call(y_true, y_pred)
             return self._reduce(values, sample_weight)
+        if y_true.dtype.is_integer and not keras.tree.is_nested(y_pred):
+            y_true = tf.cast(y_true, y_pred.dtype)
         elements = (y_true, y_pred)
         if sample_weight is not None:
             elements = (*elements, sample_weight)
@@ -109,6 +119,14 @@ class InnerLoss:
                 "labels (sparse_categorical_crossentropy for class numbers, "
                 "categorical_crossentropy for one-hot labels)."
             )
+
+    def _align(self, y_true: tf.Tensor, y_pred: tf.Tensor):
+        """Gives both a last axis, over which the loss of an example reduces."""
+        if self.is_sparse or y_true.shape.rank == y_pred.shape.rank:
+            return y_true, y_pred
+        if y_true.shape.rank < y_pred.shape.rank:
+            return y_true[..., tf.newaxis], y_pred
+        return y_true, y_pred[..., tf.newaxis]
 
     def _one_task(self, y_true, y_pred, sample_weight=None):
         values = tf.convert_to_tensor(self._call(y_true, y_pred))

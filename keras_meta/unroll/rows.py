@@ -14,21 +14,12 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def mean_rows(x: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
-    """Averages over rows: `[tasks, rows, columns]` to `[tasks, 1, columns]`.
-
-    Args:
-        x: The matrices.
-        weights: Weights of the rows, `[tasks, rows, 1]`, which sum to 1 in
-            each task; equal by default.
-    """
+def mean_rows(x: tf.Tensor) -> tf.Tensor:
+    """Averages over rows: `[tasks, rows, columns]` to `[tasks, 1, columns]`."""
     if not _is_cpu():
-        if weights is None:
-            return tf.reduce_mean(x, axis=1, keepdims=True)
-        return tf.reduce_sum(weights * x, axis=1, keepdims=True)
-    if weights is None:
-        ones = tf.ones_like(x[:, :, :1])
-        weights = ones / tf.cast(tf.shape(x)[1], x.dtype)
+        return tf.reduce_mean(x, axis=1, keepdims=True)
+    ones = tf.ones_like(x[:, :, :1])
+    weights = ones / tf.cast(tf.shape(x)[1], x.dtype)
     return tf.matmul(weights, x, transpose_a=True)
 
 

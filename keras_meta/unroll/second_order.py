@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import tensorflow as tf
 
@@ -37,7 +38,8 @@ def refuse_wrong_derivatives(active: bool, xla: bool):
 
 
 def _hides_mean(operation) -> bool:
-    return operation.type == "StopGradient" and "moments/" in operation.name
+    in_moments = re.search(r"(^|/)moments(_\d+)?/", operation.name)
+    return operation.type == "StopGradient" and in_moments is not None
 
 
 _MOMENTS = (

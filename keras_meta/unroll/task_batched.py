@@ -61,11 +61,14 @@ class TaskBatched:
         self.model = model
         self.adapted = list(adapted)
         self._adapted_ids = {id(v) for v in self.adapted}
-        self._per_task: set[int] = set()
+        self._per_task: dict[int, list[keras.Variable]] = {}
+        self._probed: set[bool] = set()
+        within_fallback: set[int] = set()
         for layer in model._flatten_layers():
             _install_hook(layer)
-            if self._needs_fallback(layer):
+            if id(layer) not in within_fallback and self._needs_fallback(layer):
                 self._fall_back(layer, "it has no rule")
+                within_fallback.update(map(id, layer._flatten_layers()))
 
     @property
     def has_fallback(self) -> bool:
@@ -108,49 +111,95 @@ class TaskBatched:
         Returns:
             A `TaskOutputs`.
         """
-        tasks = task_axis.size(keras.tree.flatten(inputs)[0], 0)
+        options = {
+            "training": training,
+            "statistics": statistics,
+            "second_order": second_order,
+            "xla": xla,
+        }
+        # Operations can be checked in a graph only.
+        unchecked = second_order and tf.executing_eagerly()
+        if not self._probed or (unchecked and True not in self._probed):
+            self._probed.add(second_order)
+            self._probe(weights, state, inputs, options)
+        return self._call(weights, state, inputs, **options)
+
+    def _probe(self, weights, state, inputs, options) -> None:
+        """Traces the call once with all sizes of the batch left open.
+
+        With the batch's size known, an input of a layer that merely has the
+        same size could be taken for one with a batch axis.
+        """
+
+        def open_sizes(axes):
+            return lambda x: tf.TensorSpec(
+                [None] * axes + x.shape.as_list()[axes:], x.dtype
+            )
+
+        tf.function(
+            lambda w, x: self._call(w, state, x, **options).outputs,
+            autograph=False,
+        ).get_concrete_function(
+            keras.tree.map_structure(open_sizes(1), list(weights)),
+            keras.tree.map_structure(open_sizes(2), inputs),
+        )
+
+    def _call(
+        self, weights, state, inputs, *, second_order, xla, **options
+    ) -> TaskOutputs:
+        first = keras.tree.flatten(inputs)[0]
+        tasks = task_axis.size(first, 0)
         merged = keras.tree.map_structure(task_axis.merge, inputs)
+        variables = self.model.non_trainable_variables
         while True:
             scope = TaskScope(
                 tasks=tasks,
                 weights={
                     id(v): w for v, w in zip(self.adapted, weights, strict=True)
                 },
-                state=list(
-                    zip(self.model.non_trainable_variables, state, strict=True)
-                ),
-                training=training,
-                statistics=statistics,
+                state=list(zip(variables, state, strict=True)),
+                batch=keras.tree.flatten(merged)[0].shape[0],
                 per_task=self._per_task,
+                second_order=second_order,
+                xla=xla,
+                **options,
             )
             try:
                 with refuse_wrong_derivatives(second_order, xla), scope:
-                    outputs = self.model(merged, training=training)
+                    outputs = self.model(merged, training=options["training"])
                 break
             except Exception:
                 # Keras may wrap the exception, so the scope tells the cause.
-                if scope.stray is None:
+                if scope.stray is None or not self._mend(*scope.stray):
                     raise
-                layer, variable = scope.stray
-                if layer is None or id(layer) in self._per_task:
-                    raise
-            self._fall_back(layer, f"its call reads {variable.path} itself")
         return TaskOutputs(
             keras.tree.map_structure(
                 lambda y: task_axis.split(y, tasks), outputs
             ),
-            [
-                scope.get_current_value(v)
-                for v in self.model.non_trainable_variables
-            ],
+            [scope.get_current_value(v) for v in variables],
             scope.recorded,
         )
+
+    def _mend(self, layer, variable) -> bool:
+        """Lets a layer that made a stray read fall back, if that helps."""
+        if layer is None:
+            return False
+        fresh = id(layer) not in self._per_task
+        if fresh:
+            self._fall_back(layer, f"its call uses {variable.path} itself")
+        also = self._per_task[id(layer)]
+        known = [*layer.variables, *also]
+        if any(v is variable for v in known):
+            return fresh
+        also.append(variable)
+        return True
 
     def _needs_fallback(self, layer: keras.Layer) -> bool:
         if isinstance(layer, keras.layers.RNN):
             return self._owns_adapted(layer.variables)
-        if isinstance(layer, keras.layers.Dropout) and layer.noise_shape:
-            return layer.noise_shape[0] is not None
+        noise_shape = getattr(layer, "noise_shape", None)
+        if noise_shape is not None and noise_shape[0] is not None:
+            return True
         return find_rule(layer) is None and self._owns_adapted(
             _own_variables(layer)
         )
@@ -161,7 +210,7 @@ class TaskBatched:
     def _fall_back(self, layer: keras.Layer, reason: str):
         if isinstance(layer, keras.layers.RNN):
             _forbid_cudnn(layer)
-        self._per_task.add(id(layer))
+        self._per_task[id(layer)] = []
         logging.info(
             "keras_meta calls layer '%s' (%s) once per task, which is exact "
             "and slower: %s.",
@@ -207,13 +256,14 @@ def _dispatch(layer, original, scope: TaskScope, args, kwargs):
     if not scope.single and id(layer) in scope.per_task:
         return call_per_task(layer, original, scope, args, kwargs)
     rule = find_rule(layer)
-    if rule is not None and (
-        rule.always
-        or not scope.single
-        and any(scope.is_adapted(v) for v in _own_variables(layer))
-    ):
-        return rule.compute(layer, scope, *args, **kwargs)
-    return original(*args, **kwargs)
+    adapted = [v for v in _own_variables(layer) if scope.is_adapted(v)]
+    if scope.single:
+        adapted = []
+    if rule is None or not (rule.always or adapted):
+        return original(*args, **kwargs)
+    if adapted and not scope.has_batch_axis(args[0]):
+        scope.refuse_unbatched(adapted[0])
+    return rule.compute(layer, scope, *args, **kwargs)
 
 
 def _forbid_cudnn(layer: keras.layers.RNN):

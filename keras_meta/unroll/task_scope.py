@@ -41,9 +41,15 @@ class TaskScope(keras.StatelessScope):
             `"batch"` (of this call, per task), `"running"` (moving averages,
             updated while training), or a dict from `id(layer)` to recorded
             `(mean, variance)` pairs in order of use.
-        per_task: `id(layer)` of the layers that take the per-task fallback.
+        batch: Static size of the merged batch axis, if known.
+        per_task: Maps `id(layer)` of each layer that takes the per-task
+            fallback to adapted variables that it reads and does not own.
+        second_order: Whether a second derivative will be taken.
+        xla: Whether the call will be compiled by XLA.
         single: The scope is that of one task inside the per-task fallback:
             weights come without a task axis and every read is allowed.
+        withheld: `id(variable)` of adapted weights that this scope does not
+            have; reading them is a stray read.
     """
 
     def __init__(
@@ -54,16 +60,24 @@ class TaskScope(keras.StatelessScope):
         state: Sequence[tuple[keras.Variable, tf.Tensor]],
         training: bool,
         statistics: str | dict[int, list[tuple[tf.Tensor, tf.Tensor]]],
-        per_task: Set[int] = frozenset(),
+        batch: int | None = None,
+        per_task: Mapping[int, Sequence[keras.Variable]] | None = None,
+        second_order: bool = False,
+        xla: bool = False,
         single: bool = False,
+        withheld: Set[int] = frozenset(),
     ):
         super().__init__(state_mapping=state, initialize_variables=False)
         self.tasks = tasks
-        self.weights = weights
+        self.weights = dict(weights)
         self.training = training
         self.statistics = statistics
-        self.per_task = per_task
+        self.batch = batch
+        self.per_task = per_task or {}
+        self.second_order = second_order
+        self.xla = xla
         self.single = single
+        self.withheld = withheld
         self.recorded: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {}
         self.callers: list[keras.Layer] = []
         self.stray: tuple[keras.Layer, keras.Variable] | None = None
@@ -95,17 +109,23 @@ class TaskScope(keras.StatelessScope):
 
     def get_current_value(self, variable: keras.Variable) -> tf.Tensor | None:
         """Returns the value that a layer sees when it reads `variable`."""
+        if id(variable) in self.withheld:
+            self.refuse(variable)
         if self.is_adapted(variable):
             if not self.single:
-                self._refuse(variable)
+                self.refuse(variable)
             return self.weights[id(variable)]
         return super().get_current_value(variable)
 
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]):
         """Keeps an assignment made by a layer out of the variable itself."""
-        if self.is_adapted(update[0]):
-            self._refuse(update[0])
-        super().add_update(update)
+        variable, value = update
+        if not self.is_adapted(variable):
+            super().add_update(update)
+        elif self.single:
+            self.weights[id(variable)] = value
+        else:
+            self.refuse(variable)
 
     def next_statistics(
         self, layer: keras.Layer
@@ -122,7 +142,27 @@ class TaskScope(keras.StatelessScope):
         """Keeps per-task statistics, each `[tasks, channels]`."""
         self.recorded.setdefault(id(layer), []).append((mean, variance))
 
-    def _refuse(self, variable: keras.Variable):
-        caller = self.callers[-1] if self.callers else None
-        self.stray = (caller, variable)
+    def has_batch_axis(self, x) -> bool:
+        """Whether `x` is a tensor whose first axis is the merged batch."""
+        return (
+            tf.is_tensor(x) and x.shape.rank > 0 and (x.shape[0] == self.batch)
+        )
+
+    def refuse_unbatched(self, variable: keras.Variable):
+        """Stops because a layer is called on inputs without a batch axis."""
+        self.refuse(variable, self.callers[max(len(self.callers) - 2, 0)])
+
+    def refuse(
+        self, variable: keras.Variable, layer: keras.Layer | None = None
+    ):
+        """Stops the call because of a read that no rule covers.
+
+        Args:
+            variable: What was read.
+            layer: The layer that must be called once per task instead; the
+                innermost one being called by default.
+        """
+        if layer is None and self.callers:
+            layer = self.callers[-1]
+        self.stray = (layer, variable)
         raise StrayRead(variable.path)

@@ -75,8 +75,8 @@ class Adam(GradientDescent):
 
     def _quotient(self, m: tf.Tensor, v: tf.Tensor, step: tf.Tensor):
         step = tf.cast(step, m.dtype)
-        m = m / (1 - tf.pow(tf.cast(self.beta_1, m.dtype), step))
-        v = v / (1 - tf.pow(tf.cast(self.beta_2, m.dtype), step))
+        m = m / (1 - tf.pow(tf.constant(self.beta_1, m.dtype), step))
+        v = v / (1 - tf.pow(tf.constant(self.beta_2, m.dtype), step))
         # The square root has no derivative at zero.
         moved = v > 0
         root = tf.sqrt(tf.where(moved, v, tf.ones_like(v)))

@@ -115,7 +115,7 @@ class GradientDescent(UpdateRule):
         grads = self._clip(grads)
         directions, state = self.direction(grads, state)
         params = [
-            param - tf.cast(self._rate(i, state["step"]), param.dtype) * move
+            param - self._rate(i, state["step"], param.dtype) * move
             for i, (param, move) in enumerate(
                 zip(params, directions, strict=True)
             )
@@ -128,9 +128,12 @@ class GradientDescent(UpdateRule):
         """Returns what is multiplied by the rate, and the new state."""
         return grads, state
 
-    def _rate(self, i: int, step: tf.Tensor):
+    def _rate(self, i: int, step: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
         if self.learn is None:
-            return self.learning_rate
+            return tf.constant(self.learning_rate, dtype)
+        return tf.cast(self._learned_rate(i, step), dtype)
+
+    def _learned_rate(self, i: int, step: tf.Tensor) -> tf.Tensor:
         if self.learn == "parameter":
             return tf.convert_to_tensor(self.rates[i])
         rate = tf.convert_to_tensor(self.rates[0])

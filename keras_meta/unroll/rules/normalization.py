@@ -47,6 +47,8 @@ def batch_normalization(
     order, inverse = _channel_last(layer.axis, inputs.shape.rank)
     x = tf.transpose(tf.cast(inputs, dtype), order)
     rows = tf.reshape(x, [scope.tasks, -1, x.shape[-1]])
+    if mask is not None:
+        mask = _like_rows(mask, inputs, order, rows)
     mean, variance = _statistics(layer, scope, rows, training, mask)
     scale = tf.math.rsqrt(variance + layer.epsilon)
     if layer.scale:
@@ -75,9 +77,11 @@ def _statistics(layer, scope, rows, training, mask):
         ]
     if isinstance(scope.statistics, dict):
         return [x[:, tf.newaxis] for x in scope.next_statistics(layer)]
-    weights = None if mask is None else _row_weights(mask, rows)
-    mean = mean_rows(rows, weights)
-    variance = mean_rows(tf.square(rows - repeat_rows(mean, rows)), weights)
+    if mask is None:
+        mean = mean_rows(rows)
+        variance = mean_rows(tf.square(rows - repeat_rows(mean, rows)))
+    else:
+        mean, variance = _masked_moments(rows, mask)
     scope.record_statistics(layer, mean[:, 0], variance[:, 0])
     if scope.statistics == "running":
         _update_moving(layer.moving_mean, mean, layer.momentum)
@@ -85,12 +89,20 @@ def _statistics(layer, scope, rows, training, mask):
     return mean, variance
 
 
-def _row_weights(mask, rows: tf.Tensor) -> tf.Tensor:
-    """Turns a mask over all axes but the channels into weights of rows."""
-    mask = tf.cast(mask, rows.dtype)
-    mask = tf.reshape(mask, [tf.shape(rows)[0], -1, 1])
+def _like_rows(mask, inputs, order, rows: tf.Tensor) -> tf.Tensor:
+    """Spreads a mask over the inputs as Keras does, then reshapes to rows."""
+    mask = tf.cast(mask, rows.dtype)[..., tf.newaxis]
+    mask = tf.broadcast_to(mask, tf.shape(inputs))
+    return tf.reshape(tf.transpose(mask, order), tf.shape(rows))
+
+
+def _masked_moments(rows: tf.Tensor, mask: tf.Tensor):
+    """Mean and variance of the entries whose mask is 1."""
     total = tf.reduce_sum(mask, axis=1, keepdims=True)
-    return mask / (total + keras.config.epsilon())
+    total += keras.config.epsilon()
+    mean = tf.reduce_sum(mask * rows, axis=1, keepdims=True) / total
+    squares = mask * tf.math.squared_difference(rows, mean)
+    return mean, tf.reduce_sum(squares, axis=1, keepdims=True) / total
 
 
 def _update_moving(moving, batch: tf.Tensor, momentum: float):
