@@ -69,9 +69,8 @@ class InnerLoss:
     @property
     def _is_example_wise(self) -> bool:
         # A class axis counted from the front would count the tasks too.
-        counted_from_front = getattr(self.loss, "axis", -1) >= 0
         known = self._function in _EXAMPLE_WISE.values()
-        return known and not counted_from_front
+        return known and getattr(self.loss, "axis", -1) < 0
 
     @property
     def _function(self):

@@ -34,9 +34,6 @@ _PROGRAM = """
         "maml": lambda: keras_meta.MAML(
             normalized_mlp(), keras_meta.Momentum(0.1, "layer"), 2
         ),
-        "multi_step": lambda: keras_meta.MAML(
-            normalized_mlp(), 0.1, 2, step_weights="uniform"
-        ),
         "reptile": lambda: keras_meta.Reptile(normalized_mlp(), 0.1, 3),
     }
     data = regression(4, tasks=4)
@@ -84,7 +81,7 @@ def report():
     return json.loads(result.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", ["maml", "multi_step", "reptile"])
+@pytest.mark.parametrize("name", ["maml", "reptile"])
 def test_two_devices_train_as_one(name, report):
     results = report[name]
     assert results["moved"] > 0.05

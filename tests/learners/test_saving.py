@@ -90,7 +90,10 @@ def test_the_draws_of_reptile_continue_from_a_keras_file(tmp_path):
 
 @each_learner
 def test_weights_alone_are_restored(name, tmp_path):
-    learner = _trained(name)
+    learner = _LEARNERS[name]()
+    for variable in learner.variables:
+        if variable.dtype == "float32":
+            variable.assign(keras.random.normal(variable.shape))
     path = tmp_path / "learner.weights.h5"
     learner.save_weights(path)
     other = _LEARNERS[name]()
