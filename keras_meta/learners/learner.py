@@ -5,38 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+from keras_meta.learners.arguments import check_arguments
+from keras_meta.learners.arguments import check_steps
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.health import Health
 from keras_meta.learners.signature import default_signature
-from keras_meta.unroll import task_axis
+from keras_meta.unroll.inner_loop import Carry
+from keras_meta.unroll.inner_loop import InnerLoop
+from keras_meta.unroll.inner_loop import Support
 from keras_meta.unroll.inner_loss import InnerLoss
 from keras_meta.unroll.loop import unroll
 from keras_meta.unroll.selection import select_adapted
 from keras_meta.unroll.task_batched import TaskBatched
 from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.update_rule import UpdateRule
-
-_BATCH_STATISTICS = ("batch", "support", "running")
-
-
-class Carry(NamedTuple):
-    """What the inner loop carries from step to step.
-
-    Attributes:
-        weights: The adapted variables' values, `[tasks, *shape]` each.
-        rule_state: State of the update rule.
-        state: Values of the model's non-trainable variables.
-    """
-
-    weights: list[tf.Tensor]
-    rule_state: Any
-    state: list[tf.Tensor]
 
 
 class Learner(keras.Model):
@@ -93,7 +80,7 @@ class Learner(keras.Model):
     ):
         # Labels and regression targets must not be cast to the model's type.
         super().__init__(autocast=False, dtype=keras.config.floatx(), **kwargs)
-        _check_arguments(model, steps, evaluation_steps, batch_statistics)
+        check_arguments(model, steps, evaluation_steps, batch_statistics)
         self.model = model
         self.steps = steps
         self.evaluation_steps = evaluation_steps
@@ -106,7 +93,9 @@ class Learner(keras.Model):
         self.update_rule = update_rule
         adapted = select_adapted(model, adapt)
         self.update_rule.attach(adapted, steps)
-        self._task_batched = TaskBatched(model, adapted)
+        self._inner_loop = InnerLoop(
+            TaskBatched(model, adapted), update_rule, batch_statistics
+        )
         self._health = Health()
         self._exporting = False
         self.built = True
@@ -130,7 +119,7 @@ class Learner(keras.Model):
         episode = Episode.from_inputs(inputs)
         training = bool(training)
         steps = self._number_of_steps(training)
-        start = self._start(episode)
+        start = self._inner_loop.start(episode.tasks)
         carry, outputs = self._unroll(
             episode, start, steps, training, every_step
         )
@@ -157,8 +146,8 @@ class Learner(keras.Model):
         """
         episode = Episode.from_inputs(inputs)
         steps = self._number_of_steps(False) if steps is None else steps
-        _check_steps("steps", steps, 0)
-        start = self._start(episode)
+        check_steps("steps", steps, 0)
+        start = self._inner_loop.start(episode.tasks)
         first, _ = self._predict_query(episode, start, False)
         first = keras.tree.map_structure(lambda y: y[tf.newaxis], first)
         _, outputs = self._unroll(episode, start, steps, False, True)
@@ -192,7 +181,7 @@ class Learner(keras.Model):
             nothing with this one.
         """
         steps = self._number_of_steps(False) if steps is None else steps
-        _check_steps("steps", steps, 0)
+        check_steps("steps", steps, 0)
         inputs = {
             "support_x": support_x,
             "support_y": support_y,
@@ -204,17 +193,13 @@ class Learner(keras.Model):
             lambda x: tf.convert_to_tensor(x)[tf.newaxis], inputs
         )
         episode = Episode.from_inputs(inputs)
-        carry, _ = self._unroll(episode, self._start(episode), steps, False)
+        carry, _ = self._unroll(
+            episode, self._inner_loop.start(episode.tasks), steps, False
+        )
         self._check_health()
-        values = {
-            id(v): w[0]
-            for v, w in zip(
-                self._task_batched.adapted, carry.weights, strict=True
-            )
-        }
-        if self.batch_statistics != "running":
-            values.update(self._support_moving_averages(episode, carry))
-        return clone_model(self.model, values)
+        return clone_model(
+            self.model, self._inner_loop.one_task(carry, episode.support_x)
+        )
 
     def _number_of_steps(self, training: bool) -> int:
         if training or self.evaluation_steps is None:
@@ -238,7 +223,7 @@ class Learner(keras.Model):
         """
 
         def step(i, carry):
-            carry, losses = self._inner_step(episode, i, carry, training)
+            carry, losses = self._step(episode, i, carry, training)
             if not every_step:
                 return carry, (losses,)
             predictions, carry = self._predict_query(episode, carry, training)
@@ -253,52 +238,20 @@ class Learner(keras.Model):
             self._report_health(episode, outputs[0])
         return Carry(*carry), outputs
 
-    def _start(self, episode: Episode) -> Carry:
-        weights = [
-            task_axis.stack(tf.convert_to_tensor(v.value), episode.tasks)
-            for v in self._task_batched.adapted
-        ]
-        return Carry(
-            weights,
-            self.update_rule.init_state(weights),
-            self._task_batched.initial_state(),
-        )
-
-    def _inner_step(
-        self, episode: Episode, i, carry: Carry, training: bool
-    ) -> tuple[Carry, tf.Tensor]:
+    def _step(self, episode: Episode, i, carry: Carry, training: bool):
         """Takes step `i`; returns the new carry and the losses, `[tasks]`."""
-        x, y, sample_weight = self._support_batch(episode, i)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(carry.weights)
-            result = self._task_batched(
-                carry.weights,
-                carry.state,
-                x,
-                training=training,
-                statistics=self._support_statistics,
-                second_order=training and not self.first_order,
-                xla=self.compiled and bool(self.jit_compile),
-            )
-            losses = self._resolved_inner_loss(y, result.outputs, sample_weight)
-            # Tasks are independent: the gradient of the sum holds each
-            # task's own gradient.
-            total = tf.reduce_sum(losses)
-        grads = tape.gradient(
-            total,
-            carry.weights,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        return self._inner_loop.step(
+            carry,
+            self._support_of_step(episode, i),
+            self._resolved_inner_loss,
+            training=training,
+            first_order=self.first_order,
+            xla=self.compiled and bool(self.jit_compile),
         )
-        if self.first_order:
-            grads = [tf.stop_gradient(g) for g in grads]
-        weights, rule_state = self.update_rule.update(
-            carry.weights, grads, carry.rule_state
-        )
-        return Carry(weights, rule_state, result.state), losses
 
-    def _support_batch(self, episode: Episode, i: int | tf.Tensor):
-        """Returns the inputs, labels and weights that step `i` learns from."""
-        return (
+    def _support_of_step(self, episode: Episode, i: int | tf.Tensor) -> Support:
+        """Returns what step `i` learns from."""
+        return Support(
             episode.support_x,
             episode.support_y,
             episode.support_sample_weight,
@@ -306,27 +259,9 @@ class Learner(keras.Model):
 
     def _predict_query(self, episode: Episode, carry: Carry, training: bool):
         """Returns predictions for the query sets and the new carry."""
-        statistics = self._support_statistics
-        if self.batch_statistics == "support":
-            statistics = self._task_batched(
-                carry.weights,
-                carry.state,
-                episode.support_x,
-                training=training,
-            ).statistics
-        result = self._task_batched(
-            carry.weights,
-            carry.state,
-            episode.query_x,
-            training=training,
-            statistics=statistics,
-            second_order=False,
+        return self._inner_loop.predict(
+            carry, episode.support_x, episode.query_x, training
         )
-        return result.outputs, carry._replace(state=result.state)
-
-    @property
-    def _support_statistics(self) -> str:
-        return "running" if self.batch_statistics == "running" else "batch"
 
     def _keep_state(self, start: Carry, end: Carry) -> None:
         """Assigns what the step changed, unless the step failed."""
@@ -339,18 +274,6 @@ class Learner(keras.Model):
         ):
             if new is not old:
                 variable.assign(tf.where(is_ok, new, old))
-
-    def _support_moving_averages(self, episode: Episode, carry: Carry):
-        statistics = self._task_batched(
-            carry.weights, carry.state, episode.support_x
-        ).statistics
-        values = {}
-        for layer in self.model._flatten_layers():
-            if id(layer) in statistics:
-                mean, variance = statistics[id(layer)][-1]
-                values[id(layer.moving_mean)] = mean[0]
-                values[id(layer.moving_variance)] = variance[0]
-        return values
 
     @property
     def _resolved_inner_loss(self) -> InnerLoss:
@@ -380,7 +303,7 @@ class Learner(keras.Model):
         slowly, and where Keras cannot combine it with `tf.distribute`.
         """
         return (
-            not self._task_batched.has_fallback
+            not self._inner_loop.task_batched.has_fallback
             and not tf.distribute.has_strategy()
         )
 
@@ -551,31 +474,3 @@ def _as_tuples(result):
 
 def _densify(gradient):
     return None if gradient is None else tf.convert_to_tensor(gradient)
-
-
-def _check_arguments(model, steps, evaluation_steps, batch_statistics):
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a keras.Model. Received: {model!r}")
-    unbuilt = [x.name for x in model._flatten_layers() if not x.built]
-    if unbuilt:
-        raise ValueError(
-            f"`model` must be built; these layers are not: {unbuilt}. Call "
-            "the model once on an example batch, or start it with "
-            "keras.Input."
-        )
-    _check_steps("steps", steps, 1)
-    if evaluation_steps is not None:
-        _check_steps("evaluation_steps", evaluation_steps, 0)
-    if batch_statistics not in _BATCH_STATISTICS:
-        raise ValueError(
-            f"`batch_statistics` must be one of {_BATCH_STATISTICS}. "
-            f"Received: batch_statistics={batch_statistics!r}"
-        )
-
-
-def _check_steps(name: str, steps, least: int):
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {least}. Received: "
-            f"{name}={steps!r}"
-        )

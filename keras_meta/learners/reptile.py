@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.learner import Learner
 from keras_meta.unroll import task_axis
+from keras_meta.unroll.inner_loop import Support
 from keras_meta.update_rules.adam import Adam
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -92,7 +93,7 @@ class Reptile(Learner):
         """Takes one meta-training step on a batch of tasks."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         episode = self._shuffled(Episode.from_inputs(x))
-        start = self._start(episode)
+        start = self._inner_loop.start(episode.tasks)
         carry, _ = self._unroll(episode, start, self.steps, training=True)
         y_pred, carry = self._predict_query(episode, carry, training=True)
         self._keep_state(start, carry)
@@ -100,7 +101,7 @@ class Reptile(Learner):
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight
         )
         self._health.report_outer_loss(loss)
-        variables = self._task_batched.adapted
+        variables = self._inner_loop.task_batched.adapted
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         gradients = [
             (tf.convert_to_tensor(v.value) - tf.reduce_mean(w, axis=0))
@@ -127,14 +128,14 @@ class Reptile(Learner):
         order = tf.reshape(order, [episode.tasks, -1])
         return _take(episode, order)
 
-    def _support_batch(self, episode: Episode, i):
+    def _support_of_step(self, episode: Episode, i) -> Support:
         if self.batch_size is None:
-            return super()._support_batch(episode, i)
+            return super()._support_of_step(episode, i)
         examples = task_axis.size(episode.support_y, 1)
         start = i * self.batch_size
         order = (start + tf.range(self.batch_size)) % examples
         order = tf.broadcast_to(order, [episode.tasks, self.batch_size])
-        return super()._support_batch(_take(episode, order), i)
+        return super()._support_of_step(_take(episode, order), i)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

@@ -1,0 +1,37 @@
+"""Checks of the learners' arguments."""
+
+from __future__ import annotations
+
+import keras
+
+_BATCH_STATISTICS = ("batch", "support", "running")
+
+
+def check_arguments(model, steps, evaluation_steps, batch_statistics) -> None:
+    """Checks the arguments of every learner; raises on a bad one."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: {model!r}")
+    unbuilt = [x.name for x in model._flatten_layers() if not x.built]
+    if unbuilt:
+        raise ValueError(
+            f"`model` must be built; these layers are not: {unbuilt}. Call "
+            "the model once on an example batch, or start it with "
+            "keras.Input."
+        )
+    check_steps("steps", steps, 1)
+    if evaluation_steps is not None:
+        check_steps("evaluation_steps", evaluation_steps, 0)
+    if batch_statistics not in _BATCH_STATISTICS:
+        raise ValueError(
+            f"`batch_statistics` must be one of {_BATCH_STATISTICS}. "
+            f"Received: batch_statistics={batch_statistics!r}"
+        )
+
+
+def check_steps(name: str, steps, least: int) -> None:
+    """Checks a number of inner steps; raises on a bad one."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}. Received: "
+            f"{name}={steps!r}"
+        )
