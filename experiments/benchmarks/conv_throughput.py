@@ -8,7 +8,10 @@ from the same weights on the same batches, and reports tasks per second.
 Timing. Every contender has a process of its own. They take turns of a few
 meta-steps, in an order that rotates from round to round, so that whatever
 else the machine does falls on all alike. The rate of a large float32 matrix
-product, measured in the same rounds, stands for the machine's peak.
+product, measured in the same rounds, stands for the machine's peak. The part
+of the cores that it got is printed: well below 100 %, other programs ran too.
+The table is then no fair comparison, for threads that spin while they wait
+for each other, as those of PyTorch, lose far more than others.
 
 Check. Before that every contender runs in float64 on fewer tasks, and the
 losses before the first and after each of three Adam steps must agree. That
@@ -233,8 +236,7 @@ COLUMNS = (
 LEGEND = """\
 tasks/s  tasks per second, from the median step
 ms       the median step, then the 10th and 90th percentiles
-cpu ms   time that all threads of the median step computed; what else runs on
-         the machine changes it little
+cpu ms   time that all threads of the median step computed or spun
 ours/it  tasks/s of keras_meta over those of the row, median over the rounds
 GFLOP/s  operations of the convolutions and the dense layer per second, then
          as a part of the rate of the matrix product
@@ -325,6 +327,13 @@ def measure(contenders, setting, seed, rounds, turn):
     return rows
 
 
+def share_of_cores(row):
+    """Returns the part of the cores that the matrix product got, or None."""
+    if isinstance(row, str):
+        return None
+    return row["cpu_ms"] / row["ms"] / usable_cores()
+
+
 def add_check(rows, losses):
     """Puts the outcome of the float64 check into the rows."""
     deviation = deviations(losses)
@@ -369,6 +378,7 @@ def main(argv):
         losses = float64_losses(contenders, setting, _SEED.value)
     rows = measure(contenders, setting, _SEED.value, _ROUNDS.value, _TURN.value)
     add_check(rows, losses)
+    machine["share_of_cores"] = share_of_cores(rows[PRODUCT.name])
     problems = complaints(rows)
 
     print(f"\n{setting}\n{machine}\n{versions()}")

@@ -1,7 +1,18 @@
 """Fixtures of the learners' tests."""
 
+import gc
+
 import keras
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_garbage_collection():
+    """Spares the collector what the imports made, a third of its time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -67,7 +67,9 @@ def _lstm_net():
     )
 
 
-@pytest.mark.parametrize("adapt", ["all", "head"])
+@pytest.mark.parametrize(
+    "adapt", [pytest.param("all", marks=pytest.mark.slow), "head"]
+)
 def test_a_recurrent_model_learns(adapt):
     learner = keras_meta.MAML(_lstm_net(), 0.3, adapt=adapt)
     data = classification(4, shape=(4, 2))
