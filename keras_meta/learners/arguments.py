@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import keras
 
+from keras_meta.update_rules.update_rule import UpdateRule
+
 _BATCH_STATISTICS = ("batch", "support", "running")
 
 
@@ -18,6 +20,13 @@ def check_arguments(model, steps, evaluation_steps, batch_statistics) -> None:
             "the model once on an example batch, or start it with "
             "keras.Input."
         )
+    half = [x.name for x in model._flatten_layers() if _is_float16(x)]
+    if half:
+        raise ValueError(
+            "`model` computes in float16, where inner gradients underflow "
+            f"unscaled, in the layers {half}. Use the dtype policy "
+            "'mixed_bfloat16'."
+        )
     check_steps("steps", steps, 1)
     if evaluation_steps is not None:
         check_steps("evaluation_steps", evaluation_steps, 0)
@@ -28,6 +37,17 @@ def check_arguments(model, steps, evaluation_steps, batch_statistics) -> None:
         )
 
 
+def check_update_rule(update_rule) -> None:
+    """Checks that an update rule is one; raises if not."""
+    if not isinstance(update_rule, UpdateRule):
+        raise TypeError(
+            "`update_rule` must be an update rule such as "
+            "keras_meta.GradientDescent(0.1), or a number for its rate. "
+            f"Received: update_rule={update_rule!r}. Optimizers of Keras "
+            "change variables in place and cannot be differentiated."
+        )
+
+
 def check_steps(name: str, steps, least: int) -> None:
     """Checks a number of inner steps; raises on a bad one."""
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
@@ -35,3 +55,7 @@ def check_steps(name: str, steps, least: int) -> None:
             f"`{name}` must be an integer of at least {least}. Received: "
             f"{name}={steps!r}"
         )
+
+
+def _is_float16(layer: keras.Layer) -> bool:
+    return layer.compute_dtype == "float16"

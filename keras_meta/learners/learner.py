@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.trainers.trainer import model_supports_jit
 
 from keras_meta.learners.arguments import check_arguments
 from keras_meta.learners.arguments import check_steps
+from keras_meta.learners.arguments import check_update_rule
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.health import Health
@@ -85,11 +88,14 @@ class Learner(keras.Model):
         self.steps = steps
         self.evaluation_steps = evaluation_steps
         self.adapt_spec = adapt
+        if isinstance(adapt, (list, tuple)):
+            self.adapt_spec = [getattr(x, "name", x) for x in adapt]
         self.inner_loss = inner_loss
         self.first_order = first_order
         self.batch_statistics = batch_statistics
         if isinstance(update_rule, (int, float)):
             update_rule = GradientDescent(update_rule)
+        check_update_rule(update_rule)
         self.update_rule = update_rule
         adapted = select_adapted(model, adapt)
         self.update_rule.attach(adapted, steps)
@@ -221,9 +227,10 @@ class Learner(keras.Model):
             before each step, `[steps, tasks]`, and with `every_step` the
             predictions for the query sets after it.
         """
+        learnable = self._with_valid_labels(episode)
 
         def step(i, carry):
-            carry, losses = self._step(episode, i, carry, training)
+            carry, losses = self._step(learnable, i, carry, training)
             if not every_step:
                 return carry, (losses,)
             predictions, carry = self._predict_query(episode, carry, training)
@@ -237,6 +244,19 @@ class Learner(keras.Model):
         if outputs is not None:
             self._report_health(episode, outputs[0])
         return Carry(*carry), outputs
+
+    def _with_valid_labels(self, episode: Episode) -> Episode:
+        """Replaces class numbers out of range, which `Health` reports.
+
+        Without XLA the loss would raise an error of its own before.
+        """
+        if not self._resolved_inner_loss.is_sparse or self._ways is None:
+            return episode
+        y = tf.cast(episode.support_y, tf.int32)
+        valid = tf.logical_and(y >= 0, y < self._ways)
+        return dataclasses.replace(
+            episode, support_y=tf.where(valid, y, tf.zeros_like(y))
+        )
 
     def _step(self, episode: Episode, i, carry: Carry, training: bool):
         """Takes step `i`; returns the new carry and the losses, `[tasks]`."""
@@ -265,15 +285,23 @@ class Learner(keras.Model):
 
     def _keep_state(self, start: Carry, end: Carry) -> None:
         """Assigns what the step changed, unless the step failed."""
-        is_ok = self._health.is_ok
-        for variable, old, new in zip(
-            self.model.non_trainable_variables,
-            start.state,
-            end.state,
-            strict=True,
-        ):
-            if new is not old:
-                variable.assign(tf.where(is_ok, new, old))
+        changes = [
+            (variable, old, new)
+            for variable, old, new in zip(
+                self.model.non_trainable_variables,
+                start.state,
+                end.state,
+                strict=True,
+            )
+            if new is not old
+        ]
+        is_ok = [self._health.is_ok]
+        for _, _, new in changes:
+            if new.dtype.is_floating:
+                is_ok.append(tf.reduce_all(tf.math.is_finite(new)))
+        is_ok = tf.reduce_all(is_ok)
+        for variable, old, new in changes:
+            variable.assign(tf.where(is_ok, new, old))
 
     @property
     def _resolved_inner_loss(self) -> InnerLoss:
@@ -300,10 +328,12 @@ class Learner(keras.Model):
 
         Keras leaves XLA off on the CPU; the inner loop is faster with it. It
         stays off where a layer is called once per task, which compiles
-        slowly, and where Keras cannot combine it with `tf.distribute`.
+        slowly, where a layer does not support it, and where Keras cannot
+        combine it with `tf.distribute`.
         """
         return (
-            not self._inner_loop.task_batched.has_fallback
+            model_supports_jit(self)
+            and not self._inner_loop.task_batched.has_fallback
             and not tf.distribute.has_strategy()
         )
 
@@ -361,6 +391,13 @@ class Learner(keras.Model):
             super().make_test_function(force)
             self.test_function = self._checked(self.test_function)
         return self.test_function
+
+    def make_predict_function(self, force: bool = False):
+        """Builds the prediction step, which stops on what went wrong."""
+        if self.predict_function is None or force:
+            super().make_predict_function(force)
+            self.predict_function = self._checked(self.predict_function)
+        return self.predict_function
 
     def _checked(self, function):
         def call_and_check(iterator):
@@ -441,8 +478,6 @@ class Learner(keras.Model):
         """Returns the arguments of the constructor."""
         serialize = keras.saving.serialize_keras_object
         adapt = self.adapt_spec
-        if isinstance(adapt, (list, tuple)):
-            adapt = [getattr(layer, "name", layer) for layer in adapt]
         return {
             "name": self.name,
             "trainable": self.trainable,

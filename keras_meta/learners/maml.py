@@ -99,7 +99,8 @@ class MAML(Learner):
 def _as_step_weights(step_weights, steps: int) -> np.ndarray:
     if isinstance(step_weights, str) and step_weights == "uniform":
         return np.full(steps, 1 / steps)
-    if not isinstance(step_weights, str) and len(step_weights) == steps:
+    is_sequence = isinstance(step_weights, (list, tuple, np.ndarray))
+    if is_sequence and len(step_weights) == steps:
         return np.asarray(step_weights, float)
     raise ValueError(
         f"`step_weights` must be None, 'uniform' or {steps} numbers, one for "

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.learners.arguments import check_steps
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.learner import Learner
 from keras_meta.unroll import task_axis
@@ -63,7 +64,7 @@ class Reptile(Learner):
         steps: int = 5,
         *,
         batch_size: int | None = None,
-        seed: int | None = None,
+        seed: int = 0,
         **kwargs: Any,
     ):
         if update_rule is None:
@@ -73,11 +74,8 @@ class Reptile(Learner):
                 "Reptile takes no second derivatives. Received: "
                 "first_order=False; use keras_meta.MAML."
             )
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(
-                "`batch_size` must be at least 1 or None. Received: "
-                f"batch_size={batch_size}"
-            )
+        if batch_size is not None:
+            check_steps("batch_size", batch_size, 1)
         super().__init__(model, update_rule, steps, first_order=True, **kwargs)
         if self.update_rule.trainable_variables:
             raise ValueError(
@@ -87,7 +85,14 @@ class Reptile(Learner):
             )
         self.batch_size = batch_size
         self.seed = seed
-        self._seed_generator = keras.random.SeedGenerator(seed)
+        # A weight, so that a loaded learner goes on where it was.
+        self._draws = self.add_weight(
+            name="draws",
+            shape=(),
+            dtype="int32",
+            initializer="zeros",
+            trainable=False,
+        )
 
     def train_step(self, data):
         """Takes one meta-training step on a batch of tasks."""
@@ -122,7 +127,7 @@ class Reptile(Learner):
         order = tf.argsort(
             tf.random.stateless_uniform(
                 [episode.tasks, passes, examples],
-                tf.cast(self._seed_generator.next(), tf.int32),
+                [self.seed, self._draws.assign_add(1)],
             )
         )
         order = tf.reshape(order, [episode.tasks, -1])

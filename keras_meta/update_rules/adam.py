@@ -78,7 +78,7 @@ class Adam(GradientDescent):
         m = m / (1 - tf.pow(tf.constant(self.beta_1, m.dtype), step))
         v = v / (1 - tf.pow(tf.constant(self.beta_2, m.dtype), step))
         # The square root has no derivative at zero.
-        moved = v > 0
+        moved = tf.not_equal(v, 0)
         root = tf.sqrt(tf.where(moved, v, tf.ones_like(v)))
         return tf.where(moved, m / (root + self.epsilon), tf.zeros_like(m))
 

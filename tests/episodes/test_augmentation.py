@@ -13,9 +13,7 @@ from .episode_cases import arrays_of
 from .episode_cases import random_images
 
 if not addons.is_available():
-    pytest.skip(
-        "TensorFlow Addons is not installed", allow_module_level=True
-    )
+    pytest.skip("TensorFlow Addons is not installed", allow_module_level=True)
 
 CHANGES = {
     "rotate": 30,

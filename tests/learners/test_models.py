@@ -237,13 +237,14 @@ def test_targets_of_regression_keep_their_precision(mixed_bfloat16):
     np.testing.assert_allclose(np.diff(logged), np.diff(expected), rtol=1e-2)
 
 
-def test_float16_scales_the_loss():
+def test_float16_is_refused_because_inner_gradients_underflow():
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        learner = compiled(keras_meta.MAML(mlp(), 0.1))
+        model = mlp()
     finally:
         keras.config.set_dtype_policy("float32")
-    assert isinstance(learner.optimizer, keras.optimizers.LossScaleOptimizer)
+    with pytest.raises(ValueError, match="`model` computes in float16.*bfloat"):
+        keras_meta.MAML(model)
 
 
 def test_a_model_of_two_inputs_and_nested_names_learns():
