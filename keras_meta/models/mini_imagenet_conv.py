@@ -28,7 +28,7 @@ def mini_imagenet_conv(
 
     Example:
     >>> mini_imagenet_conv(ways=5).count_params()
-    32901
+    33157
 
     References:
         - [Ravi and Larochelle,
