@@ -134,7 +134,7 @@ def start(contender, arguments):
     except ImportError as error:
         return None, f"skipped: {error}"
     except RuntimeError as error:
-        return None, f"failed: {error}"
+        return None, f"failed: {str(error).splitlines()[0]}"
 
 
 def float64_losses(contenders, setting, seed):
@@ -254,7 +254,7 @@ def format_table(rows):
     lines = [" " * width + titles]
     for name, row in rows.items():
         if isinstance(row, str):
-            cells = " " + row.splitlines()[0]
+            cells = f" {row}"
         else:
             cells = "".join(
                 f"{format(row[key], spec) if key in row else '-':>{w}}"
@@ -331,7 +331,7 @@ def share_of_cores(row):
     """Returns the part of the cores that the matrix product got, or None."""
     if isinstance(row, str):
         return None
-    return row["cpu_ms"] / row["ms"] / usable_cores()
+    return float(row["cpu_ms"] / row["ms"] / usable_cores())
 
 
 def add_check(rows, losses):

@@ -14,7 +14,6 @@ from .helpers import crossentropy
 from .helpers import mlp
 from .helpers import normalized_mlp
 from .helpers import regression
-from .helpers import run_python
 from .helpers import weights
 
 
@@ -592,15 +591,3 @@ def test_direct_moments_are_refused_at_second_order():
         learner.train_on_batch(*regression())
     learner = compiled(keras_meta.MAML(model, 0.1, first_order=True))
     assert np.isfinite(learner.train_on_batch(*regression()))
-
-
-# The backend.
-
-
-def test_another_backend_is_refused_with_the_way_out():
-    pytest.importorskip("jax", reason="jax is not installed")
-    result = run_python("import keras_meta", KERAS_BACKEND="jax")
-    assert result.returncode != 0
-    assert "ImportError: keras_meta needs Keras on its" in result.stderr
-    assert "backend='jax'" in result.stderr
-    assert "KERAS_BACKEND=tensorflow" in result.stderr
