@@ -40,6 +40,9 @@ from experiments.benchmarks.worker import usable_cores
 OURS = "keras_meta"
 # TensorFlow's oneDNN kernels lose to its own on convolutions this small.
 NO_ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "0"}
+# PyTorch's threads spin while they wait for each other: the faster choice on
+# an idle machine, and by far the slower one if other programs run.
+PASSIVE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 CONTENDERS = {
     contender.name: contender
     for contender in (
@@ -52,7 +55,13 @@ CONTENDERS = {
         Contender("tf_map_fn_xla", "tf_map_fn", {"jit_compile": True}),
         Contender("tf_loop", "tf_loop"),
         Contender("torch_vmap", "torch_vmap"),
+        Contender(
+            "torch_vmap_passive", "torch_vmap", environment=PASSIVE_THREADS
+        ),
         Contender("torch_loop", "torch_loop"),
+        Contender(
+            "torch_loop_passive", "torch_loop", environment=PASSIVE_THREADS
+        ),
         Contender("jax_vmap", "jax_vmap"),
         Contender("jax_map", "jax_map"),
     )
