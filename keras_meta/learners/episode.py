@@ -67,6 +67,11 @@ class Episode:
         static = self.support_y.shape[0]
         return tf.shape(self.support_y)[0] if static is None else static
 
+    def as_inputs(self) -> dict[str, Any]:
+        """Returns what `from_inputs` takes."""
+        inputs = {name: getattr(self, name) for name in _REQUIRED + _OPTIONAL}
+        return {k: v for k, v in inputs.items() if v is not None}
+
     def _check_shapes(self):
         parts = {
             "support_x": keras.tree.flatten(self.support_x),

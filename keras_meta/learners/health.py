@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 _OK, _LABEL, _INNER, _OUTER = range(4)
+
+
+@dataclasses.dataclass
+class Report:
+    """A failure as cause, inner step and task, or zeros.
+
+    Attributes:
+        value: `[3]`, int32.
+    """
+
+    value: tf.Tensor
 
 
 class Health:
@@ -24,10 +40,33 @@ class Health:
             name="health",
         )
 
+        self._collected: Report | None = None
+
     @property
     def is_ok(self) -> tf.Tensor:
         """A boolean scalar, usable inside the step."""
-        return tf.equal(self._report.read_value()[0], _OK)
+        return tf.equal(self._read()[0], _OK)
+
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[Report]:
+        """Keeps reports out of the variable; yields where they go instead."""
+        self._collected = Report(tf.zeros([3], tf.int32))
+        try:
+            yield self._collected
+        finally:
+            self._collected = None
+
+    def merge(self, reports: Sequence[tf.Tensor], tasks: int) -> None:
+        """Keeps the first failure among reports on blocks of tasks.
+
+        Args:
+            reports: Collected reports.
+            tasks: Tasks of a block.
+        """
+        for i, report in enumerate(reports):
+            cause, step, task = tf.unstack(report)
+            new = tf.logical_and(self.is_ok, tf.not_equal(cause, _OK))
+            self._keep(new, tf.stack([cause, step, task + i * tasks]))
 
     def report_labels(self, labels: tf.Tensor, ways: int | None) -> None:
         """Reports labels, `[tasks, n, ...]`, outside of `0 .. ways - 1`."""
@@ -93,4 +132,17 @@ class Health:
         at = tf.argmax(tf.reshape(bad, [-1]), output_type=tf.int32)
         found = tf.stack([cause, at // tasks, at % tasks])
         new = tf.logical_and(self.is_ok, tf.reduce_any(bad))
-        self._report.assign(tf.where(new, found, self._report.read_value()))
+        self._keep(new, found)
+
+    def _read(self) -> tf.Tensor:
+        if self._collected is not None:
+            return self._collected.value
+        return self._report.read_value()
+
+    def _keep(self, new: tf.Tensor, found: tf.Tensor) -> None:
+        """Replaces the report by `found` if `new`."""
+        value = tf.where(new, found, self._read())
+        if self._collected is not None:
+            self._collected.value = value
+        else:
+            self._report.assign(value)

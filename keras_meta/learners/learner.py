@@ -9,14 +9,13 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.trainers.trainer import model_supports_jit
 
 from keras_meta.learners.arguments import check_arguments
 from keras_meta.learners.arguments import check_steps
 from keras_meta.learners.arguments import check_update_rule
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
-from keras_meta.learners.health import Health
+from keras_meta.learners.meta_training import MetaTraining
 from keras_meta.learners.signature import default_signature
 from keras_meta.unroll.inner_loop import Carry
 from keras_meta.unroll.inner_loop import InnerLoop
@@ -29,7 +28,7 @@ from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
-class Learner(keras.Model):
+class Learner(MetaTraining):
     """Base class of meta-learners: adapts a model to each task's support set.
 
     Its `call` takes a dict of `support_x` `[tasks, n, ...]`, `support_y`
@@ -102,7 +101,6 @@ class Learner(keras.Model):
         self._inner_loop = InnerLoop(
             TaskBatched(model, adapted), update_rule, batch_statistics
         )
-        self._health = Health()
         self._exporting = False
         self.built = True
 
@@ -321,107 +319,6 @@ class Learner(keras.Model):
             )
         return InnerLoss(loss)
 
-    # Training.
-
-    def _resolve_auto_jit_compile(self) -> bool:
-        """Tells what `compile(jit_compile="auto")` means.
-
-        Keras leaves XLA off on the CPU; the inner loop is faster with it. It
-        stays off where a layer is called once per task, which compiles
-        slowly, where a layer does not support it, and where Keras cannot
-        combine it with `tf.distribute`.
-        """
-        return (
-            model_supports_jit(self)
-            and not self._inner_loop.task_batched.has_fallback
-            and not tf.distribute.has_strategy()
-        )
-
-    def train_step(self, data):
-        """Takes one meta-training step on a batch of tasks."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
-            y_pred, loss = self._outer_loss(x, y, sample_weight)
-            scaled = self.optimizer.scale_loss(loss)
-        self._health.report_outer_loss(loss)
-        variables = self.trainable_variables
-        gradients = tape.gradient(scaled, variables)
-        self.optimizer.apply_gradients(
-            zip(self._guard(gradients), variables, strict=True)
-        )
-        return self._logs(x, y, y_pred, sample_weight, loss)
-
-    def _outer_loss(self, x, y, sample_weight):
-        """Returns predictions for the query sets and the loss to minimize."""
-        y_pred = self(x, training=True)
-        loss = self.compute_loss(
-            x=x,
-            y=y,
-            y_pred=y_pred,
-            sample_weight=sample_weight,
-            training=True,
-        )
-        return y_pred, loss
-
-    def _guard(self, gradients):
-        """Zeroes the gradients of a step that failed."""
-        is_ok = self._health.is_ok
-        return [
-            g if g is None else tf.where(is_ok, g, tf.zeros_like(g))
-            for g in map(_densify, gradients)
-        ]
-
-    def _logs(self, x, y, y_pred, sample_weight, loss):
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self._loss_tracker.update_state(
-            loss * replicas, sample_weight=Episode.from_inputs(x).tasks
-        )
-        return self.compute_metrics(x, y, y_pred, sample_weight)
-
-    def make_train_function(self, force: bool = False):
-        """Builds the training step, which stops on what went wrong."""
-        if self.train_function is None or force:
-            super().make_train_function(force)
-            self.train_function = self._checked(self.train_function)
-        return self.train_function
-
-    def make_test_function(self, force: bool = False):
-        """Builds the evaluation step, which stops on what went wrong."""
-        if self.test_function is None or force:
-            super().make_test_function(force)
-            self.test_function = self._checked(self.test_function)
-        return self.test_function
-
-    def make_predict_function(self, force: bool = False):
-        """Builds the prediction step, which stops on what went wrong."""
-        if self.predict_function is None or force:
-            super().make_predict_function(force)
-            self.predict_function = self._checked(self.predict_function)
-        return self.predict_function
-
-    def _checked(self, function):
-        def call_and_check(iterator):
-            outputs = function(iterator)
-            self._check_health()
-            return outputs
-
-        return call_and_check
-
-    def _report_health(self, episode: Episode, losses: tf.Tensor) -> None:
-        if self._exporting:
-            return
-        if self._resolved_inner_loss.is_sparse:
-            self._health.report_labels(episode.support_y, self._ways)
-        self._health.report_inner_losses(losses)
-
-    def _check_health(self) -> None:
-        self._health.check(self._ways)
-
-    @property
-    def _ways(self) -> int | None:
-        shape = getattr(self.model, "output_shape", None)
-        return shape[-1] if isinstance(shape, tuple) else None
-
     # Saving and serving.
 
     def export(
@@ -505,7 +402,3 @@ def _as_tuples(result):
     """Makes the carry a plain tuple, which every loop understands."""
     carry, outputs = result
     return tuple(carry), outputs
-
-
-def _densify(gradient):
-    return None if gradient is None else tf.convert_to_tensor(gradient)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_meta.learners.arguments import check_steps
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.learner import Learner
+from keras_meta.learners.meta_training import MetaGradient
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.inner_loop import Support
 from keras_meta.update_rules.adam import Adam
@@ -94,34 +95,15 @@ class Reptile(Learner):
             trainable=False,
         )
 
-    def train_step(self, data):
-        """Takes one meta-training step on a batch of tasks."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        episode = self._shuffled(Episode.from_inputs(x))
-        start = self._inner_loop.start(episode.tasks)
-        carry, _ = self._unroll(episode, start, self.steps, training=True)
-        y_pred, carry = self._predict_query(episode, carry, training=True)
-        self._keep_state(start, carry)
-        loss = self.compute_loss(
-            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight
-        )
-        self._health.report_outer_loss(loss)
-        variables = self._inner_loop.task_batched.adapted
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        gradients = [
-            (tf.convert_to_tensor(v.value) - tf.reduce_mean(w, axis=0))
-            / replicas
-            for v, w in zip(variables, carry.weights, strict=True)
-        ]
-        self.optimizer.apply_gradients(
-            zip(self._guard(gradients), variables, strict=True)
-        )
-        return self._logs(x, y, y_pred, sample_weight, loss)
+    @property
+    def _learned(self) -> list[keras.Variable]:
+        return self._inner_loop.task_batched.adapted
 
-    def _shuffled(self, episode: Episode) -> Episode:
+    def _prepare(self, x: dict[str, Any]) -> dict[str, Any]:
         """Repeats the support sets, shuffled, as often as the steps need."""
         if self.batch_size is None:
-            return episode
+            return x
+        episode = Episode.from_inputs(x)
         examples = task_axis.size(episode.support_y, 1)
         passes = -(-self.steps * self.batch_size // examples)
         order = tf.argsort(
@@ -131,7 +113,24 @@ class Reptile(Learner):
             )
         )
         order = tf.reshape(order, [episode.tasks, -1])
-        return _take(episode, order)
+        return _take(episode, order).as_inputs()
+
+    def _meta_gradient(self, x, y, sample_weight) -> MetaGradient:
+        episode = Episode.from_inputs(x)
+        start = self._inner_loop.start(episode.tasks)
+        carry, _ = self._unroll(episode, start, self.steps, training=True)
+        y_pred, carry = self._predict_query(episode, carry, training=True)
+        self._keep_state(start, carry)
+        loss = self.compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight
+        )
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        gradients = [
+            (tf.convert_to_tensor(v.value) - tf.reduce_mean(w, axis=0))
+            / replicas
+            for v, w in zip(self._learned, carry.weights, strict=True)
+        ]
+        return MetaGradient(gradients, loss, y_pred)
 
     def _support_of_step(self, episode: Episode, i) -> Support:
         if self.batch_size is None:

@@ -67,14 +67,8 @@ class InnerLoss:
         return self._function is keras.losses.sparse_categorical_crossentropy
 
     @property
-    def _is_example_wise(self) -> bool:
-        # A class axis counted from the front would count the tasks too.
-        known = self._function in _EXAMPLE_WISE.values()
-        return known and getattr(self.loss, "axis", -1) < 0
-
-    @property
     def _function(self):
-        return _EXAMPLE_WISE.get(type(self.loss), self.loss)
+        return _example_wise_function(self.loss)
 
     def __call__(
         self,
@@ -90,7 +84,7 @@ class InnerLoss:
             sample_weight: Weights of the examples, `[tasks, n]`.
         """
         y_pred = keras.tree.map_structure(_at_least_float32, y_pred)
-        if self._is_example_wise:
+        if _is_example_wise(self.loss):
             self._check_shapes(y_true, y_pred)
             y_true, y_pred = self._align(y_true, y_pred)
             values = self._call(y_true, y_pred)
@@ -153,6 +147,40 @@ class InnerLoss:
             total = tf.reduce_sum(weight + tf.zeros_like(values), axes)
             return tf.math.divide_no_nan(tf.reduce_sum(values, axes), total)
         return tf.reduce_mean(values, axes)
+
+
+def averages_examples(loss, is_weighted: bool) -> bool:
+    """Whether a loss is known to be the mean over examples, each taken alone.
+
+    The mean of the losses of equal parts of a batch is then the loss of the
+    batch.
+
+    Args:
+        loss: Whatever `compile` takes as a loss.
+        is_weighted: Whether examples come with weights.
+    """
+    if loss is None or isinstance(loss, (dict, list, tuple)):
+        return False
+    loss = keras.losses.get(loss)
+    if not _is_example_wise(loss):
+        return False
+    # Classes that are ignored change what the sum is divided by.
+    if getattr(loss, "ignore_class", None) is not None:
+        return False
+    reduction = getattr(loss, "reduction", "sum_over_batch_size")
+    if reduction in ("mean", "mean_with_sample_weight"):
+        return not is_weighted
+    return reduction == "sum_over_batch_size"
+
+
+def _is_example_wise(loss) -> bool:
+    # A class axis counted from the front would count the tasks too.
+    known = _example_wise_function(loss) in _EXAMPLE_WISE.values()
+    return known and getattr(loss, "axis", -1) < 0
+
+
+def _example_wise_function(loss):
+    return _EXAMPLE_WISE.get(type(loss), loss)
 
 
 def _same_but_last_one(a: tf.Tensor, shape: tf.TensorShape) -> bool:

@@ -1,0 +1,232 @@
+"""The meta-training step, and the functions that Keras runs."""
+
+from __future__ import annotations
+
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+from keras.src.trainers.trainer import model_supports_jit
+
+from keras_meta.learners import task_blocks
+from keras_meta.learners.episode import Episode
+from keras_meta.learners.health import Health
+from keras_meta.unroll.inner_loss import averages_examples
+
+
+class MetaGradient(NamedTuple):
+    """What a step computes from its tasks, before it changes anything.
+
+    Attributes:
+        gradients: One for each learned variable, or `None`.
+        loss: The outer loss, a scalar.
+        predictions: The predictions for the query sets, `[tasks, q, ...]`.
+    """
+
+    gradients: list[tf.Tensor | None]
+    loss: tf.Tensor
+    predictions: Any
+
+
+class MetaTraining(keras.Model):
+    """The half of a `Learner` that turns its `call` into training.
+
+    On a CPU a large meta-batch is taken in blocks of tasks, see
+    `task_blocks`; the step is the same up to rounding.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._health = Health()
+
+    def train_step(self, data):
+        """Takes one meta-training step on a batch of tasks."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x = self._prepare(x)
+        if tf.executing_eagerly() or not self.jit_compile:
+            return self._whole_step(x, y, sample_weight)
+        size = self._block_size(x, y, sample_weight)
+        if size is not None:
+            try:
+                return self._step_in_blocks(x, y, sample_weight, size)
+            except task_blocks.Inseparable:
+                pass
+        whole = tf.function(self._whole_step, autograph=False, jit_compile=True)
+        return whole(x, y, sample_weight)
+
+    @property
+    def _learned(self) -> list[keras.Variable]:
+        """What the optimizer changes."""
+        return self.trainable_variables
+
+    def _prepare(self, x: dict[str, Any]) -> dict[str, Any]:
+        """Returns the inputs that a step learns from."""
+        return x
+
+    def _whole_step(self, x, y, sample_weight):
+        result = self._meta_gradient(x, y, sample_weight)
+        return self._apply(x, y, sample_weight, result)
+
+    def _step_in_blocks(self, x, y, sample_weight, size: int):
+        def block(*arguments):
+            with self._health.collecting() as report:
+                result = self._meta_gradient(*arguments)
+            self._require_mean_losses()
+            return result, report.value
+
+        results, reports = zip(
+            *task_blocks.map_blocks(block, size, (x, y, sample_weight)),
+            strict=True,
+        )
+        self._health.merge(reports, size)
+        gradients, losses, predictions = zip(*results, strict=True)
+        result = MetaGradient(
+            [_mean(parts) for parts in zip(*gradients, strict=True)],
+            _mean(losses),
+            keras.tree.map_structure(
+                lambda *parts: tf.concat(parts, axis=0), *predictions
+            ),
+        )
+        return self._apply(x, y, sample_weight, result)
+
+    def _block_size(self, x, y, sample_weight) -> int | None:
+        """Returns how many tasks to take at once, or `None` for all.
+
+        The mean over blocks must be the mean over tasks, so the loss has to
+        be one that is known to treat every example alone.
+        """
+        if not averages_examples(self.loss, sample_weight is not None):
+            return None
+        if any(
+            getattr(layer, "activity_regularizer", None) is not None
+            for layer in self._flatten_layers()
+        ):
+            return None
+        episode = Episode.from_inputs(x)
+        counts = [episode.support_y.shape[1], keras.tree.flatten(y)[0].shape[1]]
+        tasks = episode.support_y.shape[0]
+        if tasks is None or None in counts:
+            return None
+        model = self._inner_loop.task_batched.model
+        return task_blocks.block_size(
+            tasks,
+            task_blocks.working_set(model, episode.support_x, sum(counts)),
+        )
+
+    def _require_mean_losses(self) -> None:
+        """Refuses losses that a layer added, which may be sums over tasks."""
+        regularized = [v for v in self.variables if v.regularizer is not None]
+        if len(self.losses) > len(regularized):
+            raise task_blocks.Inseparable("a layer calls `add_loss`")
+
+    def _meta_gradient(self, x, y, sample_weight) -> MetaGradient:
+        """Returns what the tasks say about the learned weights."""
+        with tf.GradientTape() as tape:
+            y_pred, loss = self._outer_loss(x, y, sample_weight)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self._learned)
+        return MetaGradient(list(map(_densify, gradients)), loss, y_pred)
+
+    def _outer_loss(self, x, y, sample_weight):
+        """Returns predictions for the query sets and the loss to minimize."""
+        y_pred = self(x, training=True)
+        loss = self.compute_loss(
+            x=x,
+            y=y,
+            y_pred=y_pred,
+            sample_weight=sample_weight,
+            training=True,
+        )
+        return y_pred, loss
+
+    def _apply(self, x, y, sample_weight, result: MetaGradient):
+        """Updates the learned weights; returns the step's logs."""
+        self._health.report_outer_loss(result.loss)
+        # A step that failed moves nothing.
+        is_ok = self._health.is_ok
+        gradients = [
+            g if g is None else tf.where(is_ok, g, tf.zeros_like(g))
+            for g in result.gradients
+        ]
+        self.optimizer.apply_gradients(
+            zip(gradients, self._learned, strict=True)
+        )
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self._loss_tracker.update_state(
+            result.loss * replicas,
+            sample_weight=Episode.from_inputs(x).tasks,
+        )
+        return self.compute_metrics(x, y, result.predictions, sample_weight)
+
+    def _resolve_auto_jit_compile(self) -> bool:
+        """Tells what `compile(jit_compile="auto")` means.
+
+        Keras leaves XLA off on the CPU; the inner loop is faster with it. It
+        stays off where a layer is called once per task, which compiles
+        slowly, where a layer does not support it, and where Keras cannot
+        combine it with `tf.distribute`.
+        """
+        return (
+            model_supports_jit(self)
+            and not self._inner_loop.task_batched.has_fallback
+            and not tf.distribute.has_strategy()
+        )
+
+    def make_train_function(self, force: bool = False):
+        """Builds the training step, which stops on what went wrong."""
+        if self.train_function is None or force:
+            jit_compile = self.jit_compile
+            # The step itself decides what XLA compiles.
+            self.jit_compile = False
+            try:
+                super().make_train_function(force)
+            finally:
+                self.jit_compile = jit_compile
+            self.train_function = self._checked(self.train_function)
+        return self.train_function
+
+    def make_test_function(self, force: bool = False):
+        """Builds the evaluation step, which stops on what went wrong."""
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = self._checked(self.test_function)
+        return self.test_function
+
+    def make_predict_function(self, force: bool = False):
+        """Builds the prediction step, which stops on what went wrong."""
+        if self.predict_function is None or force:
+            super().make_predict_function(force)
+            self.predict_function = self._checked(self.predict_function)
+        return self.predict_function
+
+    def _checked(self, function):
+        def call_and_check(iterator):
+            outputs = function(iterator)
+            self._check_health()
+            return outputs
+
+        return call_and_check
+
+    def _report_health(self, episode: Episode, losses: tf.Tensor) -> None:
+        if self._exporting:
+            return
+        if self._resolved_inner_loss.is_sparse:
+            self._health.report_labels(episode.support_y, self._ways)
+        self._health.report_inner_losses(losses)
+
+    def _check_health(self) -> None:
+        self._health.check(self._ways)
+
+    @property
+    def _ways(self) -> int | None:
+        shape = getattr(self.model, "output_shape", None)
+        return shape[-1] if isinstance(shape, tuple) else None
+
+
+def _mean(parts):
+    return None if parts[0] is None else tf.add_n(parts) / len(parts)
+
+
+def _densify(gradient):
+    return None if gradient is None else tf.convert_to_tensor(gradient)

@@ -1,0 +1,124 @@
+"""A meta-batch in blocks of tasks that fit the processor's cache.
+
+All tasks at once make long arrays, which is right for a GPU. On a CPU the
+arrays of one operation are out of the cache before the next one reads them.
+Tasks do not depend on each other, so a step may as well go through a few of
+them from beginning to end, and the cores each take a block of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
+
+# What a core's second-level cache holds, roughly.
+_CACHE_BYTES = 2**21
+# With one task XLA drops the task axis and takes slower matrix products.
+_SMALLEST_BLOCK = 2
+# Every block is a node of the step's graph.
+_MOST_BLOCKS = 64
+# Count as stateful and change nothing themselves.
+_HARMLESS = {"If", "ReadVariableOp", "StatefulPartitionedCall", "While"}
+
+
+class Inseparable(Exception):
+    """A step's tasks depend on each other or change a common state."""
+
+
+def block_size(tasks: int | None, bytes_per_task: int) -> int | None:
+    """Returns how many tasks make a block, or `None` to take them at once.
+
+    Args:
+        tasks: Tasks of the meta-batch, if known.
+        bytes_per_task: What one operation on one task reads and writes.
+    """
+    if tasks is None or tf.config.list_logical_devices("GPU"):
+        return None
+    wanted = max(
+        _CACHE_BYTES // bytes_per_task, tasks // _MOST_BLOCKS, _SMALLEST_BLOCK
+    )
+    sizes = range(_SMALLEST_BLOCK, min(wanted, tasks // 2) + 1)
+    return max((size for size in sizes if tasks % size == 0), default=None)
+
+
+def working_set(model: keras.Model, inputs: Any, examples: int) -> int:
+    """Estimates what one operation on one task reads and writes, bytes.
+
+    Args:
+        model: The network.
+        inputs: Its inputs, nested as it expects them, `[tasks, n, ...]` each.
+        examples: Support and query examples of a task.
+    """
+    specs = keras.tree.map_structure(
+        lambda x: tf.TensorSpec([None, *x.shape[2:]], x.dtype), inputs
+    )
+    trace = tf.function(
+        lambda x: model(x, training=False), autograph=False
+    ).get_concrete_function(specs)
+    largest = max(
+        _bytes_of_example(output)
+        for operation in trace.graph.get_operations()
+        for output in operation.outputs
+    )
+    weights = sum(
+        math.prod(v.shape) * tf.as_dtype(v.dtype).size
+        for v in model.trainable_variables
+    )
+    return weights + examples * largest
+
+
+def map_blocks(
+    function: Callable, size: int, arguments: tuple[Any, ...]
+) -> list[Any]:
+    """Calls a function for each block of tasks, compiled by XLA once.
+
+    Args:
+        function: A function of `arguments` for a block of tasks.
+        size: Tasks of a block; divides the number of tasks.
+        arguments: Nested tensors, `[tasks, ...]` each, and `None`s.
+
+    Returns:
+        The results, one per block. Without dependence on each other, they
+        are computed side by side.
+
+    Raises:
+        Inseparable: If the function changes variables or draws random
+            numbers, so that the order of the blocks would matter.
+    """
+    flat = [x for x in keras.tree.flatten(arguments) if x is not None]
+    blocks = flat[0].shape[0] // size
+    parts = [
+        keras.tree.map_structure(
+            lambda x, i=i: None if x is None else x[i * size :][:size],
+            arguments,
+        )
+        for i in range(blocks)
+    ]
+    compiled = tf.function(function, autograph=False, jit_compile=True)
+    changes = _changes(compiled.get_concrete_function(*parts[0]).graph)
+    if changes:
+        raise Inseparable(f"the step uses {sorted(changes)}")
+    return [compiled(*part) for part in parts]
+
+
+def _bytes_of_example(output: tf.Tensor) -> int:
+    shape = output.shape
+    if not shape.rank or shape[0] is not None:
+        return 0
+    return math.prod(n or 1 for n in shape[1:]) * output.dtype.size
+
+
+def _changes(graph: tf.Graph) -> set[str]:
+    """Returns the types of operations that change or draw something."""
+    definition = graph.as_graph_def()
+    nodes = [*definition.node]
+    for body in definition.library.function:
+        nodes.extend(body.node_def)
+    types = {node.op for node in nodes} - _HARMLESS
+    definitions = {t: op_def_registry.get(t) for t in types}
+    return {t for t, d in definitions.items() if d and d.is_stateful}
