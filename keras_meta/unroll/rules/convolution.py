@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from keras_meta.unroll import task_axis
 from keras_meta.unroll import task_convolution
-from keras_meta.unroll.rows import repeat_rows
 from keras_meta.unroll.rules.core import activate
 from keras_meta.unroll.rules.registry import rule
 from keras_meta.unroll.task_scope import TaskScope
@@ -244,9 +243,8 @@ def _output_space(layer, x: tf.Tensor) -> list[int | None]:
 
 def _finish(layer, scope: TaskScope, y: tf.Tensor) -> tf.Tensor:
     if layer.use_bias:
-        rows = _rows(y, scope.tasks)
         bias = scope.weight(layer.bias)[:, tf.newaxis]
-        y = _unrows(rows + repeat_rows(bias, rows), space(y))
+        y = _unrows(_rows(y, scope.tasks) + bias, space(y))
     if layer.data_format == "channels_first":
         rank = y.shape.rank
         y = tf.transpose(y, [0, rank - 1, *range(1, rank - 1)])

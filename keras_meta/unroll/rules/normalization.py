@@ -13,8 +13,6 @@ import keras
 import tensorflow as tf
 
 from keras_meta.unroll import task_axis
-from keras_meta.unroll.rows import mean_rows
-from keras_meta.unroll.rows import repeat_rows
 from keras_meta.unroll.rules.core import broadcast_weight
 from keras_meta.unroll.rules.registry import rule
 from keras_meta.unroll.task_scope import TaskScope
@@ -53,10 +51,9 @@ def batch_normalization(
     scale = tf.math.rsqrt(variance + layer.epsilon)
     if layer.scale:
         scale *= tf.cast(scope.weight(layer.gamma), dtype)[:, tf.newaxis]
-    y = (rows - repeat_rows(mean, rows)) * repeat_rows(scale, rows)
+    y = (rows - mean) * scale
     if layer.center:
-        beta = tf.cast(scope.weight(layer.beta), dtype)[:, tf.newaxis]
-        y += repeat_rows(beta, rows)
+        y += tf.cast(scope.weight(layer.beta), dtype)[:, tf.newaxis]
     sizes = [task_axis.size(x, axis) for axis in range(x.shape.rank)]
     y = tf.transpose(tf.reshape(y, sizes), inverse)
     return tf.cast(tf.ensure_shape(y, inputs.shape), layer.compute_dtype)
@@ -78,8 +75,7 @@ def _statistics(layer, scope, rows, training, mask):
     if isinstance(scope.statistics, dict):
         return [x[:, tf.newaxis] for x in scope.next_statistics(layer)]
     if mask is None:
-        mean = mean_rows(rows)
-        variance = mean_rows(tf.square(rows - repeat_rows(mean, rows)))
+        mean, variance = moments(rows, [1])
     else:
         mean, variance = _masked_moments(rows, mask)
     scope.record_statistics(layer, mean[:, 0], variance[:, 0])
