@@ -212,7 +212,10 @@ def _compiled(learner: keras.Model, function):
     if learner.run_eagerly:
         return function
     return tf.function(
-        function, jit_compile=learner.jit_compile, reduce_retracing=True
+        function,
+        autograph=False,
+        jit_compile=learner.jit_compile,
+        reduce_retracing=True,
     )
 
 

@@ -52,8 +52,9 @@ class Learner(MetaTraining):
         inner_loss: The loss of the inner loop, whatever `compile` takes as a
             loss; by default the compiled loss. It is computed for each task
             alone and follows the loss's own reduction, by default the mean.
-            Regularizers act on the initialization through the outer loss and
-            not in the inner loop.
+            Regularizers of weights act on the initialization, and those of
+            activities and other losses that layers add on the query sets,
+            through the outer loss; none acts in the inner loop.
         first_order: Whether to drop second derivatives.
         batch_statistics: What batch normalization normalizes with:
             `"batch"`, the statistics of the set that is passed through, so
@@ -130,7 +131,11 @@ class Learner(MetaTraining):
         if every_step:
             predictions = outputs[1]
         else:
-            predictions, carry = self._predict_query(episode, carry, training)
+            predictions, carry, losses = self._inner_loop.predict(
+                carry, episode.support_x, episode.query_x, training
+            )
+            for loss in losses:
+                self.add_loss(loss)
         if training:
             self._keep_state(start, carry)
         if tf.executing_eagerly():
@@ -277,9 +282,10 @@ class Learner(MetaTraining):
 
     def _predict_query(self, episode: Episode, carry: Carry, training: bool):
         """Returns predictions for the query sets and the new carry."""
-        return self._inner_loop.predict(
+        predictions, carry, _ = self._inner_loop.predict(
             carry, episode.support_x, episode.query_x, training
         )
+        return predictions, carry
 
     def _keep_state(self, start: Carry, end: Carry) -> None:
         """Assigns what the step changed, unless the step failed."""

@@ -27,7 +27,8 @@ class MAML(Learner):
         step_weights: Weights of the query loss after each inner step, as in
             MAML++'s multi-step loss: `None` counts the last step alone,
             `"uniform"` all steps alike, a sequence of `steps` numbers as
-            given. `keras_meta.callbacks.AnnealStepWeights` shifts them to
+            given; losses that layers add do not count then.
+            `keras_meta.callbacks.AnnealStepWeights` shifts them to
             the last step over the first epochs.
         **kwargs: `evaluation_steps`, `adapt`, `inner_loss`, `first_order`,
             `batch_statistics`, `name`; see `Learner`.

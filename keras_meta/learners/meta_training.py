@@ -98,11 +98,6 @@ class MetaTraining(keras.Model):
         """
         if not averages_examples(self.loss, sample_weight is not None):
             return None
-        if any(
-            getattr(layer, "activity_regularizer", None) is not None
-            for layer in self._flatten_layers()
-        ):
-            return None
         episode = Episode.from_inputs(x)
         counts = [episode.support_y.shape[1], keras.tree.flatten(y)[0].shape[1]]
         tasks = episode.support_y.shape[0]
@@ -116,9 +111,10 @@ class MetaTraining(keras.Model):
 
     def _require_mean_losses(self) -> None:
         """Refuses losses that a layer added, which may be sums over tasks."""
-        regularized = [v for v in self.variables if v.regularizer is not None]
+        variables = self.trainable_variables
+        regularized = [v for v in variables if v.regularizer is not None]
         if len(self.losses) > len(regularized):
-            raise task_blocks.Inseparable("a layer calls `add_loss`")
+            raise task_blocks.Inseparable("layers add losses")
 
     def _meta_gradient(self, x, y, sample_weight) -> MetaGradient:
         """Returns what the tasks say about the learned weights."""
@@ -176,6 +172,7 @@ class MetaTraining(keras.Model):
     def make_train_function(self, force: bool = False):
         """Builds the training step, which stops on what went wrong."""
         if self.train_function is None or force:
+            self._build_optimizer()
             jit_compile = self.jit_compile
             # The step itself decides what XLA compiles.
             self.jit_compile = False
@@ -185,6 +182,35 @@ class MetaTraining(keras.Model):
                 self.jit_compile = jit_compile
             self.train_function = self._checked(self.train_function)
         return self.train_function
+
+    def _build_optimizer(self) -> None:
+        """Creates the optimizer's variables.
+
+        A step that creates variables is traced twice.
+        """
+        if self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self._learned)
+
+    def _build_metrics(self, iterator) -> None:
+        """Creates the metrics' variables, for the same reason.
+
+        Keras creates them in the step, where it knows the predictions'
+        shape; here it is known for models with one output.
+        """
+        metrics = self._compile_metrics
+        shape = getattr(self._inner_loop.task_batched.model, "output_shape", 0)
+        spec = getattr(iterator, "element_spec", None)
+        if metrics is None or metrics.built or tf.distribute.has_strategy():
+            return
+        if spec is None or not isinstance(shape, tuple):
+            return
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
+        if isinstance(y, tf.TensorSpec) and y.shape.rank and shape[1:]:
+            metrics.build(
+                keras.KerasTensor(y.shape, y.dtype.name),
+                keras.KerasTensor([*y.shape[:2], *shape[1:]]),
+            )
 
     def make_test_function(self, force: bool = False):
         """Builds the evaluation step, which stops on what went wrong."""
@@ -202,6 +228,7 @@ class MetaTraining(keras.Model):
 
     def _checked(self, function):
         def call_and_check(iterator):
+            self._build_metrics(iterator)
             outputs = function(iterator)
             self._check_health()
             return outputs

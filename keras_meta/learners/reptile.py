@@ -121,6 +121,7 @@ class Reptile(Learner):
         carry, _ = self._unroll(episode, start, self.steps, training=True)
         y_pred, carry = self._predict_query(episode, carry, training=True)
         self._keep_state(start, carry)
+        self._clear_losses()
         loss = self.compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight
         )

@@ -42,6 +42,8 @@ def block_size(tasks: int | None, bytes_per_task: int) -> int | None:
     wanted = max(
         _CACHE_BYTES // bytes_per_task, tasks // _MOST_BLOCKS, _SMALLEST_BLOCK
     )
+    if wanted >= tasks:
+        return None
     sizes = range(_SMALLEST_BLOCK, min(wanted, tasks // 2) + 1)
     return max((size for size in sizes if tasks % size == 0), default=None)
 

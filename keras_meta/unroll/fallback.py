@@ -22,7 +22,7 @@ def call_per_task(layer, call, scope: TaskScope, args, kwargs):
         layer: The layer.
         call: Its original `call`.
         scope: The active scope. Its updates and recorded statistics receive
-            those of the layer.
+            those of the layer, and the means over tasks of losses it adds.
         args: Positional arguments of the call.
         kwargs: Keyword arguments of the call. Tensors in both that have a
             batch axis are split into tasks.
@@ -75,7 +75,7 @@ def call_per_task(layer, call, scope: TaskScope, args, kwargs):
             raise
         updates = [inner.get_current_value(v) for v in state]
         statistics = [inner.recorded.get(id(norm), []) for norm in norms]
-        return outputs, updates, _drop_task_axis(statistics)
+        return outputs, updates, _drop_task_axis(statistics), inner.losses
 
     elements = (
         tf.range(scope.tasks),
@@ -83,7 +83,8 @@ def call_per_task(layer, call, scope: TaskScope, args, kwargs):
         [task_axis.split(flat[i], scope.tasks) for i in batched],
         recorded,
     )
-    outputs, updates, statistics = _map(call_one, elements)
+    outputs, updates, statistics, losses = _map(call_one, elements)
+    scope.losses.extend(tf.reduce_mean(loss, axis=0) for loss in losses)
     for variable, values in zip(state, updates, strict=True):
         scope.add_update((variable, _merge_updates(scope, variable, values)))
     for norm, pairs in zip(norms, statistics, strict=True):

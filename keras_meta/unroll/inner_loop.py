@@ -123,8 +123,8 @@ class InnerLoop:
 
     def predict(
         self, carry: Carry, support_x: Any, query_x: Any, training: bool
-    ) -> tuple[Any, Carry]:
-        """Returns predictions for query sets, and the carry after them.
+    ) -> tuple[Any, Carry, list[tf.Tensor]]:
+        """Predicts query sets.
 
         Args:
             carry: The adapted weights.
@@ -132,6 +132,10 @@ class InnerLoop:
                 for batch statistics.
             query_x: Inputs to predict, `[tasks, q, ...]` each.
             training: Whether layers run in training mode.
+
+        Returns:
+            The predictions, the carry after them, and the losses that layers
+            added.
         """
         statistics = self._statistics
         if self.batch_statistics == "support":
@@ -144,7 +148,8 @@ class InnerLoop:
             statistics=statistics,
             second_order=False,
         )
-        return result.outputs, carry._replace(state=result.state)
+        carry = carry._replace(state=result.state)
+        return result.outputs, carry, result.losses
 
     def one_task(self, carry: Carry, support_x: Any) -> Mapping[int, tf.Tensor]:
         """Returns the values of the first task's variables by `id(variable)`.

@@ -28,11 +28,14 @@ class TaskOutputs:
         state: New values of the model's non-trainable variables.
         statistics: Batch statistics that normalization layers used, as
             `TaskBatched` accepts them.
+        losses: Scalars that layers added: activity regularizers and
+            `add_loss`.
     """
 
     outputs: tf.Tensor
     state: list[tf.Tensor]
     statistics: dict
+    losses: list[tf.Tensor]
 
 
 class TaskBatched:
@@ -178,6 +181,7 @@ class TaskBatched:
             ),
             [scope.get_current_value(v) for v in variables],
             scope.recorded,
+            scope.losses,
         )
 
     def _mend(self, layer, variable) -> bool:

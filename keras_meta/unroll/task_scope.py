@@ -67,7 +67,11 @@ class TaskScope(keras.StatelessScope):
         single: bool = False,
         withheld: Set[int] = frozenset(),
     ):
-        super().__init__(state_mapping=state, initialize_variables=False)
+        super().__init__(
+            state_mapping=state,
+            collect_losses=True,
+            initialize_variables=False,
+        )
         self.tasks = tasks
         self.weights = dict(weights)
         self.training = training
