@@ -177,15 +177,20 @@ def _transpose(y, w, geometry: Geometry) -> tf.Tensor:
         _plane(padded, w, geometry, residue, reach, places)
         for residue in itertools.product(*map(range, geometry.strides))
     ]
+    # From the last axis of space to the first, the residues' planes are put
+    # side by side behind each place, which needs no transposition.
     lead, channels = _lead(y), w.shape[2]
-    x = tf.stack(planes, axis=2)
-    x = tf.reshape(x, [*lead, *geometry.strides, *places, channels])
-    pairs = [(2 + rank + i, 2 + i) for i in range(rank)]
-    x = tf.transpose(
-        x, [0, 1, *itertools.chain.from_iterable(pairs), 2 + 2 * rank]
-    )
+    for axis in reversed(range(rank)):
+        stride = geometry.strides[axis]
+        planes = [
+            tf.reshape(
+                tf.concat(planes[i : i + stride], axis=-1),
+                [*lead, *places[:axis], -1],
+            )
+            for i in range(0, len(planes), stride)
+        ]
     sizes = [p * s for p, s in zip(places, geometry.strides, strict=True)]
-    x = tf.reshape(x, [*lead, *sizes, channels])
+    x = tf.reshape(planes[0], [*lead, *sizes, channels])
     return _unpad(x, sizes, geometry)
 
 
