@@ -13,6 +13,7 @@ from keras_meta.learners import task_blocks
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.health import Health
 from keras_meta.unroll.inner_loss import averages_examples
+from keras_meta.unroll.inner_loss import keras_mask
 
 
 class MetaGradient(NamedTuple):
@@ -72,7 +73,7 @@ class MetaTraining(keras.Model):
         def block(*arguments):
             with self._health.collecting() as report:
                 result = self._meta_gradient(*arguments)
-            self._require_mean_losses()
+            self._require_mean_losses(result.predictions)
             return result, report.value
 
         results, reports = zip(
@@ -109,8 +110,16 @@ class MetaTraining(keras.Model):
             task_blocks.working_set(model, episode.support_x, sum(counts)),
         )
 
-    def _require_mean_losses(self) -> None:
-        """Refuses losses that a layer added, which may be sums over tasks."""
+    def _require_mean_losses(self, predictions) -> None:
+        """Refuses a loss that is no mean over tasks that count alike.
+
+        Losses that layers add may be sums over tasks, and a mask changes
+        what a mean divides by.
+        """
+        if any(
+            keras_mask(y) is not None for y in keras.tree.flatten(predictions)
+        ):
+            raise task_blocks.Inseparable("predictions have a mask")
         variables = self.trainable_variables
         regularized = [v for v in variables if v.regularizer is not None]
         if len(self.losses) > len(regularized):

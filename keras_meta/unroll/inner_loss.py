@@ -80,21 +80,24 @@ class InnerLoss:
 
         Args:
             y_true: Labels, `[tasks, n, ...]`.
-            y_pred: Predictions, `[tasks, n, ...]`.
+            y_pred: Predictions, `[tasks, n, ...]`. What their Keras mask
+                rules out does not count.
             sample_weight: Weights of the examples, `[tasks, n]`.
         """
+        mask = None if keras.tree.is_nested(y_pred) else keras_mask(y_pred)
         y_pred = keras.tree.map_structure(_at_least_float32, y_pred)
         if _is_example_wise(self.loss):
             self._check_shapes(y_true, y_pred)
             y_true, y_pred = self._align(y_true, y_pred)
-            values = self._call(y_true, y_pred)
-            return self._reduce(values, sample_weight)
+            return self._reduced(y_true, y_pred, sample_weight, mask)
         if y_true.dtype.is_integer and not keras.tree.is_nested(y_pred):
             y_true = tf.cast(y_true, y_pred.dtype)
-        elements = (y_true, y_pred)
+        tasks = {"y_true": y_true, "y_pred": y_pred}
         if sample_weight is not None:
-            elements = (*elements, sample_weight)
-        return tf.vectorized_map(lambda task: self._one_task(*task), elements)
+            tasks["sample_weight"] = sample_weight
+        if mask is not None:
+            tasks["mask"] = mask
+        return tf.vectorized_map(lambda task: self._one_task(**task), tasks)
 
     def _check_shapes(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> None:
         """Refuses what would fail obscurely or broadcast silently."""
@@ -121,25 +124,38 @@ class InnerLoss:
             return y_true[..., tf.newaxis], y_pred
         return y_true, y_pred[..., tf.newaxis]
 
-    def _one_task(self, y_true, y_pred, sample_weight=None):
-        values = tf.convert_to_tensor(self._call(y_true, y_pred))
-        if sample_weight is not None:
-            sample_weight = sample_weight[tf.newaxis]
-        return self._reduce(values[tf.newaxis], sample_weight)[0]
+    def _one_task(self, y_true, y_pred, sample_weight=None, mask=None):
+        def add_axis(x):
+            return None if x is None else x[tf.newaxis]
 
-    def _call(self, y_true, y_pred):
-        if isinstance(self.loss, keras.losses.Loss):
-            return self.loss.call(y_true, y_pred)
-        return self.loss(y_true, y_pred)
+        values, kept = self._values(y_true, y_pred)
+        mask = add_axis(_both(mask, kept))
+        return self._reduce(add_axis(values), add_axis(sample_weight), mask)[0]
 
-    def _reduce(self, values: tf.Tensor, weight: tf.Tensor | None):
+    def _reduced(self, y_true, y_pred, sample_weight, mask):
+        values, kept = self._values(y_true, y_pred)
+        return self._reduce(values, sample_weight, _both(mask, kept))
+
+    def _values(self, y_true, y_pred):
+        """Returns unreduced losses, and which of them count, if not all."""
+        is_loss = isinstance(self.loss, keras.losses.Loss)
+        function = self.loss.call if is_loss else self.loss
+        values = function(y_true, y_pred)
+        return tf.convert_to_tensor(values), keras_mask(values)
+
+    def _reduce(self, values: tf.Tensor, weight, mask):
         axes = list(range(1, values.shape.rank))
         if weight is not None:
-            weight = tf.cast(weight, values.dtype)
-            extra = values.shape.rank - weight.shape.rank
-            weight = tf.reshape(
-                weight, tf.concat([tf.shape(weight), [1] * extra], 0)
-            )
+            weight = _spread(weight, values)
+        if mask is not None:
+            mask = _spread(mask, values)
+            if self._reduction in ("sum_over_batch_size", "mean"):
+                share = tf.reduce_mean(
+                    mask, list(range(1, mask.shape.rank)), keepdims=True
+                )
+                mask = tf.math.divide_no_nan(mask, share)
+            weight = mask if weight is None else mask * weight
+        if weight is not None:
             values = values * weight
         if self._reduction == "sum":
             return tf.reduce_sum(values, axes)
@@ -188,6 +204,24 @@ def _same_but_last_one(a: tf.Tensor, shape: tf.TensorShape) -> bool:
     short, long = sorted([a.shape, shape], key=lambda s: s.rank)
     same = long.rank == short.rank + 1 and long[-1] == 1
     return same and short.is_compatible_with(long[:-1])
+
+
+def keras_mask(x) -> tf.Tensor | None:
+    """Returns which entries of a tensor count, where Keras says so."""
+    return getattr(x, "_keras_mask", None)
+
+
+def _both(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return tf.logical_and(tf.cast(a, tf.bool), tf.cast(b, tf.bool))
+
+
+def _spread(x: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Casts to the dtype of `values`, and gives as many axes."""
+    extra = values.shape.rank - x.shape.rank
+    shape = tf.concat([tf.shape(x), [1] * extra], 0)
+    return tf.reshape(tf.cast(x, values.dtype), shape)
 
 
 def _at_least_float32(x: tf.Tensor) -> tf.Tensor:

@@ -12,6 +12,7 @@ from absl import logging
 
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.fallback import call_per_task
+from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.rules import find_rule
 from keras_meta.unroll.second_order import refuse_wrong_derivatives
 from keras_meta.unroll.task_scope import TaskScope
@@ -177,7 +178,7 @@ class TaskBatched:
                     raise
         return TaskOutputs(
             keras.tree.map_structure(
-                lambda y: task_axis.split(y, tasks), outputs
+                functools.partial(_split_with_mask, tasks=tasks), outputs
             ),
             [scope.get_current_value(v) for v in variables],
             scope.recorded,
@@ -222,6 +223,14 @@ class TaskBatched:
             type(layer).__name__,
             reason,
         )
+
+
+def _split_with_mask(y: tf.Tensor, tasks) -> tf.Tensor:
+    mask = keras_mask(y)
+    y = task_axis.split(y, tasks)
+    if mask is not None:
+        y._keras_mask = task_axis.split(mask, tasks)
+    return y
 
 
 def _own_variables(layer: keras.Layer) -> list[keras.Variable]:

@@ -326,3 +326,44 @@ def test_replicas_do_not_scale_the_loss(monkeypatch):
     actual = InnerLoss(losses.MeanSquaredError())(*REGRESSION)
     y_true, y_pred = REGRESSION
     assert_close(actual, tf.reduce_mean((y_true - y_pred) ** 2, [1, 2]))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_ignored_classes_equal_keras_for_each_task_alone(reduction, weighted):
+    weight = tf.exp(normal([TASKS, N], 3)) if weighted else None
+    loss = losses.SparseCategoricalCrossentropy(
+        ignore_class=1, reduction=reduction
+    )
+    y_true = tf.constant([[0, 1, 2, 1], [1, 3, 1, 4], [2, 3, 2, 0]])
+    assert_equals_keras(loss, y_true, SPARSE[1], weight)
+
+
+MASK = tf.constant([[1, 0, 1, 0], [0, 0, 0, 1], [1, 1, 1, 1]]) > 0
+
+
+def _masked(y_pred, mask):
+    y_pred = tf.identity(y_pred)
+    y_pred._keras_mask = mask
+    return y_pred
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", ["MeanSquaredError", "CosineSimilarity"])
+def test_masks_equal_keras_for_each_task_alone(name, reduction, weighted):
+    weight = tf.exp(normal([TASKS, N], 3)) if weighted else None
+    loss = getattr(losses, name)(reduction=reduction)
+    y_true, y_pred = REGRESSION
+    actual = InnerLoss(loss)(y_true, _masked(y_pred, MASK), weight)
+    each = [_masked(p, m) for p, m in zip(y_pred, MASK, strict=True)]
+    assert_close(actual, by_task(loss, y_true, each, weight))
+
+
+def test_a_task_that_is_masked_entirely_has_no_loss():
+    mask = tf.zeros_like(MASK)
+    for reduction in REDUCTIONS:
+        loss = losses.MeanSquaredError(reduction=reduction)
+        y_true, y_pred = REGRESSION
+        actual = InnerLoss(loss)(y_true, _masked(y_pred, mask))
+        np.testing.assert_array_equal(actual, 0)
