@@ -105,6 +105,46 @@ class Episode:
             )
 
 
+def check_query(y: Any, sample_weight: Any) -> None:
+    """Checks the labels and weights of the query sets.
+
+    Raises:
+        ValueError: If there are no labels, or weights that are not those of
+            examples.
+    """
+    if y is None:
+        raise ValueError(
+            "The query sets need labels to learn from. Received: y=None. "
+            "Yield `(x, query_y)`."
+        )
+    labels = [tf.convert_to_tensor(leaf) for leaf in keras.tree.flatten(y)]
+    for weight in keras.tree.flatten(sample_weight):
+        if weight is None:
+            continue
+        shape = tf.convert_to_tensor(weight).shape
+        fits = shape.rank is None or (
+            shape.rank >= 2
+            and any(_is_weight_of(shape, leaf.shape) for leaf in labels)
+        )
+        if not fits:
+            raise ValueError(
+                "`sample_weight` must have the shape [tasks, queries] of the "
+                f"query labels, {_show([leaf.shape for leaf in labels])}. "
+                f"Received: sample_weight.shape={shape}. Keras makes such "
+                "weights from class_weight=, which takes an example to be a "
+                "whole task; give weights of examples instead."
+            )
+
+
+def _is_weight_of(weight: tf.TensorShape, label: tf.TensorShape) -> bool:
+    if label.rank is None or label.rank < 2:
+        return True
+    queries = [weight[1], label[1]]
+    return weight[:1].is_compatible_with(label[:1]) and (
+        None in queries or queries[0] in (1, queries[1])
+    )
+
+
 def _check_equal_axis(shapes, axis: int, what: str):
     sizes = {s[axis] for _, s in shapes if s.rank is not None}
     if len(sizes - {None}) > 1:

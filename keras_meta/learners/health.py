@@ -57,7 +57,7 @@ class Health:
             self._collected = None
 
     def merge(self, reports: Sequence[tf.Tensor], tasks: int) -> None:
-        """Keeps the first failure among reports on blocks of tasks.
+        """Keeps the failure at the earliest step of reports on blocks.
 
         Args:
             reports: Collected reports.
@@ -65,15 +65,26 @@ class Health:
         """
         for i, report in enumerate(reports):
             cause, step, task = tf.unstack(report)
-            new = tf.logical_and(self.is_ok, tf.not_equal(cause, _OK))
+            is_first = tf.logical_or(self.is_ok, step < self._read()[1])
+            new = tf.logical_and(is_first, tf.not_equal(cause, _OK))
             self._keep(new, tf.stack([cause, step, task + i * tasks]))
 
-    def report_labels(self, labels: tf.Tensor, ways: int | None) -> None:
-        """Reports labels, `[tasks, n, ...]`, outside of `0 .. ways - 1`."""
+    def report_labels(
+        self, labels: tf.Tensor, ways: int | None, ignored: int | None
+    ) -> None:
+        """Reports labels outside of `0 .. ways - 1`, but an ignored one.
+
+        Args:
+            labels: `[tasks, n, ...]`.
+            ways: Number of classes that the model tells apart, if it does.
+            ignored: The class number that is ignored, if one is.
+        """
         if ways is None:
             return
         labels = tf.cast(labels, tf.int32)
         bad = tf.logical_or(labels < 0, labels >= ways)
+        if ignored is not None:
+            bad = tf.logical_and(bad, labels != ignored)
         bad = tf.reduce_any(bad, axis=list(range(1, bad.shape.rank)))
         self._first(_LABEL, bad[tf.newaxis])
 

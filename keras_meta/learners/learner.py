@@ -21,6 +21,7 @@ from keras_meta.unroll.inner_loop import Carry
 from keras_meta.unroll.inner_loop import InnerLoop
 from keras_meta.unroll.inner_loop import Support
 from keras_meta.unroll.inner_loss import InnerLoss
+from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.loop import unroll
 from keras_meta.unroll.selection import select_adapted
 from keras_meta.unroll.task_batched import TaskBatched
@@ -54,7 +55,8 @@ class Learner(MetaTraining):
             alone and follows the loss's own reduction, by default the mean.
             Regularizers of weights act on the initialization, and those of
             activities and other losses that layers add on the query sets,
-            through the outer loss; none acts in the inner loop.
+            through the outer loss; none acts in the inner loop. What layers
+            add must be a mean over examples.
         first_order: Whether to drop second derivatives.
         batch_statistics: What batch normalization normalizes with:
             `"batch"`, the statistics of the set that is passed through, so
@@ -130,6 +132,9 @@ class Learner(MetaTraining):
         )
         if every_step:
             predictions = outputs[1]
+            flat = keras.tree.flatten(predictions)
+            for i, mask in outputs[2].items():
+                flat[i]._keras_mask = mask
         else:
             predictions, carry, losses = self._inner_loop.predict(
                 carry, episode.support_x, episode.query_x, training
@@ -230,6 +235,7 @@ class Learner(MetaTraining):
             before each step, `[steps, tasks]`, and with `every_step` the
             predictions for the query sets after it.
         """
+        self._require_same_choice()
         learnable = self._with_valid_labels(episode)
 
         def step(i, carry):
@@ -237,7 +243,10 @@ class Learner(MetaTraining):
             if not every_step:
                 return carry, (losses,)
             predictions, carry = self._predict_query(episode, carry, training)
-            return carry, (losses, predictions)
+            flat = keras.tree.flatten(predictions)
+            masks = {i: keras_mask(y) for i, y in enumerate(flat)}
+            masks = {i: m for i, m in masks.items() if m is not None}
+            return carry, (losses, predictions, masks)
 
         carry, outputs = unroll(
             lambda i, carry: _as_tuples(step(i, Carry(*carry))),
@@ -248,6 +257,25 @@ class Learner(MetaTraining):
             self._report_health(episode, outputs[0])
         return Carry(*carry), outputs
 
+    def _require_same_choice(self) -> None:
+        """Refuses a model of which more would adapt now than when made.
+
+        Layers that were frozen meanwhile go on adapting; the outer loop
+        leaves their initialization alone.
+        """
+        if not self.model.trainable_variables:
+            return
+        chosen = select_adapted(self.model, self.adapt_spec)
+        adapted = self._inner_loop.task_batched.adapted
+        if {id(v) for v in chosen} - {id(v) for v in adapted}:
+            raise ValueError(
+                "The variables that adapt have changed since the learner was "
+                "made: a layer was frozen or unfrozen. Adapted: "
+                f"{[v.path for v in adapted]}. Now chosen by "
+                f"adapt={self.adapt_spec!r}: {[v.path for v in chosen]}. Make "
+                "a new learner around the model."
+            )
+
     def _with_valid_labels(self, episode: Episode) -> Episode:
         """Replaces class numbers out of range, which `Health` reports.
 
@@ -257,6 +285,9 @@ class Learner(MetaTraining):
             return episode
         y = tf.cast(episode.support_y, tf.int32)
         valid = tf.logical_and(y >= 0, y < self._ways)
+        ignored = self._resolved_inner_loss.ignored_class
+        if ignored is not None:
+            valid = tf.logical_or(valid, y == ignored)
         return dataclasses.replace(
             episode, support_y=tf.where(valid, y, tf.zeros_like(y))
         )
@@ -292,7 +323,7 @@ class Learner(MetaTraining):
         changes = [
             (variable, old, new)
             for variable, old, new in zip(
-                self.model.non_trainable_variables,
+                self._inner_loop.task_batched.state_variables,
                 start.state,
                 end.state,
                 strict=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_meta.learners.learner import Learner
+from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -76,9 +78,11 @@ class MAML(Learner):
         predictions = self(x, training=True, every_step=True)
         losses = []
         for i in range(self.steps):
-            y_pred = keras.tree.map_structure(lambda p, i=i: p[i], predictions)
+            y_pred = keras.tree.map_structure(
+                functools.partial(_of_step, i), predictions
+            )
             losses.append(
-                self.compute_loss(
+                self._compute_loss(
                     x=x,
                     y=y,
                     y_pred=y_pred,
@@ -95,6 +99,13 @@ class MAML(Learner):
         if weights is not None:
             weights = weights.numpy().tolist()
         return {**super().get_config(), "step_weights": weights}
+
+
+def _of_step(i: int, predictions: tf.Tensor) -> tf.Tensor:
+    y_pred, mask = predictions[i], keras_mask(predictions)
+    if mask is not None:
+        y_pred._keras_mask = mask[i]
+    return y_pred
 
 
 def _as_step_weights(step_weights, steps: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from keras.src.trainers.trainer import model_supports_jit
 
 from keras_meta.learners import task_blocks
 from keras_meta.learners.episode import Episode
+from keras_meta.learners.episode import check_query
 from keras_meta.learners.health import Health
 from keras_meta.unroll.inner_loss import averages_examples
 from keras_meta.unroll.inner_loss import keras_mask
@@ -20,7 +21,7 @@ class MetaGradient(NamedTuple):
     """What a step computes from its tasks, before it changes anything.
 
     Attributes:
-        gradients: One for each learned variable, or `None`.
+        gradients: One for each trainable variable, or `None`.
         loss: The outer loss, a scalar.
         predictions: The predictions for the query sets, `[tasks, q, ...]`.
     """
@@ -33,8 +34,12 @@ class MetaGradient(NamedTuple):
 class MetaTraining(keras.Model):
     """The half of a `Learner` that turns its `call` into training.
 
-    On a CPU a large meta-batch is taken in blocks of tasks, see
-    `task_blocks`; the step is the same up to rounding.
+    On a CPU, XLA compiles a step on a large meta-batch in blocks of tasks,
+    see `task_blocks`, where the loss is a mean over tasks and they share no
+    state; the step is the same up to rounding.
+
+    It uses `model`, `_inner_loop`, `_resolved_inner_loss` and `_exporting`
+    of the other half.
     """
 
     def __init__(self, **kwargs):
@@ -44,8 +49,9 @@ class MetaTraining(keras.Model):
     def train_step(self, data):
         """Takes one meta-training step on a batch of tasks."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        check_query(y, sample_weight)
         x = self._prepare(x)
-        if tf.executing_eagerly() or not self.jit_compile:
+        if tf.executing_eagerly() or not self._compiles_itself:
             return self._whole_step(x, y, sample_weight)
         size = self._block_size(x, y, sample_weight)
         if size is not None:
@@ -56,10 +62,25 @@ class MetaTraining(keras.Model):
         whole = tf.function(self._whole_step, autograph=False, jit_compile=True)
         return whole(x, y, sample_weight)
 
+    def test_step(self, data):
+        """Evaluates a batch of tasks."""
+        _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        check_query(y, sample_weight)
+        return super().test_step(data)
+
     @property
-    def _learned(self) -> list[keras.Variable]:
-        """What the optimizer changes."""
-        return self.trainable_variables
+    def _compiles_itself(self) -> bool:
+        """Whether `train_step` decides what XLA compiles.
+
+        A subclass's own step is compiled as a whole, as Keras does it.
+        """
+        is_own = type(self).train_step is MetaTraining.train_step
+        return is_own and bool(self.jit_compile)
+
+    @property
+    def _is_distributed(self) -> bool:
+        made_in = self._distribute_strategy
+        return made_in is not None or tf.distribute.has_strategy()
 
     def _prepare(self, x: dict[str, Any]) -> dict[str, Any]:
         """Returns the inputs that a step learns from."""
@@ -97,6 +118,8 @@ class MetaTraining(keras.Model):
         The mean over blocks must be the mean over tasks, so the loss has to
         be one that is known to treat every example alone.
         """
+        if type(self).compute_loss is not keras.Model.compute_loss:
+            return None
         if not averages_examples(self.loss, sample_weight is not None):
             return None
         episode = Episode.from_inputs(x)
@@ -104,10 +127,9 @@ class MetaTraining(keras.Model):
         tasks = episode.support_y.shape[0]
         if tasks is None or None in counts:
             return None
-        model = self._inner_loop.task_batched.model
         return task_blocks.block_size(
             tasks,
-            task_blocks.working_set(model, episode.support_x, sum(counts)),
+            task_blocks.working_set(self.model, episode.support_x, sum(counts)),
         )
 
     def _require_mean_losses(self, predictions) -> None:
@@ -130,13 +152,13 @@ class MetaTraining(keras.Model):
         with tf.GradientTape() as tape:
             y_pred, loss = self._outer_loss(x, y, sample_weight)
             scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, self._learned)
+        gradients = tape.gradient(scaled, self.trainable_variables)
         return MetaGradient(list(map(_densify, gradients)), loss, y_pred)
 
     def _outer_loss(self, x, y, sample_weight):
         """Returns predictions for the query sets and the loss to minimize."""
         y_pred = self(x, training=True)
-        loss = self.compute_loss(
+        loss = self._compute_loss(
             x=x,
             y=y,
             y_pred=y_pred,
@@ -155,7 +177,7 @@ class MetaTraining(keras.Model):
             for g in result.gradients
         ]
         self.optimizer.apply_gradients(
-            zip(gradients, self._learned, strict=True)
+            zip(gradients, self.trainable_variables, strict=True)
         )
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         self._loss_tracker.update_state(
@@ -175,7 +197,7 @@ class MetaTraining(keras.Model):
         return (
             model_supports_jit(self)
             and not self._inner_loop.task_batched.has_fallback
-            and not tf.distribute.has_strategy()
+            and not self._is_distributed
         )
 
     def make_train_function(self, force: bool = False):
@@ -183,8 +205,8 @@ class MetaTraining(keras.Model):
         if self.train_function is None or force:
             self._build_optimizer()
             jit_compile = self.jit_compile
-            # The step itself decides what XLA compiles.
-            self.jit_compile = False
+            if self._compiles_itself:
+                self.jit_compile = False
             try:
                 super().make_train_function(force)
             finally:
@@ -199,7 +221,7 @@ class MetaTraining(keras.Model):
         """
         if self.optimizer is not None and not self.optimizer.built:
             with self.distribute_strategy.scope():
-                self.optimizer.build(self._learned)
+                self.optimizer.build(self.trainable_variables)
 
     def _build_metrics(self, iterator) -> None:
         """Creates the metrics' variables, for the same reason.
@@ -208,9 +230,9 @@ class MetaTraining(keras.Model):
         shape; here it is known for models with one output.
         """
         metrics = self._compile_metrics
-        shape = getattr(self._inner_loop.task_batched.model, "output_shape", 0)
+        shape = getattr(self.model, "output_shape", None)
         spec = getattr(iterator, "element_spec", None)
-        if metrics is None or metrics.built or tf.distribute.has_strategy():
+        if metrics is None or metrics.built or self._is_distributed:
             return
         if spec is None or not isinstance(shape, tuple):
             return
@@ -248,7 +270,11 @@ class MetaTraining(keras.Model):
         if self._exporting:
             return
         if self._resolved_inner_loss.is_sparse:
-            self._health.report_labels(episode.support_y, self._ways)
+            self._health.report_labels(
+                episode.support_y,
+                self._ways,
+                self._resolved_inner_loss.ignored_class,
+            )
         self._health.report_inner_losses(losses)
 
     def _check_health(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
@@ -95,10 +96,6 @@ class Reptile(Learner):
             trainable=False,
         )
 
-    @property
-    def _learned(self) -> list[keras.Variable]:
-        return self._inner_loop.task_batched.adapted
-
     def _prepare(self, x: dict[str, Any]) -> dict[str, Any]:
         """Repeats the support sets, shuffled, as often as the steps need."""
         if self.batch_size is None:
@@ -122,16 +119,24 @@ class Reptile(Learner):
         y_pred, carry = self._predict_query(episode, carry, training=True)
         self._keep_state(start, carry)
         self._clear_losses()
-        loss = self.compute_loss(
+        loss = self._compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight
         )
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        gradients = [
-            (tf.convert_to_tensor(v.value) - tf.reduce_mean(w, axis=0))
+        adapted = self._inner_loop.task_batched.adapted
+        moves = {
+            id(v): (tf.convert_to_tensor(v.value) - tf.reduce_mean(w, axis=0))
             / replicas
-            for v, w in zip(self._learned, carry.weights, strict=True)
-        ]
+            for v, w in zip(adapted, carry.weights, strict=True)
+        }
+        gradients = [moves.get(id(v)) for v in self.trainable_variables]
         return MetaGradient(gradients, loss, y_pred)
+
+    def _apply(self, x, y, sample_weight, result: MetaGradient):
+        with warnings.catch_warnings():
+            # Weights that do not adapt have none on purpose.
+            warnings.filterwarnings("ignore", "Gradients do not exist")
+            return super()._apply(x, y, sample_weight, result)
 
     def _support_of_step(self, episode: Episode, i) -> Support:
         if self.batch_size is None:

@@ -40,12 +40,15 @@ def block_size(tasks: int | None, bytes_per_task: int) -> int | None:
     if tasks is None or tf.config.list_logical_devices("GPU"):
         return None
     wanted = max(
-        _CACHE_BYTES // bytes_per_task, tasks // _MOST_BLOCKS, _SMALLEST_BLOCK
+        _CACHE_BYTES // bytes_per_task,
+        -(-tasks // _MOST_BLOCKS),
+        _SMALLEST_BLOCK,
     )
     if wanted >= tasks:
         return None
     sizes = range(_SMALLEST_BLOCK, min(wanted, tasks // 2) + 1)
-    return max((size for size in sizes if tasks % size == 0), default=None)
+    size = max((size for size in sizes if tasks % size == 0), default=None)
+    return None if size and tasks // size > _MOST_BLOCKS else size
 
 
 def working_set(model: keras.Model, inputs: Any, examples: int) -> int:
@@ -123,4 +126,9 @@ def _changes(graph: tf.Graph) -> set[str]:
         nodes.extend(body.node_def)
     types = {node.op for node in nodes} - _HARMLESS
     definitions = {t: op_def_registry.get(t) for t in types}
-    return {t for t, d in definitions.items() if d and d.is_stateful}
+    return {
+        t
+        for t, definition in definitions.items()
+        # Random numbers of a fixed seed would be the same in every block.
+        if definition and (definition.is_stateful or "Random" in t)
+    }

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.unroll import task_axis
+from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.second_order import refuse_wrong_derivatives
 from keras_meta.unroll.task_scope import TaskScope
 
@@ -45,13 +46,17 @@ def call_per_task(layer, call, scope: TaskScope, args, kwargs):
         for sublayer in layer._flatten_layers()
         if isinstance(sublayer, keras.layers.BatchNormalization)
     ]
+    masks = {i: keras_mask(flat[i]) for i in batched}
+    masks = {i: mask for i, mask in masks.items() if mask is not None}
     recorded = _recorded_slices(scope, norms)
 
     def call_one(elements):
-        task, weights, inputs, statistics = elements
+        task, weights, inputs, kept, statistics = elements
         values = list(flat)
         for i, x in zip(batched, inputs, strict=True):
             values[i] = x
+        for i, mask in zip(masks, kept, strict=True):
+            values[i]._keras_mask = mask
         inner = TaskScope(
             tasks=1,
             weights={id(v): w for v, w in zip(adapted, weights, strict=True)},
@@ -81,6 +86,7 @@ def call_per_task(layer, call, scope: TaskScope, args, kwargs):
         tf.range(scope.tasks),
         [scope.weights[id(v)] for v in adapted],
         [task_axis.split(flat[i], scope.tasks) for i in batched],
+        [task_axis.split(mask, scope.tasks) for mask in masks.values()],
         recorded,
     )
     outputs, updates, statistics, losses = _map(call_one, elements)

@@ -67,6 +67,11 @@ class InnerLoss:
         return self._function is keras.losses.sparse_categorical_crossentropy
 
     @property
+    def ignored_class(self) -> int | None:
+        """The class number whose examples do not count."""
+        return getattr(self.loss, "ignore_class", None)
+
+    @property
     def _function(self):
         return _example_wise_function(self.loss)
 
@@ -81,7 +86,7 @@ class InnerLoss:
         Args:
             y_true: Labels, `[tasks, n, ...]`.
             y_pred: Predictions, `[tasks, n, ...]`. What their Keras mask
-                rules out does not count.
+                rules out does not count, for models with one output.
             sample_weight: Weights of the examples, `[tasks, n]`.
         """
         mask = None if keras.tree.is_nested(y_pred) else keras_mask(y_pred)
@@ -144,7 +149,6 @@ class InnerLoss:
         return tf.convert_to_tensor(values), keras_mask(values)
 
     def _reduce(self, values: tf.Tensor, weight, mask):
-        axes = list(range(1, values.shape.rank))
         if weight is not None:
             weight = _spread(weight, values)
         if mask is not None:
@@ -157,6 +161,7 @@ class InnerLoss:
             weight = mask if weight is None else mask * weight
         if weight is not None:
             values = values * weight
+        axes = list(range(1, values.shape.rank))
         if self._reduction == "sum":
             return tf.reduce_sum(values, axes)
         if weight is not None and self._reduction == "mean_with_sample_weight":

@@ -26,7 +26,7 @@ class TaskOutputs:
     Attributes:
         outputs: The model's outputs, nested as the model nests them, each
             `[tasks, n, ...]`.
-        state: New values of the model's non-trainable variables.
+        state: New values of `TaskBatched.state_variables`.
         statistics: Batch statistics that normalization layers used, as
             `TaskBatched` accepts them.
         losses: Scalars that layers added: activity regularizers and
@@ -79,12 +79,18 @@ class TaskBatched:
         """Whether some layer is called once per task."""
         return bool(self._per_task)
 
-    def initial_state(self) -> list[tf.Tensor]:
-        """Returns the values of the model's non-trainable variables."""
+    @property
+    def state_variables(self) -> list[keras.Variable]:
+        """The model's non-trainable variables that do not adapt."""
         return [
-            tf.convert_to_tensor(v.value)
+            v
             for v in self.model.non_trainable_variables
+            if id(v) not in self._adapted_ids
         ]
+
+    def initial_state(self) -> list[tf.Tensor]:
+        """Returns the values of `state_variables`."""
+        return [tf.convert_to_tensor(v.value) for v in self.state_variables]
 
     @tf.autograph.experimental.do_not_convert
     def __call__(
@@ -102,7 +108,7 @@ class TaskBatched:
 
         Args:
             weights: Values of the adapted variables, `[tasks, *shape]` each.
-            state: Values of the model's non-trainable variables.
+            state: Values of `state_variables`.
             inputs: The model's inputs, nested as it expects them, each
                 `[tasks, n, ...]`.
             training: Passed to the model.
@@ -154,7 +160,7 @@ class TaskBatched:
         first = keras.tree.flatten(inputs)[0]
         tasks = task_axis.size(first, 0)
         merged = keras.tree.map_structure(task_axis.merge, inputs)
-        variables = self.model.non_trainable_variables
+        variables = self.state_variables
         while True:
             scope = TaskScope(
                 tasks=tasks,

@@ -82,3 +82,45 @@ def test_masked_sequences(jit_compile):
     kept = [(q != 0).sum() for q in x["query_x"]]
     mean = np.average(expected, weights=kept)
     np.testing.assert_allclose(history.history["loss"][0], mean, rtol=1e-6)
+
+
+def test_multi_step_loss_counts_the_same():
+    x, y = _data()
+
+    def loss(**kwargs):
+        learner = compiled(
+            keras_meta.MAML(_tagger(), 0.5, **kwargs), loss=_loss()
+        )
+        return learner.fit(x, y, batch_size=_TASKS, verbose=0).history["loss"]
+
+    np.testing.assert_allclose(loss(step_weights=[1.0]), loss(), rtol=1e-12)
+
+
+@keras.saving.register_keras_serializable("tests")
+class _ScaledMean(keras.layers.Layer):
+    """A layer without a rule that uses the mask of its input."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1],), initializer="normal")
+        self.pool = keras.layers.GlobalAveragePooling1D()
+        self.supports_masking = True
+
+    def call(self, x):
+        return self.pool(x) * self.w
+
+
+def test_layers_called_once_per_task_see_the_mask():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input([_LENGTH], dtype="int32"),
+            keras.layers.Embedding(_TOKENS, 4, mask_zero=True),
+            _ScaledMean(),
+        ]
+    )
+    x, _ = _data()
+    learner = compiled(keras_meta.MAML(model, 0.5, evaluation_steps=0))
+    x["support_y"] = np.zeros([_TASKS, _N, 4])
+    expected = [model(task) for task in x["query_x"]]
+    actual = learner.predict(x, batch_size=_TASKS, verbose=0)
+    np.testing.assert_allclose(actual, expected, atol=1e-12)

@@ -11,6 +11,7 @@ from .helpers import adapt_by_hand
 from .helpers import assert_same_weights
 from .helpers import call_with
 from .helpers import compiled
+from .helpers import dataset
 from .helpers import descent
 from .helpers import mlp
 from .helpers import regression
@@ -165,3 +166,30 @@ def test_the_published_inner_rule_is_the_default():
     rule = keras_meta.Reptile(mlp()).update_rule
     assert isinstance(rule, keras_meta.Adam)
     assert (rule.learning_rate, rule.beta_1) == (0.001, 0.0)
+
+
+def test_weights_that_do_not_adapt_stay_with_moving_averages():
+    layers = [keras.layers.Dense(4), keras.layers.Dense(4, name="head")]
+    model = keras.Sequential([keras.Input([2]), *layers])
+    learner = compiled(
+        keras_meta.Reptile(model, adapt="head"),
+        keras.optimizers.SGD(0.5, use_ema=True),
+    )
+    before = layers[0].kernel.numpy()
+    data = regression(3, outputs=4)
+    learner.fit(dataset(data), verbose=0)
+    np.testing.assert_array_equal(layers[0].kernel, before)
+
+
+def test_the_optimizer_of_a_partly_adapted_model_is_saved(tmp_path):
+    learner = compiled(
+        keras_meta.Reptile(mlp(), adapt="head"), keras.optimizers.Adam(0.01)
+    )
+    learner.fit(dataset(regression(3)), verbose=0)
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.saving.load_model(tmp_path / "learner.keras")
+    assert int(loaded.optimizer.iterations) == 3
+    assert_same_weights(
+        [v.numpy() for v in loaded.optimizer.variables],
+        [v.numpy() for v in learner.optimizer.variables],
+    )

@@ -224,16 +224,6 @@ def test_weighted_mean_is_not_split(blocks):
     assert not blocks
 
 
-def test_dropout_is_not_split(blocks):
-    learner, history = _fit(
-        lambda: keras_meta.MAML(_network(keras.layers.Dropout(0.5)), 0.1),
-        regression(_BATCHES, _TASKS),
-        jit_compile=True,
-    )
-    assert np.isfinite(history["loss"]).all()
-    assert not blocks
-
-
 def test_unknown_number_of_tasks_is_not_split(blocks):
     data = regression(_BATCHES, _TASKS)
     spec = keras.tree.map_structure(
@@ -272,5 +262,57 @@ def test_bad_labels_name_the_task_of_the_batch(blocks):
         jit_compile=True,
     )
     with pytest.raises(ValueError, match="Task 4 of the batch"):
+        learner.fit(dataset((x, y)), verbose=0)
+    assert blocks == [2]
+
+
+class SumLoss(keras_meta.MAML):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+        return 0.01 * tf.reduce_sum(tf.square(y - y_pred))
+
+
+class _FixedNoise(keras.layers.Layer):
+    def call(self, x):
+        noise = keras.random.normal(keras.ops.shape(x), seed=7)
+        return x + tf.cast(noise, x.dtype)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_loss_of_ones_own_is_not_split(blocks):
+    _assert_equal_fits(
+        lambda: SumLoss(mlp(), 0.1), regression(_BATCHES, _TASKS)
+    )
+    assert not blocks
+
+
+@pytest.mark.parametrize(
+    "layer", [lambda: keras.layers.Dropout(0.5), _FixedNoise]
+)
+def test_random_numbers_are_not_split(layer, blocks):
+    _, history = _fit(
+        lambda: keras_meta.MAML(_network(layer()), 0.1),
+        regression(_BATCHES, _TASKS),
+        jit_compile=True,
+    )
+    assert np.isfinite(history["loss"]).all()
+    assert not blocks
+
+
+@given(st.integers(1, 5000))
+def test_there_are_not_too_many_blocks(tasks):
+    size = task_blocks.block_size(tasks, 10**12)
+    assert size is None or tasks // size <= 64
+
+
+def test_the_failure_at_the_earliest_step_is_told(blocks):
+    x, y = regression(1, _TASKS)
+    # Task 0 overflows at step 1, task 5 holds NaN from the beginning.
+    x["support_y"][0, 0] = 1e15
+    x["support_x"][0, 5] = np.nan
+    learner = compiled(
+        keras_meta.MAML(mlp(activation="linear"), 1e3, steps=3),
+        jit_compile=True,
+    )
+    with pytest.raises(FloatingPointError, match="step 0 of task 5 "):
         learner.fit(dataset((x, y)), verbose=0)
     assert blocks == [2]

@@ -367,3 +367,26 @@ def test_a_task_that_is_masked_entirely_has_no_loss():
         y_true, y_pred = REGRESSION
         actual = InnerLoss(loss)(y_true, _masked(y_pred, mask))
         np.testing.assert_array_equal(actual, 0)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_loss_of_one_number_with_weights(reduction, masked):
+    class OneNumber(losses.Loss):
+        def call(self, y_true, y_pred):
+            return tf.reduce_mean(tf.square(y_true - y_pred), keepdims=True)[0]
+
+    loss = OneNumber(reduction=reduction)
+    weight = tf.exp(normal([TASKS, N], 3))
+    y_true, y_pred = REGRESSION
+    each = list(y_pred)
+    if masked:
+        y_pred = _masked(y_pred, MASK)
+        each = [_masked(p, m) for p, m in zip(each, MASK, strict=True)]
+    actual = InnerLoss(loss)(y_true, y_pred, weight)
+    assert actual.shape == [TASKS]
+    expected = [
+        tf.reshape(loss(t, p, w), [])
+        for t, p, w in zip(y_true, each, weight, strict=True)
+    ]
+    assert_close(actual, tf.stack(expected))
