@@ -10,7 +10,10 @@ import textwrap
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
+
+import keras_meta
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WAYS = 3
@@ -115,6 +118,16 @@ def compiled(learner, optimizer=None, loss="mse", jit_compile=False, **kwargs):
         optimizer = keras.optimizers.SGD(0.1)
     learner.compile(optimizer, loss, jit_compile=jit_compile, **kwargs)
     return learner
+
+
+def maml(**kwargs) -> keras_meta.MAML:
+    """A compiled learner of a small network."""
+    return compiled(keras_meta.MAML(mlp(), 0.1, **kwargs))
+
+
+def refuses(error, match):
+    """Expects an error whose message may have several lines."""
+    return pytest.raises(error, match=f"(?s){match}")
 
 
 def weights(learner) -> list[np.ndarray]:

@@ -1,0 +1,163 @@
+"""Bad models and arguments: the error names the argument."""
+
+import keras
+import pytest
+
+import keras_meta
+
+from .helpers import maml
+from .helpers import mlp
+from .helpers import refuses
+from .helpers import regression
+
+
+def test_a_model_without_trainable_weights():
+    model = mlp()
+    model.trainable = False
+    with refuses(
+        ValueError, f"'{model.name}' has no trainable weights.*trainable = Tru"
+    ):
+        keras_meta.MAML(model)
+
+
+@pytest.mark.parametrize("adapt", ["normalization", [], lambda v: False])
+def test_adapting_nothing(adapt):
+    with refuses(
+        ValueError, "`adapt` selects no trainable weight.*adapt=.*kernel"
+    ):
+        keras_meta.MAML(mlp(), adapt=adapt)
+
+
+def test_an_unknown_layer():
+    with refuses(ValueError, "`adapt` names a layer .*'tail'.*'body', 'head'"):
+        keras_meta.MAML(mlp(), adapt=["tail"])
+
+
+def test_a_layer_of_another_model():
+    other = keras.layers.Dense(1, name="other")
+    with refuses(ValueError, "`adapt` names a layer .*name=other"):
+        keras_meta.MAML(mlp(), adapt=[other])
+
+
+@pytest.mark.parametrize("adapt", ["tail", 3, None])
+def test_a_selection_that_is_none(adapt):
+    with refuses(ValueError, f"`adapt` must be 'all'.*adapt={adapt!r}"):
+        keras_meta.MAML(mlp(), adapt=adapt)
+
+
+def test_an_unbuilt_model():
+    model = keras.Sequential([keras.layers.Dense(1, name="lazy")])
+    with refuses(
+        ValueError, "`model` must be built.*'lazy'.*Call the model once"
+    ):
+        keras_meta.MAML(model)
+
+
+@pytest.mark.parametrize("model", [None, lambda x: x, keras.layers.Dense(1)])
+def test_what_is_no_model(model):
+    with refuses(TypeError, "`model` must be a keras.Model. Received: <|None"):
+        keras_meta.MAML(model)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5, True, "2"])
+def test_bad_steps(steps):
+    with refuses(
+        ValueError, f"`steps` must be an integer of at least 1.*{steps!r}"
+    ):
+        keras_meta.MAML(mlp(), steps=steps)
+
+
+def test_bad_steps_elsewhere():
+    with refuses(ValueError, "`evaluation_steps` must be .* least 0.*=-1"):
+        keras_meta.MAML(mlp(), evaluation_steps=-1)
+    x, _ = regression()
+    for call in (
+        lambda: maml().trajectory(x, -1),
+        lambda: maml().adapt(x["support_x"][0], x["support_y"][0], -1),
+    ):
+        with refuses(ValueError, "`steps` must be an integer of at least 0"):
+            call()
+
+
+def test_bad_batch_statistics():
+    with refuses(
+        ValueError, "`batch_statistics` must be one of.*'running'.*='query'"
+    ):
+        keras_meta.MAML(mlp(), batch_statistics="query")
+
+
+def test_an_unknown_sharing_of_rates():
+    with refuses(ValueError, "`learn` must be one of.*'layer'.*='layers'"):
+        keras_meta.GradientDescent(learn="layers")
+
+
+@pytest.mark.parametrize("rate", [None, "0.1", True])
+def test_a_fixed_rate_that_is_no_number(rate):
+    with refuses(ValueError, f"`learning_rate` must be a number.*{rate!r}"):
+        keras_meta.GradientDescent(rate)
+
+
+def test_an_update_rule_that_is_none():
+    with refuses((TypeError, ValueError), "`update_rule`.*'sgd'"):
+        keras_meta.MAML(mlp(), "sgd")
+
+
+def test_an_optimizer_as_an_update_rule():
+    with refuses((TypeError, ValueError), "`update_rule`.*GradientDescent"):
+        keras_meta.MAML(mlp(), keras.optimizers.SGD(0.1))
+
+
+@pytest.mark.parametrize("name", ["clip_norm", "clip_value"])
+def test_a_clip_that_is_not_positive(name):
+    with refuses(ValueError, f"`{name}` must be positive.*{name}=0"):
+        keras_meta.GradientDescent(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras_meta.Momentum(momentum=1.0),
+        lambda: keras_meta.Adam(beta_1=1.0),
+        lambda: keras_meta.Adam(beta_2=-0.1),
+    ],
+)
+def test_a_decay_out_of_range(make):
+    with refuses(ValueError, r"must be in \[0, 1\). Received: \w+=-?\d"):
+        make()
+
+
+@pytest.mark.parametrize("step_weights", [[0.5, 0.5], "linear", []])
+def test_bad_step_weights(step_weights):
+    with refuses(
+        ValueError, "`step_weights` must be None, 'uniform' or 3 numbers"
+    ):
+        keras_meta.MAML(mlp(), steps=3, step_weights=step_weights)
+
+
+def test_a_number_as_step_weights():
+    with refuses(ValueError, "`step_weights` must be .*step_weights=0.5"):
+        keras_meta.MAML(mlp(), steps=1, step_weights=0.5)
+
+
+def test_second_order_reptile():
+    with refuses(ValueError, "Reptile .*first_order=False.*keras_meta.MAML"):
+        keras_meta.Reptile(mlp(), first_order=False)
+
+
+def test_reptile_with_learned_rates():
+    rule = keras_meta.GradientDescent(0.1, learn="scalar")
+    with refuses(ValueError, "Reptile cannot learn rates.*learn=None"):
+        keras_meta.Reptile(mlp(), rule)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, "4"])
+def test_a_bad_batch_size(batch_size):
+    with refuses(
+        ValueError, f"`batch_size` must be .*at least 1.*{batch_size}"
+    ):
+        keras_meta.Reptile(mlp(), batch_size=batch_size)
+
+
+def test_an_unknown_argument():
+    with pytest.raises((TypeError, ValueError), match="inner_steps"):
+        keras_meta.MAML(mlp(), inner_steps=3)
