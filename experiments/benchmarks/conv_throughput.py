@@ -21,18 +21,18 @@ changes the next losses by some 0.1 to 1 %.
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import time
 
 import numpy as np
 from absl import app
 from absl import flags
 
+from experiments.benchmarks import machine as machine_lib
 from experiments.benchmarks import setting as setting_lib
+from experiments.benchmarks import table
 from experiments.benchmarks.worker import Contender
 from experiments.benchmarks.worker import Worker
 from experiments.benchmarks.worker import usable_cores
@@ -68,7 +68,6 @@ CONTENDERS = {
 }
 PRODUCT = Contender("matrix_product", "matrix_product")
 PRODUCT_FLOPS = 2 * setting_lib.PRODUCT_SIZE**3
-PACKAGES = ("tensorflow", "keras", "torch", "jax", "jaxlib", "numpy")
 
 BATCHES = 4
 # The check looks at the losses before the first and after three Adam steps.
@@ -227,73 +226,6 @@ def ratio_row(seconds, ours):
     }
 
 
-# Title, width, key in the row and format of each column of the table.
-COLUMNS = (
-    ("tasks/s", 8, "tasks_per_s", ".1f"),
-    ("ms", 8, "ms", ".1f"),
-    ("10 %", 8, "ms_10_percent", ".1f"),
-    ("90 %", 8, "ms_90_percent", ".1f"),
-    ("cpu ms", 8, "cpu_ms", ".1f"),
-    ("ours/it", 8, "ours_over_this", ".2f"),
-    ("GFLOP/s", 8, "gflops_per_s", ".1f"),
-    ("of peak", 8, "of_peak", ".1%"),
-    ("first s", 8, "first_step_s", ".1f"),
-    ("dev f64", 9, "float64_deviation", ".1e"),
-    ("dev f32", 9, "float32_deviation", ".1e"),
-    ("after 3", 9, "float32_deviation_after_3", ".1e"),
-)
-LEGEND = """\
-tasks/s  tasks per second, from the median step
-ms       the median step, then the 10th and 90th percentiles
-cpu ms   time that all threads of the median step computed or spun
-ours/it  tasks/s of keras_meta over those of the row, median over the rounds
-GFLOP/s  operations of the convolutions and the dense layer per second, then
-         as a part of the rate of the matrix product
-first s  the first step, with tracing and compilation
-dev f64  largest relative deviation of the checked losses from their median
-         over the contenders, in float64
-dev f32  the same of the first loss in float32; then of the loss after three
-         Adam steps, where rounding errors have grown"""
-
-
-def format_table(rows):
-    """Returns the table of the rows, by name; a line replaces a row."""
-    width = max(map(len, rows)) + 1
-    titles = "".join(f"{title:>{w}}" for title, w, _, _ in COLUMNS)
-    lines = [" " * width + titles]
-    for name, row in rows.items():
-        if isinstance(row, str):
-            cells = f" {row}"
-        else:
-            cells = "".join(
-                f"{format(row[key], spec) if key in row else '-':>{w}}"
-                for _, w, key, spec in COLUMNS
-            )
-        lines.append(f"{name:<{width}}{cells}")
-    return "\n".join(lines)
-
-
-def cpu_model():
-    """Returns the name of the CPU as far as the system tells it."""
-    info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def versions():
-    """Returns the versions of Python and of the installed frameworks."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
-
-
 def measure(contenders, setting, seed, rounds, turn):
     """Returns by name the row of each contender and of the matrix product.
 
@@ -378,7 +310,7 @@ def main(argv):
     )
     contenders = [CONTENDERS[name] for name in _CONTENDERS.value]
     machine = {
-        "cpu": cpu_model(),
+        "cpu": machine_lib.cpu_model(),
         "cores": usable_cores(),
         "load_before": os.getloadavg()[0],
     }
@@ -390,10 +322,10 @@ def main(argv):
     machine["share_of_cores"] = share_of_cores(rows[PRODUCT.name])
     problems = complaints(rows)
 
-    print(f"\n{setting}\n{machine}\n{versions()}")
+    print(f"\n{setting}\n{machine}\n{machine_lib.versions()}")
     gflops = setting_lib.meta_step_flops(setting) / 1e9
     print(f"{gflops:.3f} GFLOP a meta-step\n")
-    print(format_table(rows), LEGEND, *problems, sep="\n\n")
+    print(table.format_table(rows), table.LEGEND, *problems, sep="\n\n")
     if _OUTPUT.value:
         record = {
             "setting": dataclasses.asdict(setting),
@@ -402,7 +334,7 @@ def main(argv):
             "turn": _TURN.value,
             "seed": _SEED.value,
             "machine": machine,
-            "versions": versions(),
+            "versions": machine_lib.versions(),
             "rows": rows,
             "problems": problems,
         }
