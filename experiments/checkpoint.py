@@ -58,6 +58,32 @@ def restore(model: keras.Model, directory: pathlib.Path) -> int:
     return int(model.optimizer.iterations.numpy())
 
 
+class IterationLimit(keras.callbacks.Callback):
+    """Stops training after a number of iterations, within an epoch too.
+
+    Args:
+        iterations: The number, counted from the first run on.
+    """
+
+    def __init__(self, iterations: int):
+        super().__init__()
+        self.iterations = iterations
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations.numpy()) >= self.iterations:
+            self.model.stop_training = True
+
+
+class LogIterations(keras.callbacks.Callback):
+    """Adds the number of iterations, for an epoch may end early, to the logs.
+
+    It must come before what writes the logs.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["iterations"] = int(self.model.optimizer.iterations.numpy())
+
+
 class TimeLimit(keras.callbacks.Callback):
     """Ends training after a while.
 

@@ -225,7 +225,6 @@ def _draw(
     omniglot_figures.draw_history(
         omniglot_run.history(directory),
         settings.algorithm,
-        settings.validate_every,
         directory / "validation_accuracy",
     )
     omniglot_figures.draw_curve(

@@ -19,7 +19,6 @@ _SHOWN_QUERIES = 3
 def draw_history(
     rows: Sequence[Mapping[str, float]],
     algorithm: str,
-    iterations_per_epoch: int,
     path: pathlib.Path,
 ) -> None:
     """Draws the validation accuracy over iterations.
@@ -27,15 +26,13 @@ def draw_history(
     Args:
         rows: What was logged after each epoch.
         algorithm: Name of the algorithm.
-        iterations_per_epoch: Outer iterations of an epoch.
         path: Where to, without a suffix.
     """
-    epochs = np.array([row["epoch"] for row in rows])
     with plotting.saved_figure(path) as (_, panels):
         panel = panels[0, 0]
         plotting.draw_band(
             panel,
-            (epochs + 1) * iterations_per_epoch,
+            np.array([row["iterations"] for row in rows]),
             100 * np.array([row["val_accuracy"] for row in rows]),
             100 * np.array([row["val_accuracy_interval"] for row in rows]),
             algorithm,

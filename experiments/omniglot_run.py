@@ -160,9 +160,9 @@ def make(settings: Settings, steps_per_execution: int = 1) -> Learner:
         optimizer(rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        # An epoch must be a whole number of executions.
+        # Epochs and the run must be whole numbers of executions.
         steps_per_execution=math.gcd(
-            steps_per_execution, settings.validate_every
+            steps_per_execution, settings.validate_every, settings.iterations
         ),
     )
     return learner
@@ -242,8 +242,10 @@ def _fit(
                 load_episodes(settings, "validation", data_dir),
                 settings.validation_tasks,
             ),
+            checkpoint.LogIterations(),
             keras.callbacks.CSVLogger(directory / _HISTORY, append=done > 0),
             checkpoint.Checkpoint(directory),
+            checkpoint.IterationLimit(settings.iterations),
             checkpoint.TimeLimit(time_limit),
         ],
     )

@@ -14,7 +14,7 @@ needs_data = pytest.mark.skipif(
 def test_binary(run_binary, tmp_path):
     arguments = (
         "--network=mlp",
-        "--iterations=4",
+        "--iterations=5",
         "--validate_every=2",
         "--meta_batch=2",
         "--queries=1",
@@ -28,7 +28,10 @@ def test_binary(run_binary, tmp_path):
     assert "89.70 ± 1.10" in printed
     run = tmp_path / "maml_mlp_5way_1shot"
     record = json.loads((run / "results.json").read_text())
-    assert record["iterations"] == 4
+    assert record["iterations"] == 5
+    history = (run / "history.csv").read_text().splitlines()
+    column = history[0].split(",").index("iterations")
+    assert [row.split(",")[column] for row in history[1:]] == ["2", "4", "5"]
     assert record["measurements"]["test_accuracy"]["tasks"] == 4
     assert len(record["measurements"]["curve_accuracy"]["mean"]) == 2
     for figure in ("validation_accuracy", "accuracy_by_step", "episode"):
