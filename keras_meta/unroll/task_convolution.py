@@ -6,9 +6,12 @@ correlation of input and output, which is the kernel's gradient. The three
 are each other's derivatives, so a triple of batched matrix products, each
 with the other two as its gradient, is closed under differentiation.
 
-Left to automatic differentiation, the transpose becomes a sum of padded
-slices that XLA computes again in every operation that reads it; here it is a
-matrix product too.
+Each axis of space is cut into blocks as long as the stride, so that a
+position is `stride * block + residue`. Seen from one output, a position of
+the window is then some blocks ahead at a fixed residue: cutting out patches
+and adding them up again need slices of step 1 alone, and along the last axis
+residues are neighbours of the channels, so that several positions of the
+window are one slice.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -54,9 +58,36 @@ class Geometry:
         )
 
     @property
-    def taps(self) -> list[tuple[int, ...]]:
-        """The window's positions in row-major order."""
-        return list(itertools.product(*map(range, self.window)))
+    def taps(self) -> int:
+        """Number of the window's positions."""
+        return math.prod(self.window)
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """How many blocks ahead the window's last position is."""
+        return tuple(
+            (k - 1) * d // stride
+            for k, d, stride in zip(
+                self.window, self.dilation, self.strides, strict=True
+            )
+        )
+
+
+class _Piece(NamedTuple):
+    """Positions of the window that lie side by side in memory.
+
+    Attributes:
+        blocks: How many blocks ahead they are, on each axis.
+        residues: Their place in a block, on each axis; on the last one the
+            place of the first of them.
+        first: The first one's number, in row-major order of the window.
+        length: How many they are.
+    """
+
+    blocks: tuple[int, ...]
+    residues: tuple[int, ...]
+    first: int
+    length: int
 
 
 def convolve(x: tf.Tensor, w: tf.Tensor, geometry: Geometry) -> tf.Tensor:
@@ -64,7 +95,7 @@ def convolve(x: tf.Tensor, w: tf.Tensor, geometry: Geometry) -> tf.Tensor:
 
     Args:
         x: `[tasks, n, *space, channels]` with static space.
-        w: `[tasks, taps, channels, filters]`.
+        w: `[tasks, filters, taps * channels]`.
         geometry: The window's path.
 
     Returns:
@@ -86,7 +117,7 @@ def transpose(y: tf.Tensor, w: tf.Tensor, geometry: Geometry) -> tf.Tensor:
 
     Args:
         y: `[tasks, n, *output_space, filters]`.
-        w: `[tasks, taps, channels, filters]`.
+        w: `[tasks, filters, taps * channels]`.
         geometry: The window's path.
 
     Returns:
@@ -112,7 +143,7 @@ def correlate(x: tf.Tensor, y: tf.Tensor, geometry: Geometry) -> tf.Tensor:
         geometry: The window's path.
 
     Returns:
-        `[tasks, taps, channels, filters]`.
+        `[tasks, filters, taps * channels]`.
     """
 
     @tf.custom_gradient
@@ -127,108 +158,136 @@ def correlate(x: tf.Tensor, y: tf.Tensor, geometry: Geometry) -> tf.Tensor:
 
 def _convolve(x, w, geometry: Geometry) -> tf.Tensor:
     rows = _rows(_columns(x, geometry))
-    matrix = tf.reshape(w, [_tasks(w), -1, w.shape[-1]])
-    y = tf.matmul(rows, matrix)
-    return tf.reshape(y, [*_lead(x), *geometry.output, w.shape[-1]])
+    y = tf.matmul(rows, w, transpose_b=True)
+    return tf.reshape(y, [*_lead(x), *geometry.output, w.shape[1]])
 
 
 def _correlate(x, y, geometry: Geometry) -> tf.Tensor:
     rows = _rows(_columns(x, geometry))
-    w = tf.matmul(rows, _rows(y), transpose_a=True)
-    taps = len(geometry.taps)
-    return tf.reshape(w, [_tasks(x), taps, x.shape[-1], y.shape[-1]])
-
-
-def _columns(x, geometry: Geometry) -> tf.Tensor:
-    """Returns `[tasks, n, *output_space, taps * channels]`."""
-    x = tf.pad(x, [(0, 0), (0, 0), *geometry.pads, (0, 0)])
-    parts = []
-    for tap in geometry.taps:
-        starts = [t * d for t, d in zip(tap, geometry.dilation, strict=True)]
-        cuts = [
-            slice(start, start + (size - 1) * stride + 1, stride)
-            for start, size, stride in zip(
-                starts, geometry.output, geometry.strides, strict=True
-            )
-        ]
-        parts.append(x[(slice(None), slice(None), *cuts)])
-    return tf.concat(parts, axis=-1)
+    return tf.matmul(_rows(y), rows, transpose_a=True)
 
 
 def _transpose(y, w, geometry: Geometry) -> tf.Tensor:
-    """Gathers what reaches each input position.
+    columns = tf.matmul(_rows(y), w)
+    columns = tf.reshape(columns, [*_lead(y), *geometry.output, w.shape[-1]])
+    return _add_columns(columns, geometry)
 
-    A position of the padded input is `stride * place + residue`. The taps
-    that reach it depend on the residue alone, so for each residue one dense
-    product over those taps gives all places; then places and residues are
-    interleaved.
-    """
-    rank = len(geometry.size)
-    reach = [
-        (k - 1) * d // s
-        for k, d, s in zip(
-            geometry.window, geometry.dilation, geometry.strides, strict=True
+
+def _columns(x, geometry: Geometry) -> tf.Tensor:
+    """Cuts out patches: `[tasks, n, *output_space, taps * channels]`."""
+    blocks = [
+        size + reach
+        for size, reach in zip(geometry.output, geometry.reach, strict=True)
+    ]
+    channels = x.shape[-1]
+    x = _fit(x, geometry, [b * s for b, s in zip(blocks, geometry.strides, strict=True)])
+    shape = _lead(x)
+    for size, stride in zip(blocks, geometry.strides, strict=True):
+        shape += [size, stride]
+    shape[-1] *= channels
+    x = tf.reshape(x, shape)
+    parts = []
+    for piece in _pieces(geometry):
+        index = [slice(None), slice(None)]
+        for block, size, residue in zip(
+            piece.blocks, geometry.output, piece.residues, strict=True
+        ):
+            index += [slice(block, block + size), residue]
+        start = piece.residues[-1] * channels
+        index[-1] = slice(start, start + piece.length * channels)
+        parts.append(x[tuple(index)])
+    return tf.concat(parts, axis=-1)
+
+
+def _add_columns(columns, geometry: Geometry) -> tf.Tensor:
+    """Applies the transpose of `_columns`."""
+    channels = columns.shape[-1] // geometry.taps
+    blocks = [
+        min(-(-(before + size) // stride), out + reach)
+        for (before, _), size, stride, out, reach in zip(
+            geometry.pads,
+            geometry.size,
+            geometry.strides,
+            geometry.output,
+            geometry.reach,
+            strict=True,
         )
     ]
-    places = [o + r for o, r in zip(geometry.output, reach, strict=True)]
-    pads = [(r, r) for r in reach]
-    padded = tf.pad(y, [(0, 0), (0, 0), *pads, (0, 0)])
+    planes = {}
+    for piece in _pieces(geometry):
+        for lane in range(piece.length):
+            residues = (*piece.residues[:-1], piece.residues[-1] + lane)
+            part = _place(columns, piece, lane, geometry, blocks, channels)
+            planes.setdefault(residues, []).append(part)
+    lead = _lead(columns)
+    empty = tf.zeros([*lead, *blocks, channels], columns.dtype)
     planes = [
-        _plane(padded, w, geometry, residue, reach, places)
-        for residue in itertools.product(*map(range, geometry.strides))
+        tf.add_n(planes[residues]) if residues in planes else empty
+        for residues in itertools.product(*map(range, geometry.strides))
     ]
-    # From the last axis of space to the first, the residues' planes are put
-    # side by side behind each place, which needs no transposition.
-    lead, channels = _lead(y), w.shape[2]
-    for axis in reversed(range(rank)):
+    # Planes are put side by side behind each block, from the last axis to
+    # the first, which needs no transposition.
+    for axis in reversed(range(len(blocks))):
         stride = geometry.strides[axis]
         planes = [
             tf.reshape(
-                tf.concat(planes[i : i + stride], axis=-1),
-                [*lead, *places[:axis], -1],
+                tf.concat([tf.reshape(p, [*lead, *blocks[:axis+1], -1]) for p in planes[i : i + stride]], axis=-1),
+                [*lead, *blocks[:axis], -1],
             )
             for i in range(0, len(planes), stride)
         ]
-    sizes = [p * s for p, s in zip(places, geometry.strides, strict=True)]
+    sizes = [b * s for b, s in zip(blocks, geometry.strides, strict=True)]
     x = tf.reshape(planes[0], [*lead, *sizes, channels])
-    return _unpad(x, sizes, geometry)
+    return _unfit(x, sizes, geometry)
 
 
-def _plane(padded, w, geometry, residue, reach, places) -> tf.Tensor:
-    taps = [
-        (index, tap)
-        for index, tap in enumerate(geometry.taps)
-        if all(
-            t * d % s == r
-            for t, d, s, r in zip(
-                tap, geometry.dilation, geometry.strides, residue, strict=True
+def _place(columns, piece: _Piece, lane, geometry, blocks, channels):
+    cuts, pads = [slice(None)] * 2, [(0, 0)] * 2
+    for ahead, size, total in zip(piece.blocks, geometry.output, blocks, strict=True):
+        kept = min(size, total - ahead)
+        cuts.append(slice(0, kept))
+        pads.append((ahead, total - ahead - kept))
+    first = (piece.first + lane) * channels
+    cuts.append(slice(first, first + channels))
+    return tf.pad(columns[tuple(cuts)], [*pads, (0, 0)])
+
+
+def _pieces(geometry: Geometry) -> list[_Piece]:
+    """Returns the window's positions, neighbours together, in order."""
+    pieces = []
+    for number, tap in enumerate(
+        itertools.product(*map(range, geometry.window))
+    ):
+        places = [
+            divmod(t * d, s)
+            for t, d, s in zip(
+                tap, geometry.dilation, geometry.strides, strict=True
             )
+        ]
+        blocks, residues = zip(*places, strict=True)
+        if pieces:
+            last = pieces[-1]
+            follows = (*last.residues[:-1], last.residues[-1] + last.length)
+            if last.blocks == blocks and follows == residues:
+                pieces[-1] = last._replace(length=last.length + 1)
+                continue
+        pieces.append(_Piece(blocks, residues, number, 1))
+    return pieces
+
+
+def _fit(x, geometry: Geometry, sizes) -> tf.Tensor:
+    """Pads with the zeros that come before and up to `sizes`, or cuts."""
+    pads = [
+        (before, max(total - before - size, 0))
+        for (before, _), size, total in zip(
+            geometry.pads, geometry.size, sizes, strict=True
         )
     ]
-    channels = w.shape[2]
-    if not taps:
-        return tf.zeros([*_lead(padded), *places, channels], padded.dtype)
-    parts = []
-    for _, tap in taps:
-        starts = [
-            r - t * d // s
-            for r, t, d, s in zip(
-                reach, tap, geometry.dilation, geometry.strides, strict=True
-            )
-        ]
-        cuts = [
-            slice(start, start + size)
-            for start, size in zip(starts, places, strict=True)
-        ]
-        parts.append(padded[(slice(None), slice(None), *cuts)])
-    rows = _rows(tf.concat(parts, axis=-1))
-    kernel = tf.stack([w[:, index] for index, _ in taps], axis=2)
-    matrix = tf.reshape(kernel, [_tasks(w), channels, -1])
-    x = tf.matmul(rows, matrix, transpose_b=True)
-    return tf.reshape(x, [*_lead(padded), *places, channels])
+    x = tf.pad(x, [(0, 0), (0, 0), *pads, (0, 0)])
+    return x[(slice(None), slice(None), *map(slice, sizes))]
 
 
-def _unpad(x, sizes, geometry: Geometry) -> tf.Tensor:
+def _unfit(x, sizes, geometry: Geometry) -> tf.Tensor:
     """Cuts off the padding; positions that no window reached are zero."""
     missing = [
         max(before + size - have, 0)

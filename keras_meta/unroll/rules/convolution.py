@@ -51,8 +51,7 @@ def transposed_convolution(layer, scope: TaskScope, inputs):
         )
     x = task_axis.split(x, scope.tasks)
     kernel = task_axis.stack_to(kernel, scope.tasks)
-    kernel = tf.reshape(kernel, [scope.tasks, -1, *kernel.shape[-2:]])
-    y = task_convolution.transpose(x, kernel, geometry)
+    y = task_convolution.transpose(x, _filter_rows(kernel), geometry)
     return _finish(layer, scope, task_axis.merge(y))
 
 
@@ -143,8 +142,15 @@ def _convolve(x, kernel, tasks, layer) -> tf.Tensor:
     if geometry is None or layer.groups > 1:
         return _convolve_patches(x, kernel, tasks, layer)
     x = task_axis.split(x, tasks)
-    kernel = tf.reshape(kernel, [tasks, -1, *kernel.shape[-2:]])
-    return task_axis.merge(task_convolution.convolve(x, kernel, geometry))
+    y = task_convolution.convolve(x, _filter_rows(kernel), geometry)
+    return task_axis.merge(y)
+
+
+def _filter_rows(kernel: tf.Tensor) -> tf.Tensor:
+    """`[tasks, *window, in, out]` to `[tasks, out, taps * in]`."""
+    last = kernel.shape.rank - 1
+    rows = tf.transpose(kernel, [0, last, *range(1, last)])
+    return tf.reshape(rows, [task_axis.size(kernel, 0), kernel.shape[-1], -1])
 
 
 def _geometry(layer, size) -> task_convolution.Geometry | None:
