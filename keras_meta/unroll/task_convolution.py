@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_meta.unroll import task_axis
+
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
@@ -157,14 +159,19 @@ def correlate(x: tf.Tensor, y: tf.Tensor, geometry: Geometry) -> tf.Tensor:
 
 
 def _convolve(x, w, geometry: Geometry) -> tf.Tensor:
-    rows = _rows(_columns(x, geometry))
-    y = tf.matmul(rows, w, transpose_b=True)
+    y = tf.matmul(_patches(x, geometry), w, transpose_b=True)
     return tf.reshape(y, [*_lead(x), *geometry.output, w.shape[1]])
 
 
 def _correlate(x, y, geometry: Geometry) -> tf.Tensor:
-    rows = _rows(_columns(x, geometry))
-    return tf.matmul(_rows(y), rows, transpose_a=True)
+    return tf.matmul(_rows(y), _patches(x, geometry), transpose_a=True)
+
+
+def _patches(x, geometry: Geometry) -> tf.Tensor:
+    """Cuts out patches: `[tasks, n * output_space, taps * channels]`."""
+    # Whatever tasks are, the same patches are computed only once.
+    columns = _columns(task_axis.merge(x), geometry)
+    return tf.reshape(columns, [_tasks(x), _count(x, geometry.output), columns.shape[-1]])
 
 
 def _transpose(y, w, geometry: Geometry) -> tf.Tensor:
@@ -174,21 +181,21 @@ def _transpose(y, w, geometry: Geometry) -> tf.Tensor:
 
 
 def _columns(x, geometry: Geometry) -> tf.Tensor:
-    """Cuts out patches: `[tasks, n, *output_space, taps * channels]`."""
+    """Cuts out patches: `[tasks * n, *output_space, taps * channels]`."""
     blocks = [
         size + reach
         for size, reach in zip(geometry.output, geometry.reach, strict=True)
     ]
     channels = x.shape[-1]
     x = _fit(x, geometry, [b * s for b, s in zip(blocks, geometry.strides, strict=True)])
-    shape = _lead(x)
+    shape = [_tasks(x)]
     for size, stride in zip(blocks, geometry.strides, strict=True):
         shape += [size, stride]
     shape[-1] *= channels
     x = tf.reshape(x, shape)
     parts = []
     for piece in _pieces(geometry):
-        index = [slice(None), slice(None)]
+        index = [slice(None)]
         for block, size, residue in zip(
             piece.blocks, geometry.output, piece.residues, strict=True
         ):
@@ -283,8 +290,8 @@ def _fit(x, geometry: Geometry, sizes) -> tf.Tensor:
             geometry.pads, geometry.size, sizes, strict=True
         )
     ]
-    x = tf.pad(x, [(0, 0), (0, 0), *pads, (0, 0)])
-    return x[(slice(None), slice(None), *map(slice, sizes))]
+    x = tf.pad(x, [(0, 0), *pads, (0, 0)])
+    return x[(slice(None), *map(slice, sizes))]
 
 
 def _unfit(x, sizes, geometry: Geometry) -> tf.Tensor:
@@ -306,9 +313,11 @@ def _unfit(x, sizes, geometry: Geometry) -> tf.Tensor:
 
 def _rows(x: tf.Tensor) -> tf.Tensor:
     """`[tasks, n, *space, channels]` to `[tasks, n * space, channels]`."""
-    space = math.prod(x.shape[2:-1])
-    n = -1 if x.shape[1] is None else x.shape[1] * space
-    return tf.reshape(x, [_tasks(x), n, x.shape[-1]])
+    return tf.reshape(x, [_tasks(x), _count(x, x.shape[2:-1]), x.shape[-1]])
+
+
+def _count(x: tf.Tensor, space) -> int:
+    return -1 if x.shape[1] is None else x.shape[1] * math.prod(space)
 
 
 def _lead(x: tf.Tensor) -> list[int | tf.Tensor]:

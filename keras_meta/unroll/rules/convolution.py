@@ -148,9 +148,9 @@ def _convolve(x, kernel, tasks, layer) -> tf.Tensor:
 
 def _filter_rows(kernel: tf.Tensor) -> tf.Tensor:
     """`[tasks, *window, in, out]` to `[tasks, out, taps * in]`."""
-    last = kernel.shape.rank - 1
-    rows = tf.transpose(kernel, [0, last, *range(1, last)])
-    return tf.reshape(rows, [task_axis.size(kernel, 0), kernel.shape[-1], -1])
+    filters = kernel.shape[-1]
+    rows = tf.reshape(kernel, [task_axis.size(kernel, 0), -1, filters])
+    return tf.transpose(rows, [0, 2, 1])
 
 
 def _geometry(layer, size) -> task_convolution.Geometry | None:

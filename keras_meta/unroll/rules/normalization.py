@@ -1,10 +1,8 @@
 """Rules of the normalization layers.
 
-`tf.nn.moments`, which Keras's layers use, hides the mean inside the variance
-from differentiation. That leaves the first derivative right and makes the
-second one wrong: the Hessian of the variance comes out as 2/N I instead of
-2/N (I - 11'/N). A meta-gradient through such a layer is wrong with it, so
-these rules are used even where no weight adapts.
+Keras's own layers have a wrong second derivative, see `standardize`, and with
+it the meta-gradient through them is wrong. So these rules are used even where
+no weight adapts.
 """
 
 from __future__ import annotations
@@ -15,21 +13,9 @@ import tensorflow as tf
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.rules.core import broadcast_weight
 from keras_meta.unroll.rules.registry import rule
+from keras_meta.unroll.standardize import moments
+from keras_meta.unroll.standardize import standardize
 from keras_meta.unroll.task_scope import TaskScope
-
-
-def moments(x: tf.Tensor, axes: list[int]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns mean and biased variance, right to any order of derivative.
-
-    Args:
-        x: Any shape.
-        axes: Axes to reduce; they are kept with size 1.
-    """
-    mean = tf.reduce_mean(x, axes, keepdims=True)
-    variance = tf.reduce_mean(
-        tf.math.squared_difference(x, mean), axes, keepdims=True
-    )
-    return mean, variance
 
 
 @rule(
@@ -47,11 +33,9 @@ def batch_normalization(
     rows = tf.reshape(x, [scope.tasks, -1, x.shape[-1]])
     if mask is not None:
         mask = _like_rows(mask, inputs, order, rows)
-    mean, variance = _statistics(layer, scope, rows, training, mask)
-    scale = tf.math.rsqrt(variance + layer.epsilon)
+    y = _standardized(layer, scope, rows, training, mask)
     if layer.scale:
-        scale *= tf.cast(scope.weight(layer.gamma), dtype)[:, tf.newaxis]
-    y = (rows - mean) * scale
+        y *= tf.cast(scope.weight(layer.gamma), dtype)[:, tf.newaxis]
     if layer.center:
         y += tf.cast(scope.weight(layer.beta), dtype)[:, tf.newaxis]
     sizes = [task_axis.size(x, axis) for axis in range(x.shape.rank)]
@@ -65,24 +49,33 @@ def _channel_last(axis: int, rank: int) -> tuple[list[int], list[int]]:
     return order, [order.index(i) for i in range(rank)]
 
 
-def _statistics(layer, scope, rows, training, mask):
-    """Returns mean and variance, each `[tasks or 1, 1, channels]`."""
+def _standardized(layer, scope, rows, training, mask) -> tf.Tensor:
     if not layer.trainable or (scope.statistics == "running" and not training):
-        return [
+        mean, variance = [
             tf.cast(moving, rows.dtype)[tf.newaxis, tf.newaxis]
             for moving in (layer.moving_mean, layer.moving_variance)
         ]
+        return _shift_and_scale(rows, mean, variance, layer.epsilon)
     if isinstance(scope.statistics, dict):
-        return [x[:, tf.newaxis] for x in scope.next_statistics(layer)]
+        mean, variance = [
+            x[:, tf.newaxis] for x in scope.next_statistics(layer)
+        ]
+        return _shift_and_scale(rows, mean, variance, layer.epsilon)
     if mask is None:
         mean, variance = moments(rows, [1])
+        y = standardize(rows, [1], layer.epsilon)
     else:
         mean, variance = _masked_moments(rows, mask)
+        y = _shift_and_scale(rows, mean, variance, layer.epsilon)
     scope.record_statistics(layer, mean[:, 0], variance[:, 0])
     if scope.statistics == "running":
         _update_moving(layer.moving_mean, mean, layer.momentum)
         _update_moving(layer.moving_variance, variance, layer.momentum)
-    return mean, variance
+    return y
+
+
+def _shift_and_scale(x, mean, variance, epsilon: float) -> tf.Tensor:
+    return (x - mean) * tf.math.rsqrt(variance + epsilon)
 
 
 def _like_rows(mask, inputs, order, rows: tf.Tensor) -> tf.Tensor:
@@ -117,8 +110,7 @@ def layer_normalization(layer, scope: TaskScope, inputs):
     dtype = keras.backend.result_type(inputs.dtype, "float32")
     x = tf.cast(inputs, dtype)
     axes = [axis % x.shape.rank for axis in layer.axis]
-    mean, variance = moments(x, axes)
-    y = (x - mean) * tf.math.rsqrt(variance + layer.epsilon)
+    y = standardize(x, axes, layer.epsilon)
     shape = [
         size if i in axes else 1 for i, size in enumerate(x.shape.as_list())
     ]
@@ -144,8 +136,7 @@ def group_normalization(layer, scope: TaskScope, inputs):
         ],
     )
     axes = [i for i in range(1, grouped.shape.rank) if i != axis]
-    mean, variance = moments(grouped, axes)
-    y = (grouped - mean) * tf.math.rsqrt(variance + layer.epsilon)
+    y = standardize(grouped, axes, layer.epsilon)
     y = tf.ensure_shape(tf.reshape(y, sizes), x.shape)
     shape = [1] * x.shape.rank
     shape[axis] = channels
