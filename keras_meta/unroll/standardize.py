@@ -28,9 +28,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 
-def moments(
-    x: tf.Tensor, axes: Sequence[int]
-) -> tuple[tf.Tensor, tf.Tensor]:
+def moments(x: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns mean and biased variance, right to any order of derivative.
 
     Args:
@@ -44,9 +42,7 @@ def moments(
     return mean, variance
 
 
-def standardize(
-    x: tf.Tensor, axes: Sequence[int], epsilon: float
-) -> tf.Tensor:
+def standardize(x: tf.Tensor, axes: Sequence[int], epsilon: float) -> tf.Tensor:
     """Subtracts the mean and divides by the standard deviation.
 
     Args:

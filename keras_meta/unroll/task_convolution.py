@@ -19,11 +19,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import NamedTuple
 
 import tensorflow as tf
-
-from keras_meta.unroll import task_axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,23 +70,6 @@ class Geometry:
                 self.window, self.dilation, self.strides, strict=True
             )
         )
-
-
-class _Piece(NamedTuple):
-    """Positions of the window that lie side by side in memory.
-
-    Attributes:
-        blocks: How many blocks ahead they are, on each axis.
-        residues: Their place in a block, on each axis; on the last one the
-            place of the first of them.
-        first: The first one's number, in row-major order of the window.
-        length: How many they are.
-    """
-
-    blocks: tuple[int, ...]
-    residues: tuple[int, ...]
-    first: int
-    length: int
 
 
 def convolve(x: tf.Tensor, w: tf.Tensor, geometry: Geometry) -> tf.Tensor:
@@ -167,51 +147,53 @@ def _correlate(x, y, geometry: Geometry) -> tf.Tensor:
     return tf.matmul(_rows(y), _patches(x, geometry), transpose_a=True)
 
 
+def _transpose(y, w, geometry: Geometry) -> tf.Tensor:
+    patches = tf.matmul(_rows(y), w)
+    patches = tf.reshape(patches, [*_lead(y), *geometry.output, w.shape[-1]])
+    return _add_patches(patches, geometry)
+
+
 def _patches(x, geometry: Geometry) -> tf.Tensor:
     """Cuts out patches: `[tasks, n * output_space, taps * channels]`."""
-    # Whatever tasks are, the same patches are computed only once.
-    columns = _columns(task_axis.merge(x), geometry)
-    return tf.reshape(columns, [_tasks(x), _count(x, geometry.output), columns.shape[-1]])
-
-
-def _transpose(y, w, geometry: Geometry) -> tf.Tensor:
-    columns = tf.matmul(_rows(y), w)
-    columns = tf.reshape(columns, [*_lead(y), *geometry.output, w.shape[-1]])
-    return _add_columns(columns, geometry)
-
-
-def _columns(x, geometry: Geometry) -> tf.Tensor:
-    """Cuts out patches: `[tasks * n, *output_space, taps * channels]`."""
     blocks = [
         size + reach
         for size, reach in zip(geometry.output, geometry.reach, strict=True)
     ]
     channels = x.shape[-1]
-    x = _fit(x, geometry, [b * s for b, s in zip(blocks, geometry.strides, strict=True)])
-    shape = [_tasks(x)]
+    shape = _lead(x)
     for size, stride in zip(blocks, geometry.strides, strict=True):
         shape += [size, stride]
     shape[-1] *= channels
-    x = tf.reshape(x, shape)
+    x = tf.reshape(_fit(x, geometry, blocks), shape)
     parts = []
-    for piece in _pieces(geometry):
-        index = [slice(None)]
-        for block, size, residue in zip(
-            piece.blocks, geometry.output, piece.residues, strict=True
+    for tap, length in _runs(geometry):
+        ahead, residues = _place(tap, geometry)
+        index = [slice(None), slice(None)]
+        for a, size, residue in zip(
+            ahead, geometry.output, residues, strict=True
         ):
-            index += [slice(block, block + size), residue]
-        start = piece.residues[-1] * channels
-        index[-1] = slice(start, start + piece.length * channels)
+            index += [slice(a, a + size), residue]
+        start = residues[-1] * channels
+        index[-1] = slice(start, start + length * channels)
         parts.append(x[tuple(index)])
-    return tf.concat(parts, axis=-1)
+    return _rows(tf.concat(parts, axis=-1))
 
 
-def _add_columns(columns, geometry: Geometry) -> tf.Tensor:
-    """Applies the transpose of `_columns`."""
-    channels = columns.shape[-1] // geometry.taps
+def _add_patches(patches, geometry: Geometry) -> tf.Tensor:
+    """Applies the transpose of cutting out patches.
+
+    Args:
+        patches: `[tasks, n, *output_space, taps * channels]`.
+        geometry: The window's path.
+
+    Returns:
+        `[tasks, n, *space, channels]`.
+    """
+    channels = patches.shape[-1] // geometry.taps
+    # No more blocks than hold the input.
     blocks = [
-        min(-(-(before + size) // stride), out + reach)
-        for (before, _), size, stride, out, reach in zip(
+        min(-(-(before + size) // stride), output + reach)
+        for (before, _), size, stride, output, reach in zip(
             geometry.pads,
             geometry.size,
             geometry.strides,
@@ -220,25 +202,25 @@ def _add_columns(columns, geometry: Geometry) -> tf.Tensor:
             strict=True,
         )
     ]
-    planes = {}
-    for piece in _pieces(geometry):
-        for lane in range(piece.length):
-            residues = (*piece.residues[:-1], piece.residues[-1] + lane)
-            part = _place(columns, piece, lane, geometry, blocks, channels)
-            planes.setdefault(residues, []).append(part)
-    lead = _lead(columns)
-    empty = tf.zeros([*lead, *blocks, channels], columns.dtype)
+    sums = {}
+    for number, tap in enumerate(_taps(geometry)):
+        ahead, residues = _place(tap, geometry)
+        part = patches[..., number * channels : (number + 1) * channels]
+        part = _move(part, ahead, blocks)
+        sums[residues] = sums[residues] + part if residues in sums else part
+    lead = _lead(patches)
+    zeros = tf.zeros([*lead, *blocks, channels], patches.dtype)
     planes = [
-        tf.add_n(planes[residues]) if residues in planes else empty
+        sums.get(residues, zeros)
         for residues in itertools.product(*map(range, geometry.strides))
     ]
-    # Planes are put side by side behind each block, from the last axis to
-    # the first, which needs no transposition.
+    # The planes of one residue each are put side by side behind each block,
+    # from the last axis to the first, which needs no transposition.
     for axis in reversed(range(len(blocks))):
         stride = geometry.strides[axis]
         planes = [
             tf.reshape(
-                tf.concat([tf.reshape(p, [*lead, *blocks[:axis+1], -1]) for p in planes[i : i + stride]], axis=-1),
+                tf.concat(planes[i : i + stride], axis=-1),
                 [*lead, *blocks[:axis], -1],
             )
             for i in range(0, len(planes), stride)
@@ -248,50 +230,63 @@ def _add_columns(columns, geometry: Geometry) -> tf.Tensor:
     return _unfit(x, sizes, geometry)
 
 
-def _place(columns, piece: _Piece, lane, geometry, blocks, channels):
-    cuts, pads = [slice(None)] * 2, [(0, 0)] * 2
-    for ahead, size, total in zip(piece.blocks, geometry.output, blocks, strict=True):
-        kept = min(size, total - ahead)
-        cuts.append(slice(0, kept))
-        pads.append((ahead, total - ahead - kept))
-    first = (piece.first + lane) * channels
-    cuts.append(slice(first, first + channels))
-    return tf.pad(columns[tuple(cuts)], [*pads, (0, 0)])
+def _taps(geometry: Geometry) -> list[tuple[int, ...]]:
+    """Returns the window's positions in row-major order."""
+    return list(itertools.product(*map(range, geometry.window)))
 
 
-def _pieces(geometry: Geometry) -> list[_Piece]:
-    """Returns the window's positions, neighbours together, in order."""
-    pieces = []
-    for number, tap in enumerate(
-        itertools.product(*map(range, geometry.window))
-    ):
-        places = [
-            divmod(t * d, s)
-            for t, d, s in zip(
-                tap, geometry.dilation, geometry.strides, strict=True
-            )
-        ]
-        blocks, residues = zip(*places, strict=True)
-        if pieces:
-            last = pieces[-1]
-            follows = (*last.residues[:-1], last.residues[-1] + last.length)
-            if last.blocks == blocks and follows == residues:
-                pieces[-1] = last._replace(length=last.length + 1)
+def _place(
+    tap: tuple[int, ...], geometry: Geometry
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns how many blocks ahead a position is, and its residues."""
+    places = [
+        divmod(t * d, s)
+        for t, d, s in zip(
+            tap, geometry.dilation, geometry.strides, strict=True
+        )
+    ]
+    return tuple(zip(*places, strict=True))
+
+
+def _runs(geometry: Geometry) -> list[tuple[tuple[int, ...], int]]:
+    """Returns positions that lie side by side as pairs (first, length)."""
+    runs = []
+    for tap in _taps(geometry):
+        ahead, residues = _place(tap, geometry)
+        if runs:
+            first, length = runs[-1]
+            its_ahead, start = _place(first, geometry)
+            following = (*start[:-1], start[-1] + length)
+            if (ahead, residues) == (its_ahead, following):
+                runs[-1] = first, length + 1
                 continue
-        pieces.append(_Piece(blocks, residues, number, 1))
-    return pieces
+        runs.append((tap, 1))
+    return runs
 
 
-def _fit(x, geometry: Geometry, sizes) -> tf.Tensor:
-    """Pads with the zeros that come before and up to `sizes`, or cuts."""
+def _move(part, ahead, blocks) -> tf.Tensor:
+    """Moves `[tasks, n, *output_space, channels]` by whole blocks."""
+    cuts, pads = [], []
+    for a, size, total in zip(ahead, part.shape[2:-1], blocks, strict=True):
+        before = min(a, total)
+        kept = min(size, total - before)
+        cuts.append(slice(0, kept))
+        pads.append((before, total - before - kept))
+    part = part[(slice(None), slice(None), *cuts)]
+    return tf.pad(part, [(0, 0), (0, 0), *pads, (0, 0)])
+
+
+def _fit(x, geometry: Geometry, blocks) -> tf.Tensor:
+    """Pads with the zeros that come before, and to whole blocks, or cuts."""
+    sizes = [b * s for b, s in zip(blocks, geometry.strides, strict=True)]
     pads = [
         (before, max(total - before - size, 0))
         for (before, _), size, total in zip(
             geometry.pads, geometry.size, sizes, strict=True
         )
     ]
-    x = tf.pad(x, [(0, 0), *pads, (0, 0)])
-    return x[(slice(None), *map(slice, sizes))]
+    x = tf.pad(x, [(0, 0), (0, 0), *pads, (0, 0)])
+    return x[(slice(None), slice(None), *map(slice, sizes))]
 
 
 def _unfit(x, sizes, geometry: Geometry) -> tf.Tensor:
@@ -313,11 +308,9 @@ def _unfit(x, sizes, geometry: Geometry) -> tf.Tensor:
 
 def _rows(x: tf.Tensor) -> tf.Tensor:
     """`[tasks, n, *space, channels]` to `[tasks, n * space, channels]`."""
-    return tf.reshape(x, [_tasks(x), _count(x, x.shape[2:-1]), x.shape[-1]])
-
-
-def _count(x: tf.Tensor, space) -> int:
-    return -1 if x.shape[1] is None else x.shape[1] * math.prod(space)
+    space = math.prod(x.shape[2:-1])
+    n = -1 if x.shape[1] is None else x.shape[1] * space
+    return tf.reshape(x, [_tasks(x), n, x.shape[-1]])
 
 
 def _lead(x: tf.Tensor) -> list[int | tf.Tensor]:

@@ -34,8 +34,7 @@ def geometries(draw):
 
 def tensors(tasks, geometry):
     x = normal([tasks, N, *geometry.size, CHANNELS], 1)
-    taps = len(geometry.taps)
-    w = normal([tasks, taps, CHANNELS, FILTERS], 2)
+    w = normal([tasks, FILTERS, geometry.taps * CHANNELS], 2)
     y = normal([tasks, N, *geometry.output, FILTERS], 3)
     return x, w, y
 
@@ -46,7 +45,7 @@ def dense(geometry):
     Written out index by index, so that it shares nothing with the package.
     """
     outputs = list(np.ndindex(*geometry.output))
-    array = np.zeros([len(outputs), len(geometry.taps), *geometry.size])
+    array = np.zeros([len(outputs), geometry.taps, *geometry.size])
     for o, place in enumerate(outputs):
         for t, tap in enumerate(np.ndindex(*geometry.window)):
             where = tuple(
@@ -64,7 +63,7 @@ def dense(geometry):
                 0 <= i < n for i, n in zip(where, geometry.size, strict=True)
             ):
                 array[(o, t, *where)] = 1
-    return array.reshape(len(outputs), len(geometry.taps), -1)
+    return array.reshape(len(outputs), geometry.taps, -1)
 
 
 def inner(a, b):
@@ -85,12 +84,13 @@ def test_all_three_equal_the_written_out_sum(geometry, tasks):
     def sum_of(result, *terms):
         return np.einsum(f"otx,{result}", array, *terms, optimize=True)
 
-    expected = sum_of("bnxc,btcf->bnof", flat_x, w)
+    taps_w = w.numpy().reshape(tasks, FILTERS, -1, CHANNELS)
+    expected = sum_of("bnxc,bftc->bnof", flat_x, taps_w)
     assert_close(convolve(x, w, geometry), expected.reshape(y.shape))
-    expected = sum_of("bnof,btcf->bnxc", flat_y, w)
+    expected = sum_of("bnof,bftc->bnxc", flat_y, taps_w)
     assert_close(transpose(y, w, geometry), expected.reshape(x.shape))
-    expected = sum_of("bnxc,bnof->btcf", flat_x, flat_y)
-    assert_close(correlate(x, y, geometry), expected)
+    expected = sum_of("bnxc,bnof->bftc", flat_x, flat_y)
+    assert_close(correlate(x, y, geometry), expected.reshape(w.shape))
 
 
 @few
@@ -112,23 +112,27 @@ def test_derivatives_equal_those_of_the_written_out_sum(name, geometry, tasks):
     def flat(z):
         return tf.reshape(z, [tasks, N, -1, z.shape[-1]])
 
+    def of_taps(w):
+        return tf.reshape(w, [tasks, FILTERS, -1, CHANNELS])
+
     if name == "convolve":
         function, pair = convolve, [x, w]
 
         def plain(x, w):
-            z = tf.einsum("otx,bnxc,btcf->bnof", array, flat(x), w)
+            z = tf.einsum("otx,bnxc,bftc->bnof", array, flat(x), of_taps(w))
             return tf.reshape(z, y.shape)
     elif name == "transpose":
         function, pair = transpose, [y, w]
 
         def plain(y, w):
-            z = tf.einsum("otx,bnof,btcf->bnxc", array, flat(y), w)
+            z = tf.einsum("otx,bnof,bftc->bnxc", array, flat(y), of_taps(w))
             return tf.reshape(z, x.shape)
     else:
         function, pair = correlate, [x, y]
 
         def plain(x, y):
-            return tf.einsum("otx,bnxc,bnof->btcf", array, flat(x), flat(y))
+            z = tf.einsum("otx,bnxc,bnof->bftc", array, flat(x), flat(y))
+            return tf.reshape(z, w.shape)
 
     actual = derivatives(lambda v: function(*v, geometry), pair)
     assert_close(actual, derivatives(lambda v: plain(*v), pair))

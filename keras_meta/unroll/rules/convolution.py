@@ -9,6 +9,7 @@ matrix products as derivatives of any order.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import keras
@@ -148,8 +149,10 @@ def _convolve(x, kernel, tasks, layer) -> tf.Tensor:
 
 def _filter_rows(kernel: tf.Tensor) -> tf.Tensor:
     """`[tasks, *window, in, out]` to `[tasks, out, taps * in]`."""
-    filters = kernel.shape[-1]
-    rows = tf.reshape(kernel, [task_axis.size(kernel, 0), -1, filters])
+    *rest, filters = kernel.shape[1:]
+    rows = tf.reshape(
+        kernel, [task_axis.size(kernel, 0), math.prod(rest), filters]
+    )
     return tf.transpose(rows, [0, 2, 1])
 
 
