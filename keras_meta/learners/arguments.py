@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import keras
 
+from keras_meta.unroll.checkpoint import CHECKPOINTS
 from keras_meta.update_rules.update_rule import UpdateRule
 
 _BATCH_STATISTICS = ("batch", "support", "running")
 
 
-def check_arguments(model, steps, evaluation_steps, batch_statistics) -> None:
+def check_arguments(
+    model, steps, evaluation_steps, checkpoint, batch_statistics
+) -> None:
     """Checks the arguments of every learner; raises on a bad one."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: {model!r}")
@@ -30,6 +33,11 @@ def check_arguments(model, steps, evaluation_steps, batch_statistics) -> None:
     check_steps("steps", steps, 1)
     if evaluation_steps is not None:
         check_steps("evaluation_steps", evaluation_steps, 0)
+    if checkpoint not in CHECKPOINTS:
+        raise ValueError(
+            f"`checkpoint` must be one of {CHECKPOINTS}. Received: "
+            f"checkpoint={checkpoint!r}"
+        )
     if batch_statistics not in _BATCH_STATISTICS:
         raise ValueError(
             f"`batch_statistics` must be one of {_BATCH_STATISTICS}. "

@@ -17,12 +17,13 @@ from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.meta_training import MetaTraining
 from keras_meta.learners.signature import default_signature
+from keras_meta.unroll.checkpoint import checkpointed_unroll
+from keras_meta.unroll.checkpoint import segment_length
 from keras_meta.unroll.inner_loop import Carry
 from keras_meta.unroll.inner_loop import InnerLoop
 from keras_meta.unroll.inner_loop import Support
 from keras_meta.unroll.inner_loss import InnerLoss
 from keras_meta.unroll.inner_loss import keras_mask
-from keras_meta.unroll.loop import unroll
 from keras_meta.unroll.selection import select_adapted
 from keras_meta.unroll.task_batched import TaskBatched
 from keras_meta.update_rules.gradient_descent import GradientDescent
@@ -58,6 +59,12 @@ class Learner(MetaTraining):
             through the outer loss; none acts in the inner loop. What layers
             add must be a mean over examples.
         first_order: Whether to drop second derivatives.
+        checkpoint: What training keeps of the inner loop for the gradient:
+            `"off"`, all that every step computes; `"step"`, the adapted
+            weights between the steps, which are computed twice; `"sqrt"`,
+            those between about `sqrt(steps)` segments; `"auto"`, off up to
+            32 steps and in first order, `"sqrt"` otherwise. The gradient is
+            the same.
         batch_statistics: What batch normalization normalizes with:
             `"batch"`, the statistics of the set that is passed through, so
             that a query's prediction depends on the other queries of its
@@ -80,12 +87,15 @@ class Learner(MetaTraining):
         adapt: str | Sequence | Callable[[keras.Variable], bool] = "all",
         inner_loss: str | keras.losses.Loss | Callable | None = None,
         first_order: bool = False,
+        checkpoint: str = "auto",
         batch_statistics: str = "batch",
         **kwargs,
     ):
         # Labels and regression targets must not be cast to the model's type.
         super().__init__(autocast=False, dtype=keras.config.floatx(), **kwargs)
-        check_arguments(model, steps, evaluation_steps, batch_statistics)
+        check_arguments(
+            model, steps, evaluation_steps, checkpoint, batch_statistics
+        )
         self.model = model
         self.steps = steps
         self.evaluation_steps = evaluation_steps
@@ -94,6 +104,7 @@ class Learner(MetaTraining):
             self.adapt_spec = [getattr(x, "name", x) for x in adapt]
         self.inner_loss = inner_loss
         self.first_order = first_order
+        self.checkpoint = checkpoint
         self.batch_statistics = batch_statistics
         if isinstance(update_rule, (int, float)):
             update_rule = GradientDescent(update_rule)
@@ -236,26 +247,56 @@ class Learner(MetaTraining):
             predictions for the query sets after it.
         """
         self._require_same_choice()
-        learnable = self._with_valid_labels(episode)
+        structure = self._with_valid_labels(episode).as_inputs()
+        variables = self._used_variables()
 
-        def step(i, carry):
-            carry, losses = self._step(learnable, i, carry, training)
-            if not every_step:
-                return carry, (losses,)
-            predictions, carry = self._predict_query(episode, carry, training)
-            flat = keras.tree.flatten(predictions)
-            masks = {i: keras_mask(y) for i, y in enumerate(flat)}
-            masks = {i: m for i, m in masks.items() if m is not None}
-            return carry, (losses, predictions, masks)
+        def step(i, carry, constants):
+            values, inputs = constants
+            with keras.StatelessScope(zip(variables, values, strict=True)):
+                return self._step_and_outputs(
+                    Episode(**keras.tree.pack_sequence_as(structure, inputs)),
+                    i,
+                    Carry(*carry),
+                    training,
+                    every_step,
+                )
 
-        carry, outputs = unroll(
-            lambda i, carry: _as_tuples(step(i, Carry(*carry))),
+        carry, outputs = checkpointed_unroll(
+            step,
             tuple(start),
+            (
+                [tf.convert_to_tensor(v.value) for v in variables],
+                keras.tree.flatten(structure),
+            ),
             steps,
+            self._segment_length(steps, training),
         )
         if outputs is not None:
             self._report_health(episode, outputs[0])
         return Carry(*carry), outputs
+
+    def _step_and_outputs(
+        self, episode: Episode, i, carry: Carry, training: bool, every_step
+    ):
+        """Takes step `i`; returns the new carry, a tuple, and the outputs."""
+        carry, losses = self._step(episode, i, carry, training)
+        if not every_step:
+            return tuple(carry), (losses,)
+        predictions, carry = self._predict_query(episode, carry, training)
+        flat = keras.tree.flatten(predictions)
+        masks = {i: keras_mask(y) for i, y in enumerate(flat)}
+        masks = {i: m for i, m in masks.items() if m is not None}
+        return tuple(carry), (losses, predictions, masks)
+
+    def _used_variables(self) -> list[keras.Variable]:
+        """Returns the learned variables that the steps of the loop read."""
+        adapted = {id(v) for v in self._inner_loop.task_batched.adapted}
+        return [v for v in self.trainable_variables if id(v) not in adapted]
+
+    def _segment_length(self, steps: int, training: bool) -> int | None:
+        if not training or (self.first_order and self.checkpoint == "auto"):
+            return None
+        return segment_length(self.checkpoint, steps)
 
     def _require_same_choice(self) -> None:
         """Refuses a model of which more would adapt now than when made.
@@ -422,6 +463,7 @@ class Learner(MetaTraining):
             "adapt": serialize(adapt) if callable(adapt) else adapt,
             "inner_loss": serialize(self.inner_loss),
             "first_order": self.first_order,
+            "checkpoint": self.checkpoint,
             "batch_statistics": self.batch_statistics,
         }
 
@@ -433,9 +475,3 @@ class Learner(MetaTraining):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key])
         return cls(**config)
-
-
-def _as_tuples(result):
-    """Makes the carry a plain tuple, which every loop understands."""
-    carry, outputs = result
-    return tuple(carry), outputs

@@ -119,7 +119,10 @@ class TaskScope(keras.StatelessScope):
             if not self.single:
                 self.refuse(variable)
             return self.weights[id(variable)]
-        return super().get_current_value(variable)
+        value = super().get_current_value(variable)
+        if value is None and self.original_scope is not None:
+            value = self.original_scope.get_current_value(variable)
+        return value
 
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]):
         """Keeps an assignment made by a layer out of the variable itself."""

@@ -1,0 +1,153 @@
+"""What is kept of the inner loop does not change a training step."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_meta
+
+from .helpers import WAYS
+from .helpers import classification
+from .helpers import compiled
+from .helpers import convolutional_net
+from .helpers import crossentropy
+from .helpers import mlp
+from .helpers import normalized_mlp
+from .helpers import refuses
+from .helpers import regression
+
+STEPS = 6
+
+
+def logs_and_moves(learner, data, loss, **options):
+    """Returns the logs of a step and how far it moved each weight."""
+    learner = compiled(learner, keras.optimizers.SGD(1.0), loss, **options)
+    before = [w.numpy() for w in learner.weights]
+    logs = learner.train_on_batch(*data, return_dict=True)
+    after = learner.weights[: len(before)]
+    return logs, [a.numpy() - b for a, b in zip(after, before, strict=True)]
+
+
+MAKERS = {
+    "maml": lambda checkpoint: keras_meta.MAML(
+        mlp(WAYS), 0.1, STEPS, checkpoint=checkpoint
+    ),
+    "meta_sgd": lambda checkpoint: keras_meta.MetaSGD(
+        mlp(WAYS), 0.1, steps=STEPS, checkpoint=checkpoint
+    ),
+    "momentum": lambda checkpoint: keras_meta.MAML(
+        mlp(WAYS),
+        keras_meta.Momentum(0.1),
+        STEPS,
+        checkpoint=checkpoint,
+    ),
+    "shared_layer": lambda checkpoint: keras_meta.MAML(
+        mlp(WAYS), 0.1, STEPS, adapt=["head"], checkpoint=checkpoint
+    ),
+    "running_statistics": lambda checkpoint: keras_meta.MAML(
+        normalized_mlp(WAYS),
+        0.1,
+        STEPS,
+        batch_statistics="running",
+        checkpoint=checkpoint,
+    ),
+    "every_step_counts": lambda checkpoint: keras_meta.MAML(
+        mlp(WAYS),
+        0.1,
+        STEPS,
+        step_weights="uniform",
+        checkpoint=checkpoint,
+    ),
+    "dropout": lambda checkpoint: keras_meta.MAML(
+        keras.Sequential(
+            [
+                keras.Input([2]),
+                keras.layers.Dense(8, "tanh"),
+                keras.layers.Dropout(0.5, seed=1),
+                keras.layers.Dense(WAYS),
+            ]
+        ),
+        0.1,
+        STEPS,
+        checkpoint=checkpoint,
+    ),
+    "first_order": lambda checkpoint: keras_meta.MAML(
+        mlp(WAYS),
+        0.1,
+        STEPS,
+        first_order=True,
+        checkpoint=checkpoint,
+    ),
+}
+
+
+def compare(make, data, loss, checkpoint, **options):
+    results = []
+    for value in ("off", checkpoint):
+        keras.utils.set_random_seed(0)
+        learner = make(value)
+        results.append(logs_and_moves(learner, data, loss, **options))
+    (logs, moves), (other_logs, other_moves) = results
+    assert any(np.abs(move).max() > 1e-6 for move in moves)
+    np.testing.assert_allclose(other_logs["loss"], logs["loss"], rtol=1e-12)
+    for move, other in zip(moves, other_moves, strict=True):
+        np.testing.assert_allclose(other, move, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("checkpoint", ["step", "sqrt"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_step_is_the_same(name, checkpoint):
+    data = classification()
+    compare(MAKERS[name], data, crossentropy(), checkpoint)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    "route", [{"run_eagerly": True}, {"jit_compile": True}]
+)
+def test_a_step_is_the_same_eagerly_and_compiled(route):
+    data = classification()
+    compare(MAKERS["meta_sgd"], data, crossentropy(), "sqrt", **route)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_step_of_a_convolutional_net_is_the_same():
+    def make(checkpoint):
+        return keras_meta.MAML(
+            convolutional_net(), 0.1, STEPS, checkpoint=checkpoint
+        )
+
+    data = classification(shape=(6, 6, 1))
+    compare(make, data, crossentropy(), "sqrt")
+
+
+def test_long_loops_are_checkpointed_by_default(monkeypatch):
+    seen = []
+
+    def segment_length(checkpoint, steps):
+        seen.append((checkpoint, steps))
+
+    monkeypatch.setattr(
+        "keras_meta.learners.learner.segment_length", segment_length
+    )
+    learner = compiled(keras_meta.MAML(mlp(), 0.1, 40))
+    x, y = regression()
+    learner.train_on_batch(x, y)
+    assert seen == [("auto", 40)]
+    learner.predict_on_batch(x)
+    assert len(seen) == 1
+
+
+def test_configuration_holds_the_setting():
+    learner = keras_meta.MAML(mlp(), checkpoint="step")
+    copy = keras_meta.MAML.from_config(learner.get_config())
+    assert copy.checkpoint == "step"
+
+
+@pytest.mark.parametrize("value", ["always", None, True, 3])
+def test_an_unknown_setting(value):
+    with refuses(
+        ValueError, f"`checkpoint` must be one of .*'sqrt'.*={value!r}"
+    ):
+        keras_meta.MAML(mlp(), checkpoint=value)
