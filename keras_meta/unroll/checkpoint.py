@@ -33,9 +33,9 @@ def segment_length(checkpoint: str, steps: int) -> int | None:
     """Returns how many steps make a segment, or `None` to keep everything.
 
     Args:
-        checkpoint: `"off"`; `"step"`, each step a segment; `"sqrt"`, as many
-            steps as there are segments; `"auto"`, off up to 32 steps and
-            `"sqrt"` beyond.
+        checkpoint: `"off"`; `"step"`, each step a segment; `"sqrt"`, about
+            as many steps as there are segments; `"auto"`, off up to 32 steps
+            and `"sqrt"` beyond.
         steps: Number of steps of the loop.
     """
     if checkpoint == "step":
@@ -43,8 +43,19 @@ def segment_length(checkpoint: str, steps: int) -> int | None:
     if checkpoint == "sqrt" or (
         checkpoint == "auto" and steps > _STEPS_IN_MEMORY
     ):
-        return math.isqrt(max(steps - 1, 0)) + 1
+        return _length_near_root(steps)
     return None
+
+
+def _length_near_root(steps: int) -> int:
+    """Returns the square root of a number, or a divisor next to it.
+
+    Steps left over after the last whole segment are compiled once more.
+    """
+    root = math.isqrt(max(steps - 1, 0)) + 1
+    near = range(-(-root // 2), 2 * root + 1)
+    divisors = [n for n in near if steps % n == 0]
+    return min(divisors, key=lambda n: abs(math.log(n / root)), default=root)
 
 
 def checkpointed_unroll(

@@ -117,11 +117,22 @@ def test_a_second_derivative_is_refused():
         outer.gradient(gradient, x)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 9, 10, 32, 33, 1000])
-def test_length_of_a_segment(steps):
-    assert segment_length("off", steps) is None
-    assert segment_length("step", steps) == 1
-    root = segment_length("sqrt", steps)
-    assert root == max(math.ceil(math.sqrt(steps)), 1)
-    expected = root if steps > 32 else None
-    assert segment_length("auto", steps) == expected
+@given(steps=st.integers(1, 5000))
+def test_a_segment_is_about_the_square_root_long(steps):
+    length = segment_length("sqrt", steps)
+    root = math.sqrt(steps)
+    assert root / 2 <= length <= 2 * root + 2
+    # Either segments come out even, or nothing near does.
+    if steps % length:
+        assert length == math.ceil(root)
+        near = range(math.ceil(length / 2), 2 * length + 1)
+        assert all(steps % n for n in near)
+
+
+def test_length_of_a_segment_in_the_other_settings():
+    assert segment_length("off", 1000) is None
+    assert segment_length("step", 1000) == 1
+    assert segment_length("auto", 32) is None
+    assert segment_length("auto", 100) == segment_length("sqrt", 100) == 10
+    assert segment_length("sqrt", 1000) == 40
+    assert segment_length("sqrt", 0) == 1

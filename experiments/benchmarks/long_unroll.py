@@ -1,0 +1,223 @@
+"""Measures memory and time of long inner loops, with checkpoints and without.
+
+    python -m experiments.benchmarks.long_unroll --output=results/long_unroll
+
+takes meta-training steps of MAML through 1 to 1000 second-order steps of a
+two-layer perceptron, 8 tasks of 10 examples, for each setting of
+`checkpoint`, and writes a table, `long_unroll.json` and the figure
+`memory.png`: peak memory and time per inner step against the number of steps.
+
+Every point has a process of its own. Its memory is the most that was resident
+in it, less what was resident before the first meta-step; the compiler's share
+is the height of the curves for one step. It needs Linux.
+"""
+
+import json
+import multiprocessing
+import os
+import pathlib
+import time
+
+from absl import app
+from absl import flags
+
+from experiments.benchmarks import machine as machine_lib
+
+TASKS, EXAMPLES, INPUTS, WIDTH, CLASSES = 8, 10, 256, 256, 10
+REFERENCE = ("off", 30)
+
+_STEPS = flags.DEFINE_list(
+    "steps", ["1", "3", "10", "30", "100", "300", "1000"], "Inner steps."
+)
+_CHECKPOINTS = flags.DEFINE_list(
+    "checkpoints", ["off", "step", "sqrt"], "Settings of `checkpoint`."
+)
+_LIMIT = flags.DEFINE_float(
+    "off_limit_gb",
+    8.0,
+    "Stop lengthening the loop that keeps everything past this memory, GB.",
+)
+_META_STEPS = flags.DEFINE_integer("meta_steps", 3, "Timed meta-steps.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write to.")
+
+
+def resident(key="VmRSS"):
+    """Returns the memory of this process from the kernel's books, bytes."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"The kernel tells no {key}.")
+
+
+def make_step(checkpoint, steps):
+    """Returns a function that takes a meta-step and returns its loss."""
+    import keras
+    import numpy as np
+
+    import keras_meta
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input([INPUTS]),
+            keras.layers.Dense(WIDTH, "relu"),
+            keras.layers.Dense(WIDTH, "relu"),
+            keras.layers.Dense(CLASSES),
+        ]
+    )
+    learner = keras_meta.MAML(model, 0.01, steps, checkpoint=checkpoint)
+    learner.compile(
+        keras.optimizers.Adam(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    rng = np.random.default_rng(0)
+    x = {
+        name: rng.normal(size=[TASKS, EXAMPLES, INPUTS]).astype("float32")
+        for name in ("support_x", "query_x")
+    }
+    labels = np.tile(np.arange(EXAMPLES) % CLASSES, [TASKS, 1])
+    x["support_y"] = labels.astype("int32")
+
+    def step():
+        return learner.train_on_batch(x, labels, return_dict=True)["loss"]
+
+    return step
+
+
+def measure(checkpoint, steps, meta_steps):
+    """Returns peak memory and times of a meta-step, in this process."""
+    step = make_step(checkpoint, steps)
+    at_rest = resident()
+    begun = time.perf_counter()
+    loss = float(step())
+    first = time.perf_counter() - begun
+    seconds = []
+    for _ in range(meta_steps):
+        begun = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - begun)
+    return {
+        "checkpoint": checkpoint,
+        "steps": steps,
+        "loss": loss,
+        "first_step_s": first,
+        "ms_an_inner_step": 1e3 * sorted(seconds)[meta_steps // 2] / steps,
+        "peak_mb": (resident("VmHWM") - at_rest) / 1e6,
+    }
+
+
+def _serve(pipe, *arguments):
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    pipe.send(measure(*arguments))
+
+
+def in_process(*arguments):
+    """Returns `measure` of a fresh process, or `None` if it died."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, *arguments))
+    process.start()
+    there.close()
+    try:
+        return here.recv()
+    except EOFError:
+        return None
+    finally:
+        process.join()
+
+
+def measure_all():
+    """Returns the rows of all settings; prints each as it comes."""
+    rows = []
+    for checkpoint in _CHECKPOINTS.value:
+        for steps in map(int, _STEPS.value):
+            row = in_process(checkpoint, steps, _META_STEPS.value)
+            if row is None:
+                print(f"{checkpoint} with {steps} steps ran out of memory")
+                break
+            rows.append(row)
+            print(format_row(row), flush=True)
+            if checkpoint == "off" and row["peak_mb"] > 1e3 * _LIMIT.value:
+                print("no longer loops without checkpoints")
+                break
+    return rows
+
+
+def format_row(row):
+    return (
+        f"{row['checkpoint']:<5}{row['steps']:>6} steps"
+        f"{row['peak_mb']:>9.0f} MB{row['ms_an_inner_step']:>9.2f} ms a step"
+        f"{row['first_step_s']:>8.1f} s first   loss {row['loss']:.6f}"
+    )
+
+
+def ratios(rows):
+    """Returns memory and time of each row over those of the reference."""
+    by_key = {(r["checkpoint"], r["steps"]): r for r in rows}
+    base = by_key.get(REFERENCE)
+    if base is None:
+        return []
+    return [
+        f"{r['checkpoint']}, {r['steps']} steps, over "
+        f"{REFERENCE[0]}, {REFERENCE[1]} steps: memory "
+        f"{r['peak_mb'] / base['peak_mb']:.2f}, time a step "
+        f"{r['ms_an_inner_step'] / base['ms_an_inner_step']:.2f}"
+        for r in rows
+        if r["steps"] > REFERENCE[1]
+    ]
+
+
+def draw(path, rows):
+    """Draws memory and time against the number of steps."""
+    from experiments.plotting import saved_figure
+
+    panels = {
+        "peak_mb": "peak memory of a meta-step, MB",
+        "ms_an_inner_step": "time per inner step, ms",
+    }
+    names = {
+        "off": "everything kept",
+        "step": "every step",
+        "sqrt": "square root",
+    }
+    with saved_figure(path, columns=len(panels)) as (_, axes):
+        for axis, (key, label) in zip(axes.flat, panels.items(), strict=True):
+            for checkpoint, name in names.items():
+                points = [
+                    (r["steps"], r[key])
+                    for r in rows
+                    if r["checkpoint"] == checkpoint
+                ]
+                if points:
+                    axis.plot(
+                        *zip(*points, strict=True), marker=".", label=name
+                    )
+            axis.set(
+                xscale="log",
+                yscale="log",
+                xlabel="inner steps",
+                ylabel=label,
+            )
+        axes.flat[0].legend()
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    rows = measure_all()
+    print("", *ratios(rows), sep="\n")
+    if _OUTPUT.value:
+        folder = pathlib.Path(_OUTPUT.value)
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {
+            "cpu": machine_lib.cpu_model(),
+            "versions": machine_lib.versions(),
+            "rows": rows,
+        }
+        path = folder / "long_unroll.json"
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        draw(folder / "memory", rows)
+
+
+if __name__ == "__main__":
+    app.run(main)
