@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.unroll.permutations import fold_permutations
+
 # Up to here the steps are laid out one after another, which lets the compiler
 # see across them; past it a loop keeps the graph and its compile time small.
 _LAID_OUT_STEPS = 10
@@ -53,6 +55,7 @@ def _loop(step, carry, steps: int):
 
     def body(i, carry, arrays):
         carry, output = step(i, carry)
+        fold_permutations()
         arrays = keras.tree.map_structure(
             lambda array, y: array.write(i, y), arrays, output
         )
