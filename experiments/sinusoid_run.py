@@ -20,8 +20,6 @@ from keras_meta.evaluation import evaluate_tasks
 from keras_meta.learners.learner import Learner
 from keras_meta.models import sinusoid_mlp
 
-# Batches that are drawn at once, which makes each of them cheaper.
-_DRAWN_AT_ONCE = 50
 _ITERATIONS_PER_EPOCH = 1000
 _EPOCHS_PER_CHECKPOINT = 10
 # Keeps test tasks apart from training tasks of any reasonable seed.
@@ -191,28 +189,18 @@ def _fit(
 
 
 def _training_data(settings: Settings, start: int) -> tf.data.Dataset:
-    tasks = settings.meta_batch
-    many = episodes.sinusoids(
+    data = episodes.sinusoids(
         shots=settings.shots,
         queries=settings.shots,
-        tasks=tasks * _DRAWN_AT_ONCE,
+        tasks=settings.meta_batch,
         family=settings.family,
         seed=settings.seed,
         start=start,
     )
-
-    def cut(x, y):
-        parts = tf.nest.map_structure(
-            lambda t: tf.reshape(t, [_DRAWN_AT_ONCE, tasks, *t.shape[1:]]),
-            (x, y),
-        )
-        return tf.data.Dataset.from_tensor_slices(parts)
-
-    data = many.flat_map(cut)
     reshape = {"pretrained": _pooled, "reptile": _all_as_support}
     if settings.algorithm in reshape:
         data = data.map(reshape[settings.algorithm])
-    return data.prefetch(_DRAWN_AT_ONCE)
+    return data.prefetch(tf.data.AUTOTUNE)
 
 
 def _pooled(x, y):

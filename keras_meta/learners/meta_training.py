@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 from keras.src.trainers.trainer import model_supports_jit
 
+from keras_meta.learners import many_steps
 from keras_meta.learners import task_blocks
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
@@ -122,14 +123,15 @@ class MetaTraining(keras.Model):
             return None
         if not averages_examples(self.loss, sample_weight is not None):
             return None
-        episode = Episode.from_inputs(x)
-        counts = [episode.support_y.shape[1], keras.tree.flatten(y)[0].shape[1]]
-        tasks = episode.support_y.shape[0]
-        if tasks is None or None in counts:
+        tasks, shots = x["support_y"].shape[:2]
+        queries = keras.tree.flatten(y)[0].shape[1]
+        if None in (tasks, shots, queries):
             return None
         return task_blocks.block_size(
             tasks,
-            task_blocks.working_set(self.model, episode.support_x, sum(counts)),
+            task_blocks.working_set(
+                self.model, x["support_x"], shots + queries
+            ),
         )
 
     def _require_mean_losses(self, predictions) -> None:
@@ -211,8 +213,42 @@ class MetaTraining(keras.Model):
                 super().make_train_function(force)
             finally:
                 self.jit_compile = jit_compile
-            self.train_function = self._checked(self.train_function)
+            function = self.train_function
+            if self._compiles_itself and not self._is_distributed:
+                function = self._in_one_loop(function)
+            self.train_function = self._checked(function)
         return self.train_function
+
+    def _in_one_loop(self, function):
+        """Compiles all steps of an execution together, if they are small."""
+        loops = {}
+
+        def call(iterator):
+            spec = getattr(iterator, "element_spec", None)
+            if spec is None:
+                return function(iterator)
+            key = str(spec)
+            if key not in loops:
+                loops[key] = self._make_loop(spec)
+            return (loops[key] or function)(iterator)
+
+        return call
+
+    def _make_loop(self, spec):
+        """Returns a function of an iterator, or `None` to take single steps."""
+        chunk = many_steps.chunk_size(spec, self.steps_per_execution)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(spec)
+        if chunk is None or self._block_size(x, y, sample_weight) is not None:
+            return None
+
+        def step(data):
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+            check_query(y, sample_weight)
+            return self._whole_step(self._prepare(x), y, sample_weight)
+
+        return many_steps.make_many_steps(
+            step, spec, self.steps_per_execution, chunk
+        )
 
     def _build_optimizer(self) -> None:
         """Creates the optimizer's variables.
