@@ -24,7 +24,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import time
 
 import numpy as np
 from absl import app
@@ -33,6 +32,7 @@ from absl import flags
 from experiments.benchmarks import machine as machine_lib
 from experiments.benchmarks import setting as setting_lib
 from experiments.benchmarks import table
+from experiments.benchmarks import turns
 from experiments.benchmarks.worker import Contender
 from experiments.benchmarks.worker import Worker
 from experiments.benchmarks.worker import usable_cores
@@ -76,9 +76,6 @@ CHECKED_TASKS = 3
 # Keras rounds Adam's constants to float32, which alone makes some 1e-7.
 FLOAT64_TOLERANCE = 1e-5
 FLOAT32_TOLERANCE = 1e-3
-# Thread pools that spin for a while after their work come to rest in this
-# time before the next contender's turn, s.
-PAUSE = 0.05
 
 _DEFINE = {
     int: flags.DEFINE_integer,
@@ -175,57 +172,6 @@ def deviations(losses):
     return {k: np.abs(v / median - 1).tolist() for k, v in lists.items()}
 
 
-def take_turns(workers, rounds, turn):
-    """Returns by name the clock and CPU seconds of the timed steps.
-
-    The arrays are of shape [2, rounds, turn].
-
-    Each turn begins with one step that is not timed: it brings the
-    contender's data back into the caches and its threads to life.
-    """
-    names = list(workers)
-    seconds = {name: [] for name in names}
-    for i in range(rounds):
-        shift = i % len(names)
-        for name in names[shift:] + names[:shift]:
-            steps = workers[name].run(1 + turn)[1:]
-            seconds[name].append([step[:2] for step in steps])
-            time.sleep(PAUSE)
-        print(f"round {i + 1} of {rounds}", flush=True)
-    return {
-        name: np.moveaxis(np.array(values), -1, 0)
-        for name, values in seconds.items()
-    }
-
-
-def time_row(seconds, cpu_seconds, flops):
-    """Returns the timing cells of a row.
-
-    Args:
-        seconds: Seconds of each timed step, [rounds, turn].
-        cpu_seconds: The same of the time that its threads computed.
-        flops: Operations of one step.
-    """
-    low, median, high = np.quantile(seconds, (0.1, 0.5, 0.9))
-    return {
-        "ms": 1e3 * median,
-        "ms_10_percent": 1e3 * low,
-        "ms_90_percent": 1e3 * high,
-        "ms_all": (1e3 * seconds).tolist(),
-        "cpu_ms": 1e3 * np.median(cpu_seconds),
-        "gflops_per_s": flops / median / 1e9,
-    }
-
-
-def ratio_row(seconds, ours):
-    """Returns the cells that compare with ours, round by round."""
-    ratios = np.median(seconds, 1) / np.median(ours, 1)
-    return {
-        "ours_over_this": np.median(ratios),
-        "ours_over_this_range": [ratios.min(), ratios.max()],
-    }
-
-
 def measure(contenders, setting, seed, rounds, turn):
     """Returns by name the row of each contender and of the matrix product.
 
@@ -242,14 +188,14 @@ def measure(contenders, setting, seed, rounds, turn):
         workers[name] = worker
         rows[name] = {"first_step_s": outcome[0].seconds}
         losses[name] = [step.loss for step in outcome]
-    seconds = take_turns(workers, rounds, turn)
+    seconds = turns.take_turns(workers, rounds, turn)
     for worker in workers.values():
         worker.stop()
 
     flops = setting_lib.meta_step_flops(setting)
     for name in workers:
         is_product = name == PRODUCT.name
-        rows[name] |= time_row(
+        rows[name] |= turns.time_row(
             *seconds[name], PRODUCT_FLOPS if is_product else flops
         )
         if PRODUCT.name in workers:
@@ -259,20 +205,13 @@ def measure(contenders, setting, seed, rounds, turn):
             continue
         rows[name]["tasks_per_s"] = setting.tasks / np.median(seconds[name][0])
         if OURS in workers:
-            rows[name] |= ratio_row(seconds[name][0], seconds[OURS][0])
+            rows[name] |= turns.ratio_row(seconds[name][0], seconds[OURS][0])
     losses.pop(PRODUCT.name, None)
     for name, deviation in deviations(losses).items():
         rows[name]["float32_losses"] = losses[name]
         rows[name]["float32_deviation"] = deviation[0]
         rows[name]["float32_deviation_after_3"] = deviation[-1]
     return rows
-
-
-def share_of_cores(row):
-    """Returns the part of the cores that the matrix product got, or None."""
-    if isinstance(row, str):
-        return None
-    return float(row["cpu_ms"] / row["ms"] / usable_cores())
 
 
 def add_check(rows, losses):
@@ -319,7 +258,7 @@ def main(argv):
         losses = float64_losses(contenders, setting, _SEED.value)
     rows = measure(contenders, setting, _SEED.value, _ROUNDS.value, _TURN.value)
     add_check(rows, losses)
-    machine["share_of_cores"] = share_of_cores(rows[PRODUCT.name])
+    machine["share_of_cores"] = turns.share_of_cores(rows[PRODUCT.name])
     problems = complaints(rows)
 
     print(f"\n{setting}\n{machine}\n{machine_lib.versions()}")
