@@ -148,7 +148,11 @@ class Learner(MetaTraining):
                 flat[i]._keras_mask = mask
         else:
             predictions, carry, losses = self._inner_loop.predict(
-                carry, episode.support_x, episode.query_x, training
+                carry,
+                episode.support_x,
+                episode.query_x,
+                training=training,
+                xla=self._is_compiled_by_xla,
             )
             for loss in losses:
                 self.add_loss(loss)
@@ -341,7 +345,7 @@ class Learner(MetaTraining):
             self._resolved_inner_loss,
             training=training,
             first_order=self.first_order,
-            xla=self.compiled and bool(self.jit_compile),
+            xla=self._is_compiled_by_xla,
         )
 
     def _support_of_step(self, episode: Episode, i: int | tf.Tensor) -> Support:
@@ -355,7 +359,11 @@ class Learner(MetaTraining):
     def _predict_query(self, episode: Episode, carry: Carry, training: bool):
         """Returns predictions for the query sets and the new carry."""
         predictions, carry, _ = self._inner_loop.predict(
-            carry, episode.support_x, episode.query_x, training
+            carry,
+            episode.support_x,
+            episode.query_x,
+            training=training,
+            xla=self._is_compiled_by_xla,
         )
         return predictions, carry
 
@@ -378,6 +386,10 @@ class Learner(MetaTraining):
         is_ok = tf.reduce_all(is_ok)
         for variable, old, new in changes:
             variable.assign(tf.where(is_ok, new, old))
+
+    @property
+    def _is_compiled_by_xla(self) -> bool:
+        return self.compiled and bool(self.jit_compile)
 
     @property
     def _resolved_inner_loss(self) -> InnerLoss:

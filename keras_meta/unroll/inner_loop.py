@@ -122,7 +122,13 @@ class InnerLoop:
         return Carry(weights, rule_state, result.state), losses
 
     def predict(
-        self, carry: Carry, support_x: Any, query_x: Any, training: bool
+        self,
+        carry: Carry,
+        support_x: Any,
+        query_x: Any,
+        *,
+        training: bool,
+        xla: bool,
     ) -> tuple[Any, Carry, list[tf.Tensor]]:
         """Predicts query sets.
 
@@ -132,6 +138,7 @@ class InnerLoop:
                 for batch statistics.
             query_x: Inputs to predict, `[tasks, q, ...]` each.
             training: Whether layers run in training mode.
+            xla: Whether the call will be compiled by XLA.
 
         Returns:
             The predictions, the carry after them, and the losses that layers
@@ -139,7 +146,9 @@ class InnerLoop:
         """
         statistics = self._statistics
         if self.batch_statistics == "support":
-            statistics = self._support_statistics(carry, support_x, training)
+            statistics = self._support_statistics(
+                carry, support_x, training=training, xla=xla
+            )
         result = self.task_batched(
             carry.weights,
             carry.state,
@@ -147,6 +156,7 @@ class InnerLoop:
             training=training,
             statistics=statistics,
             second_order=False,
+            xla=xla,
         )
         carry = carry._replace(state=result.state)
         return result.outputs, carry, result.losses
@@ -165,7 +175,9 @@ class InnerLoop:
         }
         if self.batch_statistics == "running":
             return values
-        statistics = self._support_statistics(carry, support_x, False)
+        statistics = self._support_statistics(
+            carry, support_x, training=False, xla=False
+        )
         for layer in self.task_batched.model._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
                 for mean, variance in statistics.get(id(layer), [])[-1:]:
@@ -177,11 +189,14 @@ class InnerLoop:
     def _statistics(self) -> str:
         return "running" if self.batch_statistics == "running" else "batch"
 
-    def _support_statistics(self, carry: Carry, support_x, training: bool):
+    def _support_statistics(
+        self, carry: Carry, support_x, *, training: bool, xla: bool
+    ):
         return self.task_batched(
             carry.weights,
             carry.state,
             support_x,
             training=training,
             second_order=False,
+            xla=xla,
         ).statistics

@@ -278,7 +278,10 @@ def _dispatch(layer, original, scope: TaskScope, args, kwargs):
     adapted = [v for v in _own_variables(layer) if scope.is_adapted(v)]
     if scope.single:
         adapted = []
-    if rule is None or not (rule.always or adapted):
+    needed = adapted or (
+        rule and (rule.always or (rule.in_xla and scope.is_xla_on_cpu))
+    )
+    if rule is None or not needed:
         return original(*args, **kwargs)
     if adapted and not scope.has_batch_axis(args[0]):
         scope.refuse_unbatched(adapted[0])

@@ -96,6 +96,11 @@ class TaskScope(keras.StatelessScope):
         _ACTIVE.scope = self._outer.pop()
         return super().__exit__(*args)
 
+    @property
+    def is_xla_on_cpu(self) -> bool:
+        """Whether XLA will compile the call for the CPU."""
+        return self.xla and not tf.config.list_logical_devices("GPU")
+
     def is_adapted(self, variable: keras.Variable) -> bool:
         """Returns whether each task has its own value of `variable`."""
         return id(variable) in self.weights

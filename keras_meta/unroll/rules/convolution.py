@@ -22,13 +22,18 @@ from keras_meta.unroll.rules.registry import rule
 from keras_meta.unroll.task_scope import TaskScope
 
 
-@rule(keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+@rule(
+    keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, in_xla=True
+)
 def convolution(layer, scope: TaskScope, inputs):
     """Patches times batched matrices."""
     x = _channels_last(layer, inputs)
     if scope.is_adapted(layer._kernel):
         kernel = scope.weight(layer._kernel)
         y = _convolve(x, kernel, scope.tasks, layer)
+    elif scope.is_xla_on_cpu:
+        kernel = tf.convert_to_tensor(layer.kernel)[tf.newaxis]
+        y = _convolve(x, kernel, 1, layer)
     else:
         y = _shared(layer, x)
     return _finish(layer, scope, y)
@@ -139,6 +144,7 @@ def _padding(size: int | tf.Tensor, span: int, stride: int, mode: str):
 
 
 def _convolve(x, kernel, tasks, layer) -> tf.Tensor:
+    """Convolves `[tasks * n, ...]` with `[tasks, ...]` kernels."""
     geometry = _geometry(layer, x.shape[1:-1])
     if geometry is None or layer.groups > 1:
         return _convolve_patches(x, kernel, tasks, layer)

@@ -16,11 +16,14 @@ class Rule:
         compute: `compute(layer, scope, inputs, ...)`, the layer's outputs.
         always: Used even if no weight of the layer adapts, because the plain
             layer would mix tasks or has a wrong second derivative.
+        in_xla: Used for such layers where XLA compiles for the CPU, because
+            the plain layer is slower there.
         supports: Tells for a layer whether the rule covers its settings.
     """
 
     compute: Callable
     always: bool
+    in_xla: bool
     supports: Callable[[keras.Layer], bool]
 
 
@@ -30,13 +33,14 @@ _RULES: dict[type, Rule] = {}
 def rule(
     *layer_classes: type,
     always: bool = False,
+    in_xla: bool = False,
     supports: Callable[[keras.Layer], bool] = lambda layer: True,
 ) -> Callable[[Callable], Callable]:
     """Registers the decorated function as the rule of the given classes."""
 
     def register(compute: Callable) -> Callable:
         for layer_class in layer_classes:
-            _RULES[layer_class] = Rule(compute, always, supports)
+            _RULES[layer_class] = Rule(compute, always, in_xla, supports)
         return compute
 
     return register
