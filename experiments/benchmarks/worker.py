@@ -24,12 +24,14 @@ class Contender:
         module: Module of `experiments.benchmarks.peers`.
         options: Further arguments of the module's `make`.
         environment: Further environment variables of its process.
+        device: `"cpu"` or `"gpu"`.
     """
 
     name: str
     module: str
     options: dict = dataclasses.field(default_factory=dict)
     environment: dict = dataclasses.field(default_factory=dict)
+    device: str = "cpu"
 
 
 class Step(NamedTuple):
@@ -50,13 +52,20 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _set_environment(double):
-    """Gives every framework all cores, and only the CPU."""
+def _set_environment(double, device):
+    """Gives every framework all cores, and only the CPU or the GPU too."""
     cores = str(usable_cores())
+    if device == "gpu":
+        # The contenders are on the GPU at the same time.
+        os.environ.update(
+            JAX_PLATFORMS="cuda",
+            TF_FORCE_GPU_ALLOW_GROWTH="true",
+            XLA_PYTHON_CLIENT_PREALLOCATE="false",
+        )
+    else:
+        os.environ.update(CUDA_VISIBLE_DEVICES="-1", JAX_PLATFORMS="cpu")
     os.environ.update(
-        CUDA_VISIBLE_DEVICES="-1",
         JAX_ENABLE_X64=str(int(double)),
-        JAX_PLATFORMS="cpu",
         KERAS_BACKEND="tensorflow",
         MKL_NUM_THREADS=cores,
         NPROC=cores,
@@ -69,7 +78,7 @@ def _set_environment(double):
 
 def _serve(pipe, contender, setting, parameters, batches):
     """Runs in the process: makes the step, then runs steps on request."""
-    _set_environment(double=parameters[0].dtype == "float64")
+    _set_environment(parameters[0].dtype == "float64", contender.device)
     os.environ.update(contender.environment)
     try:
         module = importlib.import_module(f"{PEERS}.{contender.module}")

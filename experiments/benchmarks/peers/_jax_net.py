@@ -30,7 +30,10 @@ def _block(setting, x, kernel, bias, scale, shift):
     return x
 
 
-def _logits(setting, parameters, x):
+def _logits(setting, parameters, x, dtype):
+    if dtype is not None:
+        parameters = [w.astype(dtype) for w in parameters]
+        x = x.astype(dtype)
     for block in range(setting_lib.BLOCKS):
         x = _block(setting, x, *parameters[4 * block : 4 * block + 4])
     x = x.reshape(len(x), -1) if setting.pool else x.mean((1, 2))
@@ -38,18 +41,26 @@ def _logits(setting, parameters, x):
     return x @ kernel + bias
 
 
-def _loss(setting, parameters, x, y):
-    log_probabilities = jax.nn.log_softmax(_logits(setting, parameters, x))
+def _loss(setting, parameters, x, y, dtype):
+    logits = _logits(setting, parameters, x, dtype).astype(parameters[0].dtype)
+    log_probabilities = jax.nn.log_softmax(logits)
     return -jnp.take_along_axis(log_probabilities, y[:, None], 1).mean()
 
 
-def task_loss(setting, parameters, task):
-    """Returns the query loss of one task after the inner steps."""
+def task_loss(setting, parameters, task, dtype=None):
+    """Returns the query loss of one task after the inner steps.
+
+    Args:
+        setting: The setting.
+        parameters: The weights.
+        task: Support images and labels, query images and labels.
+        dtype: Type that the network computes in, if not the weights' own.
+    """
     support_x, support_y, query_x, query_y = task
     fast = parameters
     for _ in range(setting.steps):
         gradients = jax.grad(_loss, argnums=1)(
-            setting, fast, support_x, support_y
+            setting, fast, support_x, support_y, dtype
         )
         if setting.first_order:
             gradients = jax.lax.stop_gradient(gradients)
@@ -57,7 +68,7 @@ def task_loss(setting, parameters, task):
             w - setting.inner_rate * g
             for w, g in zip(fast, gradients, strict=True)
         ]
-    return _loss(setting, fast, query_x, query_y)
+    return _loss(setting, fast, query_x, query_y, dtype)
 
 
 def _adam(setting, count, parameters, moments, gradients):

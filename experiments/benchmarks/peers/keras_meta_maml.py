@@ -50,8 +50,13 @@ def _dataset(batches):
     return dataset.cache().repeat().prefetch(tf.data.AUTOTUNE)
 
 
-def make(setting, parameters, batches, **compile_options):
+def make(setting, parameters, batches, precision=None, **compile_options):
     keras.config.set_floatx(parameters[0].dtype.name)
+    if precision is not None:
+        is_tf32 = precision == "tf32"
+        tf.config.experimental.enable_tensor_float_32_execution(is_tf32)
+    if precision == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
     learner = MAML(
         _network(setting, parameters),
         update_rule=GradientDescent(setting.inner_rate),
