@@ -40,6 +40,9 @@ from experiments.benchmarks.worker import usable_cores
 OURS = "keras_meta"
 # TensorFlow's oneDNN kernels lose to its own on convolutions this small.
 NO_ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "0"}
+# Blocks of tasks keep all cores busy; more threads for the operations of each
+# make cores swap what they have in their caches.
+ONE_THREAD_AN_OP = {"TF_NUM_INTRAOP_THREADS": "1"}
 # PyTorch's threads spin while they wait for each other: the faster choice on
 # an idle machine, and by far the slower one if other programs run.
 PASSIVE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -49,6 +52,11 @@ CONTENDERS = {
         Contender(OURS, "keras_meta_maml"),
         Contender(
             "keras_meta_no_onednn", "keras_meta_maml", environment=NO_ONEDNN
+        ),
+        Contender(
+            "keras_meta_one_thread",
+            "keras_meta_maml",
+            environment=ONE_THREAD_AN_OP,
         ),
         Contender("tf_map_fn", "tf_map_fn"),
         Contender("tf_map_fn_no_onednn", "tf_map_fn", environment=NO_ONEDNN),

@@ -304,3 +304,33 @@ def test_transpose_of_unknown_space_is_refused():
 
     with pytest.raises(ValueError, match="needs inputs of static size"):
         call.get_concrete_function()
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@few
+@given(data=st.data(), tasks=st.integers(1, 3))
+def test_shared_convolution_for_xla_equals_the_layer(rank, data, tasks):
+    paddings = ("valid", "same", "causal") if rank == 1 else ("valid", "same")
+    arguments, space = data.draw(geometries(rank, paddings))
+    model = keras.Sequential(
+        [
+            keras.Input([*space, 2]),
+            CONVOLUTIONS[rank - 1](3, bias_initializer="normal", **arguments),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    batched = TaskBatched(model, model.layers[-1].trainable_variables)
+    weights = stacked(batched.adapted, tasks)
+    x = normal([tasks, 2, *space, 2])
+
+    def outputs(xla):
+        return lambda values: (
+            batched(values[:-1], [], values[-1], xla=xla).outputs
+        )
+
+    values = [*weights, x]
+    actual = derivatives(outputs(xla=True), values)
+    expected = derivatives(outputs(xla=False), values)
+    for a, b in zip(actual, expected, strict=True):
+        assert_close(a, b)
