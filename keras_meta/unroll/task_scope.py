@@ -98,8 +98,10 @@ class TaskScope(keras.StatelessScope):
 
     @property
     def is_xla_on_cpu(self) -> bool:
-        """Whether XLA will compile the call for the CPU."""
-        return self.xla and not tf.config.list_logical_devices("GPU")
+        """Whether XLA will compile a call for all tasks for the CPU."""
+        if self.single or not self.xla:
+            return False
+        return not tf.config.list_logical_devices("GPU")
 
     def is_adapted(self, variable: keras.Variable) -> bool:
         """Returns whether each task has its own value of `variable`."""

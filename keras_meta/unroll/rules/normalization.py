@@ -63,7 +63,7 @@ def _standardized(layer, scope, rows, training, mask) -> tf.Tensor:
         return _shift_and_scale(rows, mean, variance, layer.epsilon)
     if mask is None:
         mean, variance = moments(rows, [1])
-        y = standardize(rows, [1], layer.epsilon)
+        y = _standardize(scope, rows, [1], layer.epsilon)
     else:
         mean, variance = _masked_moments(rows, mask)
         y = _shift_and_scale(rows, mean, variance, layer.epsilon)
@@ -72,6 +72,14 @@ def _standardized(layer, scope, rows, training, mask) -> tf.Tensor:
         _update_moving(layer.moving_mean, mean, layer.momentum)
         _update_moving(layer.moving_variance, variance, layer.momentum)
     return y
+
+
+def _standardize(scope: TaskScope, x, axes, epsilon: float) -> tf.Tensor:
+    if scope.single:
+        # The second derivative of `tf.map_fn` cannot go through gradients
+        # that are nested functions.
+        return _shift_and_scale(x, *moments(x, axes), epsilon)
+    return standardize(x, axes, epsilon)
 
 
 def _shift_and_scale(x, mean, variance, epsilon: float) -> tf.Tensor:
@@ -110,7 +118,7 @@ def layer_normalization(layer, scope: TaskScope, inputs):
     dtype = keras.backend.result_type(inputs.dtype, "float32")
     x = tf.cast(inputs, dtype)
     axes = [axis % x.shape.rank for axis in layer.axis]
-    y = standardize(x, axes, layer.epsilon)
+    y = _standardize(scope, x, axes, layer.epsilon)
     shape = [
         size if i in axes else 1 for i, size in enumerate(x.shape.as_list())
     ]
@@ -136,7 +144,7 @@ def group_normalization(layer, scope: TaskScope, inputs):
         ],
     )
     axes = [i for i in range(1, grouped.shape.rank) if i != axis]
-    y = standardize(grouped, axes, layer.epsilon)
+    y = _standardize(scope, grouped, axes, layer.epsilon)
     y = tf.ensure_shape(tf.reshape(y, sizes), x.shape)
     shape = [1] * x.shape.rank
     shape[axis] = channels
