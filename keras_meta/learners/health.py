@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -56,18 +55,20 @@ class Health:
         finally:
             self._collected = None
 
-    def merge(self, reports: Sequence[tf.Tensor], tasks: int) -> None:
+    def merge(self, reports: tf.Tensor, tasks: int) -> None:
         """Keeps the failure at the earliest step of reports on blocks.
 
         Args:
-            reports: Collected reports.
+            reports: Collected reports, `[blocks, 3]`.
             tasks: Tasks of a block.
         """
-        for i, report in enumerate(reports):
-            cause, step, task = tf.unstack(report)
-            is_first = tf.logical_or(self.is_ok, step < self._read()[1])
-            new = tf.logical_and(is_first, tf.not_equal(cause, _OK))
-            self._keep(new, tf.stack([cause, step, task + i * tasks]))
+        failed = tf.not_equal(reports[:, 0], _OK)
+        never = tf.int32.max
+        at = tf.argmin(
+            tf.where(failed, reports[:, 1], never), output_type=tf.int32
+        )
+        found = reports[at] + tf.stack([0, 0, at * tasks])
+        self._keep(tf.logical_and(self.is_ok, tf.reduce_any(failed)), found)
 
     def report_labels(
         self, labels: tf.Tensor, ways: int | None, ignored: int | None

@@ -14,6 +14,7 @@ from keras_meta.learners import task_blocks
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
 from keras_meta.learners.health import Health
+from keras_meta.unroll import task_axis
 from keras_meta.unroll.inner_loss import averages_examples
 from keras_meta.unroll.inner_loss import keras_mask
 
@@ -92,24 +93,26 @@ class MetaTraining(keras.Model):
         return self._apply(x, y, sample_weight, result)
 
     def _step_in_blocks(self, x, y, sample_weight, size: int):
+        learned = []
+
         def block(*arguments):
             with self._health.collecting() as report:
                 result = self._meta_gradient(*arguments)
             self._require_mean_losses(result.predictions)
-            return result, report.value
+            learned[:] = [g is not None for g in result.gradients]
+            gradients = [g for g in result.gradients if g is not None]
+            return (gradients, result.loss), (result.predictions, report.value)
 
-        results, reports = zip(
-            *task_blocks.map_blocks(block, size, (x, y, sample_weight)),
-            strict=True,
+        (gradients, loss), (predictions, reports) = task_blocks.map_blocks(
+            block, size, (x, y, sample_weight)
         )
         self._health.merge(reports, size)
-        gradients, losses, predictions = zip(*results, strict=True)
+        blocks = reports.shape[0]
+        means = iter(g / blocks for g in gradients)
         result = MetaGradient(
-            [_mean(parts) for parts in zip(*gradients, strict=True)],
-            _mean(losses),
-            keras.tree.map_structure(
-                lambda *parts: tf.concat(parts, axis=0), *predictions
-            ),
+            [next(means) if is_learned else None for is_learned in learned],
+            loss / blocks,
+            keras.tree.map_structure(task_axis.merge, predictions),
         )
         return self._apply(x, y, sample_weight, result)
 
@@ -320,10 +323,6 @@ class MetaTraining(keras.Model):
     def _ways(self) -> int | None:
         shape = getattr(self.model, "output_shape", None)
         return shape[-1] if isinstance(shape, tuple) else None
-
-
-def _mean(parts):
-    return None if parts[0] is None else tf.add_n(parts) / len(parts)
 
 
 def _densify(gradient):

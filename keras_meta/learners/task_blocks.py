@@ -9,6 +9,7 @@ them from beginning to end, and the cores each take a block of their own.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +21,6 @@ from tensorflow.python.framework import op_def_registry
 _CACHE_BYTES = 2**21
 # With one task XLA drops the task axis and takes slower matrix products.
 _SMALLEST_BLOCK = 2
-# Every block is a node of the step's graph.
-_MOST_BLOCKS = 64
 # Count as stateful and change nothing themselves.
 _HARMLESS = {"If", "ReadVariableOp", "StatefulPartitionedCall", "While"}
 
@@ -39,16 +38,11 @@ def block_size(tasks: int | None, bytes_per_task: int) -> int | None:
     """
     if tasks is None or tf.config.list_logical_devices("GPU"):
         return None
-    wanted = max(
-        _CACHE_BYTES // bytes_per_task,
-        -(-tasks // _MOST_BLOCKS),
-        _SMALLEST_BLOCK,
-    )
+    wanted = max(_CACHE_BYTES // bytes_per_task, _SMALLEST_BLOCK)
     if wanted >= tasks:
         return None
     sizes = range(_SMALLEST_BLOCK, min(wanted, tasks // 2) + 1)
-    size = max((size for size in sizes if tasks % size == 0), default=None)
-    return None if size and tasks // size > _MOST_BLOCKS else size
+    return max((size for size in sizes if tasks % size == 0), default=None)
 
 
 def working_set(model: keras.Model, inputs: Any, examples: int) -> int:
@@ -79,17 +73,21 @@ def working_set(model: keras.Model, inputs: Any, examples: int) -> int:
 
 def map_blocks(
     function: Callable, size: int, arguments: tuple[Any, ...]
-) -> list[Any]:
+) -> tuple[Any, Any]:
     """Calls a function for each block of tasks, compiled by XLA once.
 
+    As many loops as there are cores share out the blocks and run side by
+    side.
+
     Args:
-        function: A function of `arguments` for a block of tasks.
+        function: A function of `arguments` for a block of tasks. It returns
+            nested tensors to add up and nested tensors to put one after
+            another.
         size: Tasks of a block; divides the number of tasks.
         arguments: Nested tensors, `[tasks, ...]` each, and `None`s.
 
     Returns:
-        The results, one per block. Without dependence on each other, they
-        are computed side by side.
+        The sums over the blocks, and the others as `[blocks, ...]`.
 
     Raises:
         Inseparable: If the function changes variables or draws random
@@ -97,18 +95,66 @@ def map_blocks(
     """
     flat = [x for x in keras.tree.flatten(arguments) if x is not None]
     blocks = flat[0].shape[0] // size
-    parts = [
-        keras.tree.map_structure(
-            lambda x, i=i: None if x is None else x[i * size :][:size],
-            arguments,
-        )
-        for i in range(blocks)
-    ]
+
+    def part(i):
+        def cut(x):
+            if x is None:
+                return None
+            rest = [0] * (x.shape.rank - 1)
+            return tf.slice(x, [i * size, *rest], [size, *x.shape[1:]])
+
+        return keras.tree.map_structure(cut, arguments)
+
     compiled = tf.function(function, autograph=False, jit_compile=True)
-    changes = _changes(compiled.get_concrete_function(*parts[0]).graph)
+    traced = compiled.get_concrete_function(*part(0))
+    changes = _changes(traced.graph)
     if changes:
         raise Inseparable(f"the step uses {sorted(changes)}")
-    return [compiled(*part) for part in parts]
+    lanes = min(_cores(), blocks)
+    ends = [blocks * (lane + 1) // lanes for lane in range(lanes)]
+    results = [
+        _loop(lambda i: compiled(*part(i)), traced.structured_outputs, i, end)
+        for i, end in zip([0, *ends], ends, strict=False)
+    ]
+    sums, stacks = zip(*results, strict=True)
+    return (
+        keras.tree.map_structure(lambda *xs: tf.add_n(xs), *sums),
+        keras.tree.map_structure(lambda *xs: tf.concat(xs, 0), *stacks),
+    )
+
+
+def _loop(function, specs, first: int, end: int):
+    """Adds up and stacks what `function` returns for `first` to `end - 1`."""
+    sums = keras.tree.map_structure(
+        lambda x: tf.zeros(x.shape, x.dtype), specs[0]
+    )
+    arrays = keras.tree.map_structure(
+        lambda x: tf.TensorArray(x.dtype, end - first, element_shape=x.shape),
+        specs[1],
+    )
+
+    def body(i, sums, arrays):
+        to_add, to_stack = function(i)
+        sums = keras.tree.map_structure(tf.add, sums, to_add)
+        arrays = keras.tree.map_structure(
+            lambda array, x: array.write(i - first, x), arrays, to_stack
+        )
+        return i + 1, sums, arrays
+
+    _, sums, arrays = tf.while_loop(
+        lambda i, *_: i < end, body, (tf.constant(first), sums, arrays)
+    )
+    return sums, keras.tree.map_structure(lambda array: array.stack(), arrays)
+
+
+def _cores() -> int:
+    """Returns how many operations TensorFlow runs side by side."""
+    chosen = tf.config.threading.get_inter_op_parallelism_threads()
+    if chosen:
+        return chosen
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _bytes_of_example(output: tf.Tensor) -> int:

@@ -1,10 +1,13 @@
 """A meta-batch in blocks of tasks gives the step of all tasks at once."""
 
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 
 import keras_meta
@@ -63,7 +66,7 @@ def test_blocks_divide_the_tasks(tasks, size):
         (32, 500_000, 4),
         (32, 10**9, 2),
         (25, 300_000, 5),
-        (640, 10**9, 10),
+        (640, 10**9, 2),
         (2, 10**9, None),
         (7, 10**9, None),
         (4, 1000, None),
@@ -298,10 +301,38 @@ def test_random_numbers_are_not_split(layer, blocks):
     assert not blocks
 
 
-@given(st.integers(1, 5000))
-def test_there_are_not_too_many_blocks(tasks):
-    size = task_blocks.block_size(tasks, 10**12)
-    assert size is None or tasks // size <= 64
+def test_the_graph_does_not_grow_with_the_tasks():
+    def operations(tasks):
+        def step(x):
+            return task_blocks.map_blocks(
+                lambda x: (tf.reduce_sum(x), 2 * x), 2, (x,)
+            )
+
+        graph = tf.function(step, autograph=False).get_concrete_function(
+            tf.TensorSpec([tasks, 3], tf.float32)
+        )
+        return len(graph.graph.get_operations())
+
+    assert operations(64) == operations(640)
+
+
+@given(tasks=st.integers(2, 12), lanes=st.integers(1, 7))
+@settings(max_examples=15, deadline=None)
+def test_blocks_are_summed_and_stacked_in_order(tasks, lanes):
+    x = tf.reshape(tf.range(tasks * 6, dtype=tf.float32), [tasks * 2, 3])
+
+    def block(x, missing):
+        assert missing is None
+        return {"sum": tf.reduce_sum(x, axis=0)}, (2 * x, tf.shape(x)[0])
+
+    with mock.patch.object(task_blocks, "_cores", lambda: lanes):
+        sums, (doubled, sizes) = tf.function(
+            lambda: task_blocks.map_blocks(block, 2, (x, None)),
+            autograph=False,
+        )()
+    np.testing.assert_allclose(sums["sum"], np.sum(x, axis=0))
+    np.testing.assert_array_equal(tf.reshape(doubled, x.shape), 2 * x)
+    assert sizes.numpy().tolist() == [2] * tasks
 
 
 def test_the_failure_at_the_earliest_step_is_told(blocks):
