@@ -126,10 +126,10 @@ class MetaTraining(keras.Model):
             return None
         if not averages_examples(self.loss, sample_weight is not None):
             return None
-        tasks, shots = x["support_y"].shape[:2]
-        queries = keras.tree.flatten(y)[0].shape[1]
-        if None in (tasks, shots, queries):
+        sizes = _sizes(x, y)
+        if sizes is None:
             return None
+        tasks, shots, queries = sizes
         return task_blocks.block_size(
             tasks,
             task_blocks.working_set(
@@ -241,7 +241,9 @@ class MetaTraining(keras.Model):
         """Returns a function of an iterator, or `None` to take single steps."""
         chunk = many_steps.chunk_size(spec, self.steps_per_execution)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(spec)
-        if chunk is None or self._block_size(x, y, sample_weight) is not None:
+        if chunk is None or _sizes(x, y) is None:
+            return None
+        if self._block_size(x, y, sample_weight) is not None:
             return None
 
         def step(data):
@@ -323,6 +325,22 @@ class MetaTraining(keras.Model):
     def _ways(self) -> int | None:
         shape = getattr(self.model, "output_shape", None)
         return shape[-1] if isinstance(shape, tuple) else None
+
+
+def _sizes(x: Any, y: Any) -> tuple[int, int, int] | None:
+    """Returns tasks, support and query examples, if all are known.
+
+    What is no episode has none; the step tells what is wrong with it.
+    """
+    if not isinstance(x, dict) or not {"support_x", "support_y"} <= set(x):
+        return None
+    labels = [x["support_y"], keras.tree.flatten(y)[0]]
+    if any(leaf is None or (leaf.shape.rank or 0) < 2 for leaf in labels):
+        return None
+    tasks, shots, queries = (*labels[0].shape[:2], labels[1].shape[1])
+    if None in (tasks, shots, queries):
+        return None
+    return tasks, shots, queries
 
 
 def _densify(gradient):

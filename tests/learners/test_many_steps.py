@@ -176,3 +176,29 @@ def test_what_goes_wrong_is_told():
     )
     with pytest.raises(Exception, match="(?i)nan|finite"):
         learner.fit(dataset((x, y)), verbose=0)
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+@pytest.mark.parametrize("missing", ["support_x", "support_y", "query_x"])
+def test_what_is_no_episode_is_told(missing, steps_per_execution):
+    x, y = regression(batches=4)
+    del x[missing]
+    learner = compiled(
+        keras_meta.MAML(mlp(), 0.1),
+        jit_compile=True,
+        steps_per_execution=steps_per_execution,
+    )
+    with pytest.raises(ValueError, match=f"Missing: ..{missing}"):
+        learner.fit(dataset((x, y)), verbose=0)
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_missing_labels_are_told(steps_per_execution):
+    x, _ = regression(batches=4)
+    learner = compiled(
+        keras_meta.MAML(mlp(), 0.1),
+        jit_compile=True,
+        steps_per_execution=steps_per_execution,
+    )
+    with pytest.raises(ValueError, match="query sets need labels"):
+        learner.fit(dataset((x,)), verbose=0)
