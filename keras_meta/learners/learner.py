@@ -389,7 +389,9 @@ class Learner(MetaTraining):
 
     @property
     def _is_compiled_by_xla(self) -> bool:
-        return self.compiled and bool(self.jit_compile)
+        if self._exporting or not self.compiled:
+            return False
+        return bool(self.jit_compile)
 
     @property
     def _resolved_inner_loss(self) -> InnerLoss:
