@@ -21,9 +21,7 @@ changes the next losses by some 0.1 to 1 %.
 """
 
 import dataclasses
-import json
 import os
-import pathlib
 
 import numpy as np
 from absl import app
@@ -301,20 +299,17 @@ def main(argv):
     print(f"{gflops:.3f} GFLOP a meta-step\n")
     print(table.format_table(rows), table.LEGEND, *problems, sep="\n\n")
     if _OUTPUT.value:
-        record = {
-            "setting": dataclasses.asdict(setting),
-            "gflop_per_meta_step": gflops,
-            "rounds": _ROUNDS.value,
-            "turn": _TURN.value,
-            "seed": _SEED.value,
-            "machine": machine,
-            "versions": machine_lib.versions(),
-            "rows": rows,
-            "problems": problems,
-        }
-        path = pathlib.Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        machine_lib.write_record(
+            _OUTPUT.value,
+            setting=dataclasses.asdict(setting),
+            gflop_per_meta_step=gflops,
+            rounds=_ROUNDS.value,
+            turn=_TURN.value,
+            seed=_SEED.value,
+            machine=machine,
+            rows=rows,
+            problems=problems,
+        )
     return 1 if problems else 0
 
 

@@ -12,7 +12,6 @@ in it, less what was resident before the first meta-step; the compiler's share
 is the height of the curves for one step. It needs Linux.
 """
 
-import json
 import multiprocessing
 import os
 import pathlib
@@ -172,7 +171,7 @@ def draw(path, rows):
     from experiments.plotting import saved_figure
 
     panels = {
-        "peak_mb": "peak memory of a meta-step, MB",
+        "peak_mb": "peak memory, MB",
         "ms_an_inner_step": "time per inner step, ms",
     }
     names = {
@@ -208,14 +207,9 @@ def main(argv):
     print("", *ratios(rows), sep="\n")
     if _OUTPUT.value:
         folder = pathlib.Path(_OUTPUT.value)
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {
-            "cpu": machine_lib.cpu_model(),
-            "versions": machine_lib.versions(),
-            "rows": rows,
-        }
-        path = folder / "long_unroll.json"
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        machine_lib.write_record(
+            folder / "long_unroll.json", cpu=machine_lib.cpu_model(), rows=rows
+        )
         draw(folder / "memory", rows)
 
 

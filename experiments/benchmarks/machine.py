@@ -1,6 +1,7 @@
-"""What a benchmark ran on."""
+"""What a benchmark ran on, and its record of that and of what it found."""
 
 import importlib.metadata
+import json
 import pathlib
 import platform
 
@@ -26,3 +27,16 @@ def versions():
         except importlib.metadata.PackageNotFoundError:
             found[package] = None
     return found
+
+
+def write_record(path, **found):
+    """Writes a benchmark's findings as JSON, with the versions they are of.
+
+    Args:
+        path: The file; its folder is made if it is not there.
+        **found: JSON values.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {**found, "versions": versions()}
+    path.write_text(json.dumps(record, indent=1) + "\n")

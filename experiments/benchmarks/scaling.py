@@ -10,7 +10,6 @@ of its own, so that compilation counts too.
 """
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -131,14 +130,9 @@ def main(argv):
     curves = measure_all()
     if _OUTPUT.value:
         folder = pathlib.Path(_OUTPUT.value)
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {
-            "cpu": machine_lib.cpu_model(),
-            "versions": machine_lib.versions(),
-            "curves": curves,
-        }
-        path = folder / "scaling.json"
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        machine_lib.write_record(
+            folder / "scaling.json", cpu=machine_lib.cpu_model(), curves=curves
+        )
         draw(folder / "scaling", curves)
 
 

@@ -15,9 +15,7 @@ one distribution, but not the same ones.
 
 import dataclasses
 import itertools
-import json
 import os
-import pathlib
 
 import numpy as np
 from absl import app
@@ -157,16 +155,13 @@ def main(argv):
         "\nfirst s  the first thousand steps, with tracing and compilation"
     )
     if _OUTPUT.value:
-        record = {
-            "setting": dataclasses.asdict(setting),
-            "machine": machine,
-            "versions": machine_lib.versions(),
-            "rows": rows,
-            "problems": problems,
-        }
-        path = pathlib.Path(_OUTPUT.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        machine_lib.write_record(
+            _OUTPUT.value,
+            setting=dataclasses.asdict(setting),
+            machine=machine,
+            rows=rows,
+            problems=problems,
+        )
     return 1 if problems else 0
 
 

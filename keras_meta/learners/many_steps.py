@@ -28,7 +28,7 @@ def chunk_size(spec: Any, steps: int) -> int | None:
         steps: Steps to take at a time, Keras's `steps_per_execution`.
     """
     leaves = keras.tree.flatten(spec)
-    if steps == 1 or not all(map(_is_static, leaves)):
+    if not all(map(_is_static, leaves)):
         return None
     size = sum(math.prod(s.shape) * s.dtype.size for s in leaves)
     chunk = min(-(-steps // _CHUNKS), _CHUNK_BYTES // max(size, 1))

@@ -80,6 +80,15 @@ class MetaTraining(keras.Model):
         return is_own and bool(self.jit_compile)
 
     @property
+    def _takes_many_steps(self) -> bool:
+        """Whether XLA may compile all steps of an execution as one loop."""
+        return (
+            self.steps_per_execution > 1
+            and self._compiles_itself
+            and not self._is_distributed
+        )
+
+    @property
     def _is_distributed(self) -> bool:
         made_in = self._distribute_strategy
         return made_in is not None or tf.distribute.has_strategy()
@@ -217,7 +226,7 @@ class MetaTraining(keras.Model):
             finally:
                 self.jit_compile = jit_compile
             function = self.train_function
-            if self._compiles_itself and not self._is_distributed:
+            if self._takes_many_steps:
                 function = self._in_one_loop(function)
             self.train_function = self._checked(function)
         return self.train_function

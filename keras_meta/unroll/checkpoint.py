@@ -22,6 +22,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.unroll import task_axis
 from keras_meta.unroll.loop import unroll
 
 CHECKPOINTS = ("auto", "off", "step", "sqrt")
@@ -167,7 +168,8 @@ def _run(segment, carry, constants, outputs, segments: int):
         (tf.zeros([], tf.int32), list(carry), starts, results),
         maximum_iterations=segments,
     )
-    stacked = [_merge_steps(array.stack()) for array in results]
+    # Steps merge into segments and split off as tasks do into batches.
+    stacked = [task_axis.merge(array.stack()) for array in results]
     return carry, stacked, [array.stack() for array in starts]
 
 
@@ -175,7 +177,7 @@ def _backpropagate(segment, constants, starts, cotangents, segments: int):
     """Returns gradients for the first carry and the constants."""
     kept = len(starts)
     of_outputs = [
-        _split_steps(g, segments) if _is_float(g) else g
+        task_axis.split(g, segments) if _is_float(g) else g
         for g in cotangents[kept:]
     ]
 
@@ -245,19 +247,3 @@ def _floats(values):
 
 def _is_float(x) -> bool:
     return x.dtype.is_floating
-
-
-def _merge_steps(y: tf.Tensor) -> tf.Tensor:
-    """`[segments, size, ...]` to `[segments * size, ...]`."""
-    return tf.reshape(y, [-1, *_sizes(y, 2)])
-
-
-def _split_steps(y: tf.Tensor, segments: int) -> tf.Tensor:
-    return tf.reshape(y, [segments, -1, *_sizes(y, 1)])
-
-
-def _sizes(x: tf.Tensor, first: int) -> list[int | tf.Tensor]:
-    return [
-        tf.shape(x)[i] if x.shape[i] is None else x.shape[i]
-        for i in range(first, x.shape.rank)
-    ]

@@ -22,6 +22,8 @@ import math
 
 import tensorflow as tf
 
+from keras_meta.unroll import task_axis
+
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
@@ -310,14 +312,8 @@ def _rows(x: tf.Tensor) -> tf.Tensor:
     """`[tasks, n, *space, channels]` to `[tasks, n * space, channels]`."""
     space = math.prod(x.shape[2:-1])
     n = -1 if x.shape[1] is None else x.shape[1] * space
-    return tf.reshape(x, [_tasks(x), n, x.shape[-1]])
+    return tf.reshape(x, [task_axis.size(x, 0), n, x.shape[-1]])
 
 
 def _lead(x: tf.Tensor) -> list[int | tf.Tensor]:
-    return [
-        tf.shape(x)[i] if x.shape[i] is None else x.shape[i] for i in (0, 1)
-    ]
-
-
-def _tasks(x: tf.Tensor) -> int | tf.Tensor:
-    return tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
+    return [task_axis.size(x, axis) for axis in (0, 1)]

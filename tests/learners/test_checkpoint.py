@@ -28,56 +28,36 @@ def logs_and_moves(learner, data, loss, **options):
     return logs, [a.numpy() - b for a, b in zip(after, before, strict=True)]
 
 
+def with_dropout(outputs):
+    return keras.Sequential(
+        [
+            keras.Input([2]),
+            keras.layers.Dense(8, "tanh"),
+            keras.layers.Dropout(0.5, seed=1),
+            keras.layers.Dense(outputs),
+        ]
+    )
+
+
+def makes(learner, model=mlp, rule=lambda: 0.1, **options):
+    """Returns a function from `checkpoint` to a new learner."""
+    return lambda checkpoint: learner(
+        model(WAYS), rule(), steps=STEPS, checkpoint=checkpoint, **options
+    )
+
+
+MAML = keras_meta.MAML
 MAKERS = {
-    "maml": lambda checkpoint: keras_meta.MAML(
-        mlp(WAYS), 0.1, STEPS, checkpoint=checkpoint
+    "maml": makes(MAML),
+    "meta_sgd": makes(keras_meta.MetaSGD),
+    "momentum": makes(MAML, rule=lambda: keras_meta.Momentum(0.1)),
+    "shared_layer": makes(MAML, adapt=["head"]),
+    "running_statistics": makes(
+        MAML, normalized_mlp, batch_statistics="running"
     ),
-    "meta_sgd": lambda checkpoint: keras_meta.MetaSGD(
-        mlp(WAYS), 0.1, steps=STEPS, checkpoint=checkpoint
-    ),
-    "momentum": lambda checkpoint: keras_meta.MAML(
-        mlp(WAYS),
-        keras_meta.Momentum(0.1),
-        STEPS,
-        checkpoint=checkpoint,
-    ),
-    "shared_layer": lambda checkpoint: keras_meta.MAML(
-        mlp(WAYS), 0.1, STEPS, adapt=["head"], checkpoint=checkpoint
-    ),
-    "running_statistics": lambda checkpoint: keras_meta.MAML(
-        normalized_mlp(WAYS),
-        0.1,
-        STEPS,
-        batch_statistics="running",
-        checkpoint=checkpoint,
-    ),
-    "every_step_counts": lambda checkpoint: keras_meta.MAML(
-        mlp(WAYS),
-        0.1,
-        STEPS,
-        step_weights="uniform",
-        checkpoint=checkpoint,
-    ),
-    "dropout": lambda checkpoint: keras_meta.MAML(
-        keras.Sequential(
-            [
-                keras.Input([2]),
-                keras.layers.Dense(8, "tanh"),
-                keras.layers.Dropout(0.5, seed=1),
-                keras.layers.Dense(WAYS),
-            ]
-        ),
-        0.1,
-        STEPS,
-        checkpoint=checkpoint,
-    ),
-    "first_order": lambda checkpoint: keras_meta.MAML(
-        mlp(WAYS),
-        0.1,
-        STEPS,
-        first_order=True,
-        checkpoint=checkpoint,
-    ),
+    "every_step_counts": makes(MAML, step_weights="uniform"),
+    "dropout": makes(MAML, with_dropout),
+    "first_order": makes(MAML, first_order=True),
 }
 
 
@@ -113,11 +93,7 @@ def test_a_step_is_the_same_eagerly_and_compiled(route):
 
 @pytest.mark.usefixtures("float64")
 def test_a_step_of_a_convolutional_net_is_the_same():
-    def make(checkpoint):
-        return keras_meta.MAML(
-            convolutional_net(), 0.1, STEPS, checkpoint=checkpoint
-        )
-
+    make = makes(MAML, lambda _: convolutional_net())
     data = classification(shape=(6, 6, 1))
     compare(make, data, crossentropy(), "sqrt")
 
