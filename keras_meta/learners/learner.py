@@ -274,6 +274,7 @@ class Learner(MetaTraining):
             ),
             steps,
             self._segment_length(steps, training),
+            lay_out=training and not self.first_order,
         )
         if outputs is not None:
             self._report_health(episode, outputs[0])
@@ -284,6 +285,8 @@ class Learner(MetaTraining):
     ):
         """Takes step `i`; returns the new carry, a tuple, and the outputs."""
         carry, losses = self._step(episode, i, carry, training)
+        # They are only looked at; a loop would still backpropagate zeros.
+        losses = tf.stop_gradient(losses)
         if not every_step:
             return tuple(carry), (losses,)
         predictions, carry = self._predict_query(episode, carry, training)

@@ -19,8 +19,6 @@ from tensorflow.python.framework import op_def_registry
 
 # What a core's second-level cache holds, roughly.
 _CACHE_BYTES = 2**21
-# Two were the fastest when this was chosen; one is about as fast by now.
-_SMALLEST_BLOCK = 2
 # Count as stateful and change nothing themselves.
 _HARMLESS = {"If", "ReadVariableOp", "StatefulPartitionedCall", "While"}
 
@@ -38,10 +36,11 @@ def block_size(tasks: int | None, bytes_per_task: int) -> int | None:
     """
     if tasks is None or tf.config.list_logical_devices("GPU"):
         return None
-    wanted = max(_CACHE_BYTES // bytes_per_task, _SMALLEST_BLOCK)
+    wanted = max(_CACHE_BYTES // bytes_per_task, 1)
     if wanted >= tasks:
         return None
-    sizes = range(_SMALLEST_BLOCK, min(wanted, tasks // 2) + 1)
+    # Blocks far smaller than the cache are not worth their calls.
+    sizes = range(max(wanted // 4, 1), min(wanted, tasks // 2) + 1)
     return max((size for size in sizes if tasks % size == 0), default=None)
 
 

@@ -23,6 +23,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.unroll import task_axis
+from keras_meta.unroll.loop import TracedStep
 from keras_meta.unroll.loop import unroll
 
 CHECKPOINTS = ("auto", "off", "step", "sqrt")
@@ -65,6 +66,8 @@ def checkpointed_unroll(
     constants: Any,
     steps: int,
     length: int | None,
+    *,
+    lay_out: bool = True,
 ) -> tuple[Any, Any]:
     """Applies `step` a fixed number of times, see `unroll`.
 
@@ -76,6 +79,7 @@ def checkpointed_unroll(
         constants: What all steps use, nested tensors.
         steps: How often, at least 0.
         length: Steps of a segment, or `None` for a loop that keeps all.
+        lay_out: See `unroll`, for a loop that keeps all.
 
     Returns:
         The last carry, and the outputs stacked along a new first axis of
@@ -83,7 +87,9 @@ def checkpointed_unroll(
         with `length=None`, any number of times.
     """
     if length is None or steps == 0:
-        return unroll(lambda i, c: step(i, c, constants), carry, steps)
+        return unroll(
+            lambda i, c: step(i, c, constants), carry, steps, lay_out=lay_out
+        )
     parts = []
     full = steps // length
     for first, segments, size in (
@@ -101,21 +107,29 @@ def checkpointed_unroll(
 
 
 def _unroll_segments(step, carry, constants, first, segments: int, size: int):
-    structure = (carry, constants)
-    kept = len(keras.tree.flatten(carry))
+    traced = TracedStep.of(lambda i, c: step(i, c, constants), carry)
+    changing, same = traced.split(carry)
+    structure = (changing, (same, constants))
+    kept = len(changing)
 
     def segment(number, values):
-        """Returns the flat carry after a segment and its flat outputs."""
-        carry, constants = keras.tree.pack_sequence_as(structure, values)
-        start = first + number * size
-        carry, outputs = unroll(
-            lambda i, c: step(start + i, c, constants), carry, size
+        """Returns what a segment changes in the carry, and its outputs."""
+        changed, (same, constants) = keras.tree.pack_sequence_as(
+            structure, values
         )
-        return keras.tree.flatten(carry), outputs
+        start = first + number * size
+        end, outputs = unroll(
+            lambda i, c: step(start + i, c, constants),
+            traced.join(changed, same),
+            size,
+        )
+        return traced.split(end)[0], outputs
 
     values = keras.tree.flatten(structure)
-    outputs = _outputs_of(segment, values)
-    flat_outputs = keras.tree.flatten(outputs)
+    flat_outputs = [
+        tf.TensorSpec([size, *y.shape], y.dtype)
+        for y in keras.tree.flatten(traced.outputs)
+    ]
 
     @tf.custom_gradient
     def function(*values):
@@ -132,18 +146,9 @@ def _unroll_segments(step, carry, constants, first, segments: int, size: int):
 
     results = function(*map(tf.convert_to_tensor, values))
     return (
-        keras.tree.pack_sequence_as(carry, results[:kept]),
-        keras.tree.pack_sequence_as(outputs, results[kept:]),
+        traced.join(results[:kept], same),
+        keras.tree.pack_sequence_as(traced.outputs, results[kept:]),
     )
-
-
-def _outputs_of(segment, values):
-    """Returns the outputs' specs, without computing them."""
-    specs = [tf.TensorSpec(x.shape, x.dtype) for x in values]
-    traced = tf.function(segment, autograph=False).get_concrete_function(
-        tf.TensorSpec([], tf.int32), specs
-    )
-    return traced.structured_outputs[1]
 
 
 def _run(segment, carry, constants, outputs, segments: int):

@@ -31,11 +31,12 @@ pytestmark = pytest.mark.skipif(
 
 _BATCHES = 3
 _TASKS = 6
+_BLOCK_SIZE = task_blocks.block_size
 
 
 @pytest.fixture
 def blocks(monkeypatch):
-    """Lets nothing fit the cache; collects the sizes of blocks in use."""
+    """Makes blocks of two tasks; collects the sizes of blocks in use."""
     sizes = []
     map_blocks = task_blocks.map_blocks
 
@@ -44,7 +45,9 @@ def blocks(monkeypatch):
         sizes.append(size)
         return results
 
-    monkeypatch.setattr(task_blocks, "_CACHE_BYTES", 1)
+    monkeypatch.setattr(
+        task_blocks, "block_size", lambda tasks, _: 2 if tasks else None
+    )
     monkeypatch.setattr(task_blocks, "map_blocks", spy)
     return sizes
 
@@ -54,7 +57,8 @@ def test_blocks_divide_the_tasks(tasks, size):
     block = task_blocks.block_size(tasks, size)
     if block is not None:
         assert tasks % block == 0
-        assert 2 <= block <= tasks / 2
+        assert block <= tasks / 2
+        assert block * size <= 2**21 or block == 1
     if tasks * size <= 2**20:
         assert block is None
 
@@ -64,11 +68,14 @@ def test_blocks_divide_the_tasks(tasks, size):
     [
         (32, 10**6, 2),
         (32, 500_000, 4),
-        (32, 10**9, 2),
+        (32, 10**9, 1),
         (25, 300_000, 5),
-        (640, 10**9, 2),
-        (2, 10**9, None),
-        (7, 10**9, None),
+        (640, 10**9, 1),
+        (1, 10**9, None),
+        (2, 10**9, 1),
+        (7, 10**9, 1),
+        (7, 10**6, 1),
+        (257, 10**4, None),
         (4, 1000, None),
         (None, 10**9, None),
     ],
@@ -118,6 +125,15 @@ _LEARNERS = {
     "reptile-head": lambda: keras_meta.Reptile(mlp(), adapt="head"),
     "batch-norm": lambda: keras_meta.MAML(normalized_mlp(), 0.1),
     "long": lambda: keras_meta.MAML(mlp(), 0.01, steps=12),
+    "long-batch-norm": lambda: keras_meta.MAML(
+        normalized_mlp(), 0.01, steps=12
+    ),
+    "checkpointed-batch-norm": lambda: keras_meta.MAML(
+        normalized_mlp(), 0.01, steps=4, checkpoint="sqrt"
+    ),
+    "looped-batch-norm": lambda: keras_meta.MAML(
+        normalized_mlp(), 0.01, steps=3, first_order=True
+    ),
 }
 
 
@@ -127,6 +143,14 @@ def test_learners(name, blocks):
     data = regression(_BATCHES, _TASKS)
     _assert_equal_fits(_LEARNERS[name], data, metrics=["mae"])
     assert blocks == [2]
+
+
+@pytest.mark.usefixtures("float64")
+def test_an_odd_number_of_tasks(blocks, monkeypatch):
+    monkeypatch.setattr(task_blocks, "block_size", _BLOCK_SIZE)
+    monkeypatch.setattr(task_blocks, "_CACHE_BYTES", 1)
+    _assert_equal_fits(_LEARNERS["maml"], regression(_BATCHES, 7))
+    assert blocks == [1]
 
 
 @pytest.mark.usefixtures("float64")

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_meta.unroll import loop
+from keras_meta.unroll.checkpoint import checkpointed_unroll
 from keras_meta.unroll.loop import unroll
 
 from .reference import assert_close
@@ -81,6 +82,62 @@ def test_only_long_unrolls_become_a_while_loop(steps):
     ).get_concrete_function(*VALUES)
     kinds = {operation.type for operation in traced.graph.get_operations()}
     assert bool(kinds & {"While", "StatelessWhile"}) == (steps == 11)
+
+
+def test_steps_that_need_not_be_laid_out_are_a_loop():
+    def run(x):
+        return unroll(lambda i, c: (c + 1, c), x, 2, lay_out=False)
+
+    traced = tf.function(run, autograph=False).get_concrete_function(
+        tf.zeros([])
+    )
+    kinds = {operation.type for operation in traced.graph.get_operations()}
+    assert kinds & {"While", "StatelessWhile"}
+
+
+@pytest.mark.parametrize("steps", [2, 12])
+@pytest.mark.parametrize("length", [None, 3])
+def test_what_no_step_changes_stays_the_same_tensor(steps, length):
+    same = []
+
+    def step(i, carry, constants):
+        return {"a": carry["a"] + carry["b"], "b": carry["b"]}, carry["b"]
+
+    @tf.function(autograph=False)
+    def run(carry):
+        last, outputs = checkpointed_unroll(step, carry, (), steps, length)
+        same[:] = [last["a"] is carry["a"], last["b"] is carry["b"]]
+        return last["a"], outputs
+
+    total, outputs = run({"a": tf.constant(1.0), "b": tf.constant(2.0)})
+    assert same == [False, True]
+    assert total.numpy() == 1 + 2 * steps
+    assert outputs.numpy().tolist() == [2.0] * steps
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("length", [None, 3])
+def test_gradients_reach_what_no_step_changes(route, length):
+    def run(values):
+        def last(values):
+            return checkpointed_unroll(
+                lambda i, c, _: ((c[0] * c[1], c[1]), ()),
+                (values[0], values[1]),
+                (),
+                12,
+                length,
+            )[0][0]
+
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            result = last(values)
+        return tape.gradient(result, values)
+
+    x, factor = tf.constant(2.0, tf.float64), tf.constant(1.1, tf.float64)
+    assert_close(
+        on_route(route, run)([x, factor]),
+        [factor**12, 12 * x * factor**11],
+    )
 
 
 def test_no_steps_return_the_carry_and_no_outputs():
