@@ -205,17 +205,17 @@ def _add_patches(patches, geometry: Geometry) -> tf.Tensor:
         )
     ]
     sums = {}
-    for number, tap in enumerate(_taps(geometry)):
+    parts = tf.split(patches, geometry.taps, axis=-1)
+    for tap, part in zip(_taps(geometry), parts, strict=True):
         ahead, residues = _place(tap, geometry)
-        part = patches[..., number * channels : (number + 1) * channels]
         part = _move(part, ahead, blocks)
         sums[residues] = sums[residues] + part if residues in sums else part
     lead = _lead(patches)
-    zeros = tf.zeros([*lead, *blocks, channels], patches.dtype)
-    planes = [
-        sums.get(residues, zeros)
-        for residues in itertools.product(*map(range, geometry.strides))
-    ]
+    every_residue = list(itertools.product(*map(range, geometry.strides)))
+    if len(sums) < len(every_residue):
+        zeros = tf.zeros([*lead, *blocks, channels], patches.dtype)
+        sums = dict.fromkeys(every_residue, zeros) | sums
+    planes = [sums[residues] for residues in every_residue]
     # The planes of one residue each are put side by side behind each block,
     # from the last axis to the first, which needs no transposition.
     for axis in reversed(range(len(blocks))):
@@ -272,10 +272,9 @@ def _move(part, ahead, blocks) -> tf.Tensor:
     for a, size, total in zip(ahead, part.shape[2:-1], blocks, strict=True):
         before = min(a, total)
         kept = min(size, total - before)
-        cuts.append(slice(0, kept))
+        cuts.append((0, kept))
         pads.append((before, total - before - kept))
-    part = part[(slice(None), slice(None), *cuts)]
-    return tf.pad(part, [(0, 0), (0, 0), *pads, (0, 0)])
+    return _pad(_cut(part, cuts), pads)
 
 
 def _fit(x, geometry: Geometry, blocks) -> tf.Tensor:
@@ -287,25 +286,36 @@ def _fit(x, geometry: Geometry, blocks) -> tf.Tensor:
             geometry.pads, geometry.size, sizes, strict=True
         )
     ]
-    x = tf.pad(x, [(0, 0), (0, 0), *pads, (0, 0)])
-    return x[(slice(None), slice(None), *map(slice, sizes))]
+    return _cut(_pad(x, pads), [(0, size) for size in sizes])
 
 
 def _unfit(x, sizes, geometry: Geometry) -> tf.Tensor:
     """Cuts off the padding; positions that no window reached are zero."""
     missing = [
-        max(before + size - have, 0)
+        (0, max(before + size - have, 0))
         for (before, _), size, have in zip(
             geometry.pads, geometry.size, sizes, strict=True
         )
     ]
-    if any(missing):
-        x = tf.pad(x, [(0, 0), (0, 0), *[(0, m) for m in missing], (0, 0)])
     cuts = [
-        slice(before, before + size)
+        (before, before + size)
         for (before, _), size in zip(geometry.pads, geometry.size, strict=True)
     ]
-    return x[(slice(None), slice(None), *cuts)]
+    return _cut(_pad(x, missing), cuts)
+
+
+def _pad(x, pads) -> tf.Tensor:
+    """Pads the axes of space with zeros, if at all."""
+    if not any(map(any, pads)):
+        return x
+    return tf.pad(x, [(0, 0), (0, 0), *pads, (0, 0)])
+
+
+def _cut(x, cuts) -> tf.Tensor:
+    """Keeps a part of the axes of space, each from `start` to `end`."""
+    if tuple(cuts) == tuple((0, size) for size in x.shape[2:-1]):
+        return x
+    return x[(slice(None), slice(None), *itertools.starmap(slice, cuts))]
 
 
 def _rows(x: tf.Tensor) -> tf.Tensor:
