@@ -251,8 +251,16 @@ class Learner(MetaTraining):
             predictions for the query sets after it.
         """
         self._require_same_choice()
-        structure = self._with_valid_labels(episode).as_inputs()
+        valid = self._with_valid_labels(episode)
+        structure = valid.as_inputs()
         variables = self._used_variables()
+        values = [tf.convert_to_tensor(v.value) for v in variables]
+        length = self._segment_length(steps, training)
+        shared = None
+        # The gradient of a segment reaches only what it is given.
+        if length is None:
+            with keras.StatelessScope(zip(variables, values, strict=True)):
+                shared = self._share(valid, start, steps, training)
 
         def step(i, carry, constants):
             values, inputs = constants
@@ -263,28 +271,39 @@ class Learner(MetaTraining):
                     Carry(*carry),
                     training,
                     every_step,
+                    shared,
                 )
 
         carry, outputs = checkpointed_unroll(
             step,
             tuple(start),
-            (
-                [tf.convert_to_tensor(v.value) for v in variables],
-                keras.tree.flatten(structure),
-            ),
+            (values, keras.tree.flatten(structure)),
             steps,
-            self._segment_length(steps, training),
+            length,
             lay_out=training and not self.first_order,
         )
         if outputs is not None:
             self._report_health(episode, outputs[0])
         return Carry(*carry), outputs
 
+    def _share(self, episode: Episode, start: Carry, steps: int, training):
+        """Computes what the steps have in common, see `InnerLoop.share`."""
+        first = self._support_of_step(episode, 0)
+        if steps < 2 or first.x is not episode.support_x:
+            return None
+        return self._inner_loop.share(
+            start,
+            first.x,
+            training=training,
+            first_order=self.first_order,
+            xla=self._is_compiled_by_xla,
+        )
+
     def _step_and_outputs(
-        self, episode: Episode, i, carry: Carry, training: bool, every_step
+        self, episode, i, carry: Carry, training: bool, every_step, shared
     ):
         """Takes step `i`; returns the new carry, a tuple, and the outputs."""
-        carry, losses = self._step(episode, i, carry, training)
+        carry, losses = self._step(episode, i, carry, training, shared)
         # They are only looked at; a loop would still backpropagate zeros.
         losses = tf.stop_gradient(losses)
         if not every_step:
@@ -340,7 +359,9 @@ class Learner(MetaTraining):
             episode, support_y=tf.where(valid, y, tf.zeros_like(y))
         )
 
-    def _step(self, episode: Episode, i, carry: Carry, training: bool):
+    def _step(
+        self, episode: Episode, i, carry: Carry, training: bool, shared=None
+    ):
         """Takes step `i`; returns the new carry and the losses, `[tasks]`."""
         return self._inner_loop.step(
             carry,
@@ -349,6 +370,7 @@ class Learner(MetaTraining):
             training=training,
             first_order=self.first_order,
             xla=self._is_compiled_by_xla,
+            shared=shared,
         )
 
     def _support_of_step(self, episode: Episode, i: int | tf.Tensor) -> Support:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.inner_loss import InnerLoss
+from keras_meta.unroll.shared_calls import SharedCalls
 from keras_meta.unroll.task_batched import TaskBatched
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -70,6 +71,42 @@ class InnerLoop:
             self.task_batched.initial_state(),
         )
 
+    def share(
+        self,
+        carry: Carry,
+        x: Any,
+        *,
+        training: bool,
+        first_order: bool,
+        xla: bool,
+    ) -> SharedCalls | None:
+        """Computes what all steps on the same inputs have in common.
+
+        Args:
+            carry: The carry before the first step.
+            x: What every step learns from.
+            training: See `step`.
+            first_order: See `step`.
+            xla: See `step`.
+
+        Returns:
+            What to give each step, or `None` if all layers adapt.
+        """
+        if not self.task_batched.has_common_layers:
+            return None
+        shared = SharedCalls(x)
+        self.task_batched(
+            carry.weights,
+            carry.state,
+            x,
+            training=training,
+            statistics=self._statistics,
+            second_order=training and not first_order,
+            xla=xla,
+            shared=shared,
+        )
+        return shared
+
     def step(
         self,
         carry: Carry,
@@ -79,6 +116,7 @@ class InnerLoop:
         training: bool,
         first_order: bool,
         xla: bool,
+        shared: SharedCalls | None = None,
     ) -> tuple[Carry, tf.Tensor]:
         """Takes one step.
 
@@ -90,6 +128,7 @@ class InnerLoop:
                 be differentiated.
             first_order: Whether the gradient counts as a constant then.
             xla: Whether the step will be compiled by XLA.
+            shared: What `share` returned.
 
         Returns:
             The carry after the step and the losses before it, `[tasks]`.
@@ -104,6 +143,7 @@ class InnerLoop:
                 statistics=self._statistics,
                 second_order=training and not first_order,
                 xla=xla,
+                shared=shared,
             )
             losses = loss(support.y, result.outputs, support.sample_weight)
             # Tasks are independent: the gradient of the sum holds each

@@ -15,6 +15,7 @@ from keras_meta.unroll.fallback import call_per_task
 from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.rules import find_rule
 from keras_meta.unroll.second_order import refuse_wrong_derivatives
+from keras_meta.unroll.shared_calls import SharedCalls
 from keras_meta.unroll.task_scope import TaskScope
 from keras_meta.unroll.task_scope import active_scope
 
@@ -88,6 +89,14 @@ class TaskBatched:
             if id(v) not in self._adapted_ids
         ]
 
+    @property
+    def has_common_layers(self) -> bool:
+        """Whether some layer has weights and adapts none of them."""
+        return any(
+            variables and not self._owns_adapted(variables)
+            for variables in map(_own_variables, self.model._flatten_layers())
+        )
+
     def initial_state(self) -> list[tf.Tensor]:
         """Returns the values of `state_variables`."""
         return [tf.convert_to_tensor(v.value) for v in self.state_variables]
@@ -103,6 +112,7 @@ class TaskBatched:
         statistics: str | dict = "batch",
         second_order: bool = True,
         xla: bool = False,
+        shared: SharedCalls | None = None,
     ) -> TaskOutputs:
         """Computes the model's outputs for every task.
 
@@ -117,6 +127,8 @@ class TaskBatched:
             second_order: Whether a second derivative will be taken; then
                 operations whose second derivative is wrong are refused.
             xla: Whether the call will be compiled by XLA.
+            shared: Keeps what layers return that compute the same in other
+                calls on the same inputs.
 
         Returns:
             A `TaskOutputs`.
@@ -132,7 +144,9 @@ class TaskBatched:
         if not self._probed or (unchecked and True not in self._probed):
             self._probed.add(second_order)
             self._probe(weights, state, inputs, options)
-        return self._call(weights, state, inputs, **options)
+        if shared is not None and not shared.is_for(inputs):
+            shared = None
+        return self._call(weights, state, inputs, shared=shared, **options)
 
     def _probe(self, weights, state, inputs, options) -> None:
         """Traces the call once with all sizes of the batch left open.
@@ -263,7 +277,10 @@ def _install_hook(layer: keras.Layer):
             return original(*args, **kwargs)
         scope.callers.append(layer)
         try:
-            return _dispatch(layer, original, scope, args, kwargs)
+            compute = functools.partial(_dispatch, layer, original, scope)
+            if scope.shared is None:
+                return compute(args, kwargs)
+            return scope.shared.call(compute, layer, scope, args, kwargs)
         finally:
             scope.callers.pop()
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+import typing
 from collections.abc import Mapping
 from collections.abc import Sequence
 from collections.abc import Set
 
 import keras
 import tensorflow as tf
+
+if typing.TYPE_CHECKING:
+    from keras_meta.unroll.shared_calls import SharedCalls
 
 _ACTIVE = threading.local()
 
@@ -50,6 +54,8 @@ class TaskScope(keras.StatelessScope):
             weights come without a task axis and every read is allowed.
         withheld: `id(variable)` of adapted weights that this scope does not
             have; reading them is a stray read.
+        shared: Keeps what layers return that compute the same in other
+            calls too.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class TaskScope(keras.StatelessScope):
         xla: bool = False,
         single: bool = False,
         withheld: Set[int] = frozenset(),
+        shared: SharedCalls | None = None,
     ):
         super().__init__(
             state_mapping=state,
@@ -82,6 +89,7 @@ class TaskScope(keras.StatelessScope):
         self.xla = xla
         self.single = single
         self.withheld = withheld
+        self.shared = shared
         self.recorded: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {}
         self.callers: list[keras.Layer] = []
         self.stray: tuple[keras.Layer, keras.Variable] | None = None
