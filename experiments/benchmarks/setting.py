@@ -10,7 +10,11 @@ import numpy as np
 
 BLOCKS = 4
 KERNEL_SIZE = 3
-BATCH_NORM_EPSILON = 1e-3
+# Of batch and of layer normalization.
+NORM_EPSILON = 1e-3
+TRANSFORMER_BLOCKS = 2
+HEADS = 4
+NETWORKS = ("convolution", "perceptron", "transformer")
 ADAM_EPSILON = 1e-7
 # Rows of the square matrices whose product stands for the peak.
 PRODUCT_SIZE = 2048
@@ -18,19 +22,28 @@ PRODUCT_SIZE = 2048
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One meta-training step of the four-block convolutional network.
+    """One meta-training step of a network.
 
-    Each block is a 3x3 convolution with bias, batch normalization with the
-    statistics of the current batch of one task (and learned scale and shift)
-    and a ReLU. A dense layer maps the features to the classes.
+    A dense layer maps the features to the classes. They come from
+
+    *   `"convolution"`: four blocks, each a 3x3 convolution with bias, batch
+        normalization with the statistics of the current batch of one task
+        (and learned scale and shift) and a ReLU;
+    *   `"perceptron"`: four dense layers with ReLU on the flat image;
+    *   `"transformer"`: the image's rows as tokens, a dense layer, two
+        blocks of attention with four heads and of a hidden layer twice as
+        wide, both behind layer normalization and with a residual connection,
+        and the mean over the tokens.
 
     Attributes:
+        network: One of `NETWORKS`.
         ways: Classes of a task.
         shots: Support examples of a class.
         queries: Query examples of a class.
         tasks: Tasks of one meta-batch.
         steps: Inner SGD steps.
-        filters: Output channels of every convolution.
+        filters: Output channels of every convolution, units of every dense
+            layer, or width of the transformer.
         image_size: Height and width of an image, pixels.
         channels: Channels of an image.
         pool: False: convolutions of stride 2 and the mean over height and
@@ -38,10 +51,12 @@ class Setting:
             maximum pooling without padding after every ReLU, and all
             features go into the dense layer.
         first_order: Whether the inner gradients count as constants.
+        head_only: Whether the last layer alone adapts, as in ANIL.
         inner_rate: Rate of the inner SGD.
         outer_rate: Rate of the outer Adam.
     """
 
+    network: str = "convolution"
     ways: int = 5
     shots: int = 1
     queries: int = 1
@@ -52,6 +67,7 @@ class Setting:
     channels: int = 1
     pool: bool = False
     first_order: bool = False
+    head_only: bool = False
     inner_rate: float = 0.4
     outer_rate: float = 1e-3
 
@@ -71,9 +87,15 @@ class Setting:
 
     @property
     def features(self) -> int:
-        """Inputs of the dense layer."""
-        positions = self.input_sizes[-1] ** 2 if self.pool else 1
+        """Inputs of the last layer."""
+        has_space = self.network == "convolution" and self.pool
+        positions = self.input_sizes[-1] ** 2 if has_space else 1
         return positions * self.filters
+
+    @property
+    def first_adapted(self) -> int:
+        """Index of the first weight that adapts; so do all behind it."""
+        return -2 if self.head_only else 0
 
 
 def same_padding(size: int, stride: int) -> int:
@@ -87,31 +109,48 @@ def initial_parameters(
 ) -> list[np.ndarray]:
     """Returns the weights that all contenders start from.
 
-    The order is kernel [height, width, in, out], bias, scale, shift for each
-    block, then kernel [in, out] and bias of the dense layer; the kernels are
-    Glorot-uniform.
+    The order is that of the layers, kernel and bias or scale and shift of
+    each: [height, width, in, out] of a convolution, [in, out] of a dense
+    layer; of attention query, key and value, [in, heads, out], and output,
+    [heads, in, out]. The kernels are Glorot-uniform.
     """
     rng = np.random.default_rng(seed)
 
-    def glorot(*shape):
+    def glorot(shape):
         window = int(np.prod(shape[:-2]))
         limit = np.sqrt(6 / (window * (shape[-2] + shape[-1])))
         return rng.uniform(-limit, limit, shape).astype(dtype)
 
+    def layer(*shape, bias=None):
+        return [glorot(shape), np.zeros(bias or shape[-1:], dtype)]
+
+    def norm(channels):
+        return [np.ones(channels, dtype), np.zeros(channels, dtype)]
+
+    width, hidden = setting.filters, 2 * setting.filters
     parameters = []
-    channels = setting.channels
-    for _ in range(BLOCKS):
-        parameters += [
-            glorot(KERNEL_SIZE, KERNEL_SIZE, channels, setting.filters),
-            np.zeros(setting.filters, dtype),
-            np.ones(setting.filters, dtype),
-            np.zeros(setting.filters, dtype),
-        ]
-        channels = setting.filters
-    return parameters + [
-        glorot(setting.features, setting.ways),
-        np.zeros(setting.ways, dtype),
-    ]
+    if setting.network == "convolution":
+        channels = setting.channels
+        for _ in range(BLOCKS):
+            parameters += layer(KERNEL_SIZE, KERNEL_SIZE, channels, width)
+            parameters += norm(width)
+            channels = width
+    elif setting.network == "perceptron":
+        units = setting.image_size**2 * setting.channels
+        for _ in range(BLOCKS):
+            parameters += layer(units, width)
+            units = width
+    else:
+        parameters += layer(setting.image_size * setting.channels, width)
+        depth = width // HEADS
+        for _ in range(TRANSFORMER_BLOCKS):
+            parameters += norm(width)
+            for _ in range(3):
+                parameters += layer(width, HEADS, depth, bias=(HEADS, depth))
+            parameters += layer(HEADS, depth, width)
+            parameters += norm(width)
+            parameters += layer(width, hidden) + layer(hidden, width)
+    return parameters + layer(setting.features, setting.ways)
 
 
 def make_batches(
@@ -154,26 +193,36 @@ def make_batches(
 def forward_products(setting: Setting) -> list[int]:
     """Returns the multiplications of each layer's forward pass on one image.
 
-    The layers are the convolutions, in order, and the dense layer. Taps that
-    fall on SAME padding count, as the libraries compute them too.
+    Taps of convolutions that fall on SAME padding count, as the libraries
+    compute them too.
     """
+    size, width = setting.image_size, setting.filters
+    last = setting.features * setting.ways
+    if setting.network == "perceptron":
+        first = size**2 * setting.channels * width
+        return [first, *[width**2] * (BLOCKS - 1), last]
+    if setting.network == "transformer":
+        # Four projections and a hidden layer of twice the width, as deep as
+        # wide; scores and their product with the values.
+        block = [size * 8 * width**2, 2 * size**2 * width]
+        first = size * size * setting.channels * width
+        return [first, *block * TRANSFORMER_BLOCKS, last]
     products = []
     channels = setting.channels
     for size in setting.input_sizes[:-1]:
         outputs = -(-size // setting.stride)
-        products.append(
-            outputs**2 * KERNEL_SIZE**2 * channels * setting.filters
-        )
-        channels = setting.filters
-    return products + [setting.features * setting.ways]
+        products.append(outputs**2 * KERNEL_SIZE**2 * channels * width)
+        channels = width
+    return [*products, last]
 
 
 def meta_step_flops(setting: Setting) -> int:
     """Returns the floating-point operations of one meta-step.
 
-    Only the convolutions and the dense layer count, a multiplication and an
-    addition as two operations. Normalization, ReLU, pooling, loss, SGD and
-    Adam are linear in the activations or weights and left out.
+    Only convolutions, dense layers and the products of attention count, a
+    multiplication and an addition as two operations. Normalization, ReLU,
+    pooling, softmax, loss, SGD and Adam are linear in the activations or
+    weights and left out.
 
     Let F be the cost of a layer y = conv(x, w) on some images. With dy the
     gradient at y, the gradients dw = corr(x, dy) and dx = convT(dy, w) cost
@@ -189,13 +238,25 @@ def meta_step_flops(setting: Setting) -> int:
         leaves conv(x, u) and corr(x, .): 2 F.
 
     An inner step thus costs 9 F and in the first layer 4 F; if first_order,
-    3 F and 2 F. Work that an implementation repeats, as when it recomputes
-    the forward pass, is not counted.
+    3 F and 2 F. The products of attention, bilinear in two activations, cost
+    the same. If the last layer alone adapts, its dx comes in with the second
+    derivative alone, as the other layers' gradient: they cost 3 F and 2 F,
+    F if first_order, once for all steps, and the last layer 6 F, 2 F if
+    first_order, in each. Work that an implementation repeats, as when it
+    recomputes the forward pass, is not counted.
     """
-    inner_first, inner_rest = (2, 3) if setting.first_order else (4, 9)
-    support = setting.ways * setting.shots * setting.steps
+    images = setting.ways * setting.shots
     query = setting.ways * setting.queries
     first, *rest = forward_products(setting)
-    products = (support * inner_first + query * 2) * first
-    products += (support * inner_rest + query * 3) * sum(rest)
-    return 2 * setting.tasks * products
+    last = rest.pop()
+    if setting.head_only:
+        body_first, body_rest = (1, 1) if setting.first_order else (2, 3)
+        support = body_first * first + body_rest * sum(rest)
+        support += setting.steps * (2 if setting.first_order else 6) * last
+    else:
+        step_first, step_rest = (2, 3) if setting.first_order else (4, 9)
+        support = setting.steps * (
+            step_first * first + step_rest * (sum(rest) + last)
+        )
+    query_products = 2 * first + 3 * (sum(rest) + last)
+    return 2 * setting.tasks * (images * support + query * query_products)

@@ -1,4 +1,4 @@
-"""The contenders of `experiments.benchmarks.conv_throughput`.
+"""The contenders of `experiments.benchmarks.throughput`.
 
 A module here has one function::
 

@@ -20,7 +20,7 @@ def _block(setting, x, kernel, bias, scale, shift):
     x += bias
     mean = x.mean((0, 1, 2))
     variance = x.var((0, 1, 2))
-    x = (x - mean) * jax.lax.rsqrt(variance + setting_lib.BATCH_NORM_EPSILON)
+    x = (x - mean) * jax.lax.rsqrt(variance + setting_lib.NORM_EPSILON)
     x = jax.nn.relu(x * scale + shift)
     if setting.pool:
         window = (1, 2, 2, 1)
@@ -30,15 +30,49 @@ def _block(setting, x, kernel, bias, scale, shift):
     return x
 
 
+def _norm(x, scale, shift):
+    x -= x.mean(-1, keepdims=True)
+    variance = jnp.square(x).mean(-1, keepdims=True)
+    x *= jax.lax.rsqrt(variance + setting_lib.NORM_EPSILON)
+    return x * scale + shift
+
+
+def _attend(x, query, query_bias, key, key_bias, value, value_bias, out, bias):
+    queries = jnp.einsum("ntc,chd->nhtd", x, query) + query_bias[:, None]
+    keys = jnp.einsum("ntc,chd->nhtd", x, key) + key_bias[:, None]
+    values = jnp.einsum("ntc,chd->nhtd", x, value) + value_bias[:, None]
+    scores = queries @ keys.swapaxes(-1, -2)
+    shares = jax.nn.softmax(scores * query.shape[-1] ** -0.5)
+    return jnp.einsum("nhtd,hdc->ntc", shares @ values, out) + bias
+
+
+def _features(setting, parameters, x):
+    if setting.network == "convolution":
+        for block in range(setting_lib.BLOCKS):
+            x = _block(setting, x, *parameters[4 * block : 4 * block + 4])
+        return x.reshape(len(x), -1) if setting.pool else x.mean((1, 2))
+    if setting.network == "perceptron":
+        x = x.reshape(len(x), -1)
+        for kernel, bias in zip(parameters[::2], parameters[1::2], strict=True):
+            x = jax.nn.relu(x @ kernel + bias)
+        return x
+    kernel, bias, *parameters = parameters
+    x = x.reshape(*x.shape[:2], -1) @ kernel + bias
+    for i in range(0, len(parameters), 16):
+        block = parameters[i : i + 16]
+        x += _attend(_norm(x, *block[:2]), *block[2:10])
+        hidden, hidden_bias, out, out_bias = block[12:]
+        y = jax.nn.relu(_norm(x, *block[10:12]) @ hidden + hidden_bias)
+        x += y @ out + out_bias
+    return x.mean(1)
+
+
 def _logits(setting, parameters, x, dtype):
     if dtype is not None:
         parameters = [w.astype(dtype) for w in parameters]
         x = x.astype(dtype)
-    for block in range(setting_lib.BLOCKS):
-        x = _block(setting, x, *parameters[4 * block : 4 * block + 4])
-    x = x.reshape(len(x), -1) if setting.pool else x.mean((1, 2))
     kernel, bias = parameters[-2:]
-    return x @ kernel + bias
+    return _features(setting, parameters[:-2], x) @ kernel + bias
 
 
 def _loss(setting, parameters, x, y, dtype):
@@ -57,18 +91,21 @@ def task_loss(setting, parameters, task, dtype=None):
         dtype: Type that the network computes in, if not the weights' own.
     """
     support_x, support_y, query_x, query_y = task
-    fast = parameters
+    shared = parameters[: setting.first_adapted]
+    fast = parameters[setting.first_adapted :]
+
+    def support_loss(fast):
+        return _loss(setting, shared + fast, support_x, support_y, dtype)
+
     for _ in range(setting.steps):
-        gradients = jax.grad(_loss, argnums=1)(
-            setting, fast, support_x, support_y, dtype
-        )
+        gradients = jax.grad(support_loss)(fast)
         if setting.first_order:
             gradients = jax.lax.stop_gradient(gradients)
         fast = [
             w - setting.inner_rate * g
             for w, g in zip(fast, gradients, strict=True)
         ]
-    return _loss(setting, fast, query_x, query_y, dtype)
+    return _loss(setting, shared + fast, query_x, query_y, dtype)
 
 
 def _adam(setting, count, parameters, moments, gradients):

@@ -13,19 +13,53 @@ def _block(setting, x, kernel, bias, scale, shift):
     # which leaves gradients right and makes gradients of gradients wrong.
     variance = tf.reduce_mean(tf.square(x - mean), (0, 1, 2))
     x = tf.nn.batch_normalization(
-        x, mean, variance, shift, scale, setting_lib.BATCH_NORM_EPSILON
+        x, mean, variance, shift, scale, setting_lib.NORM_EPSILON
     )
     x = tf.nn.relu(x)
     return tf.nn.max_pool2d(x, 2, 2, "VALID") if setting.pool else x
 
 
+def _norm(x, scale, shift):
+    x -= tf.reduce_mean(x, -1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(x), -1, keepdims=True)
+    x *= tf.math.rsqrt(variance + setting_lib.NORM_EPSILON)
+    return x * scale + shift
+
+
+def _attend(x, query, query_bias, key, key_bias, value, value_bias, out, bias):
+    queries = tf.einsum("ntc,chd->nhtd", x, query) + query_bias[:, None]
+    keys = tf.einsum("ntc,chd->nhtd", x, key) + key_bias[:, None]
+    values = tf.einsum("ntc,chd->nhtd", x, value) + value_bias[:, None]
+    scores = tf.matmul(queries, keys, transpose_b=True)
+    shares = tf.nn.softmax(scores * query.shape[-1] ** -0.5)
+    return tf.einsum("nhtd,hdc->ntc", shares @ values, out) + bias
+
+
+def _features(setting, weights, x):
+    if setting.network == "convolution":
+        for block in range(setting_lib.BLOCKS):
+            x = _block(setting, x, *weights[4 * block : 4 * block + 4])
+        if setting.pool:
+            return tf.reshape(x, (-1, setting.features))
+        return tf.reduce_mean(x, (1, 2))
+    if setting.network == "perceptron":
+        x = tf.reshape(x, (x.shape[0], -1))
+        for kernel, bias in zip(weights[::2], weights[1::2], strict=True):
+            x = tf.nn.relu(x @ kernel + bias)
+        return x
+    kernel, bias, *weights = weights
+    x = tf.reshape(x, (*x.shape[:2], -1)) @ kernel + bias
+    for i in range(0, len(weights), 16):
+        block = weights[i : i + 16]
+        x += _attend(_norm(x, *block[:2]), *block[2:10])
+        hidden, hidden_bias, out, out_bias = block[12:]
+        y = tf.nn.relu(_norm(x, *block[10:12]) @ hidden + hidden_bias)
+        x += y @ out + out_bias
+    return tf.reduce_mean(x, 1)
+
+
 def _loss(setting, weights, x, y):
-    for block in range(setting_lib.BLOCKS):
-        x = _block(setting, x, *weights[4 * block : 4 * block + 4])
-    if setting.pool:
-        x = tf.reshape(x, (-1, setting.features))
-    else:
-        x = tf.reduce_mean(x, (1, 2))
+    x = _features(setting, weights[:-2], x)
     kernel, bias = weights[-2:]
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
         labels=y, logits=x @ kernel + bias
@@ -36,11 +70,12 @@ def _loss(setting, weights, x, y):
 def task_loss(setting, weights, task):
     """Returns the query loss of one task after the inner steps."""
     support_x, support_y, query_x, query_y = task
-    fast = weights
+    shared = weights[: setting.first_adapted]
+    fast = weights[setting.first_adapted :]
     for _ in range(setting.steps):
         with tf.GradientTape() as tape:
             tape.watch(fast)
-            loss = _loss(setting, fast, support_x, support_y)
+            loss = _loss(setting, shared + fast, support_x, support_y)
         gradients = tape.gradient(loss, fast)
         if setting.first_order:
             gradients = [tf.stop_gradient(g) for g in gradients]
@@ -48,7 +83,7 @@ def task_loss(setting, weights, task):
             w - setting.inner_rate * g
             for w, g in zip(fast, gradients, strict=True)
         ]
-    return _loss(setting, fast, query_x, query_y)
+    return _loss(setting, shared + fast, query_x, query_y)
 
 
 def make_step(

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from experiments.benchmarks import setting as setting_lib
 
@@ -24,13 +25,69 @@ class _BatchNorm(nn.Module):
     def forward(self, x):
         x = x - x.mean((0, 2, 3), keepdim=True)
         variance = x.square().mean((0, 2, 3), keepdim=True)
-        scale = torch.rsqrt(variance + setting_lib.BATCH_NORM_EPSILON)
+        scale = torch.rsqrt(variance + setting_lib.NORM_EPSILON)
         scale = scale * self.weight[:, None, None]
         return x * scale + self.bias[:, None, None]
 
 
-def network(setting, parameters) -> nn.Sequential:
-    """Returns the network, channels first, with the given weights."""
+class _Perceptron(nn.Module):
+    def __init__(self, parameters):
+        super().__init__()
+        self.weights = _parameter_list(parameters)
+
+    def forward(self, x):
+        *weights, kernel, bias = self.weights
+        x = x.flatten(1)
+        for i in range(0, len(weights), 2):
+            x = functional.relu(x @ weights[i] + weights[i + 1])
+        return x @ kernel + bias
+
+
+class _Transformer(nn.Module):
+    def __init__(self, parameters):
+        super().__init__()
+        self.weights = _parameter_list(parameters)
+
+    def forward(self, x):
+        first, first_bias, *weights, kernel, bias = self.weights
+        x = x.flatten(2) @ first + first_bias
+        for i in range(0, len(weights), 16):
+            block = weights[i : i + 16]
+            x = x + _attend(_norm(x, *block[:2]), *block[2:10])
+            hidden, hidden_bias, out, out_bias = block[12:]
+            y = _norm(x, *block[10:12]) @ hidden + hidden_bias
+            x = x + functional.relu(y) @ out + out_bias
+        return x.mean(1) @ kernel + bias
+
+
+def _norm(x, scale, shift):
+    x = x - x.mean(-1, keepdim=True)
+    variance = x.square().mean(-1, keepdim=True)
+    return x * torch.rsqrt(variance + setting_lib.NORM_EPSILON) * scale + shift
+
+
+def _attend(x, query, query_bias, key, key_bias, value, value_bias, out, bias):
+    queries = torch.einsum("ntc,chd->nhtd", x, query) + query_bias[:, None]
+    keys = torch.einsum("ntc,chd->nhtd", x, key) + key_bias[:, None]
+    values = torch.einsum("ntc,chd->nhtd", x, value) + value_bias[:, None]
+    scores = queries @ keys.transpose(-1, -2)
+    shares = torch.softmax(scores * query.shape[-1] ** -0.5, -1)
+    return torch.einsum("nhtd,hdc->ntc", shares @ values, out) + bias
+
+
+def _parameter_list(parameters):
+    return nn.ParameterList([torch.from_numpy(w.copy()) for w in parameters])
+
+
+def network(setting, parameters) -> nn.Module:
+    """Returns the network with the given weights.
+
+    The convolutional one takes images channels first.
+    """
+    if setting.network == "perceptron":
+        return _Perceptron(parameters)
+    if setting.network == "transformer":
+        return _Transformer(parameters)
     layers = []
     channels = setting.channels
     for size in setting.input_sizes[:-1]:
@@ -74,11 +131,24 @@ def _channels_first(setting, parameters):
     yield bias
 
 
-def tensors(batches):
+def adapting(setting, weights):
+    """Splits the weights, a dict, into those that stay and those that adapt."""
+    names = list(weights)
+    first = setting.first_adapted
+    return (
+        {name: weights[name] for name in names[:first]},
+        {name: weights[name] for name in names[first:]},
+    )
+
+
+def tensors(setting, batches):
     """Returns the batches as tuples support_x, support_y, query_x, query_y."""
 
     def images(array):
-        return torch.from_numpy(array).movedim(-1, 2).contiguous()
+        images = torch.from_numpy(array)
+        if setting.network == "convolution":
+            images = images.movedim(-1, 2)
+        return images.contiguous()
 
     def labels(array):
         return torch.from_numpy(array).long()

@@ -11,33 +11,60 @@ from keras_meta import GradientDescent
 
 
 def _network(setting, parameters):
-    net = keras.Sequential()
     size, channels = setting.image_size, setting.channels
-    net.add(keras.Input((size, size, channels)))
-    for _ in range(setting_lib.BLOCKS):
-        net.add(
-            layers.Conv2D(
-                setting.filters,
-                setting_lib.KERNEL_SIZE,
-                setting.stride,
-                padding="same",
-            )
-        )
-        net.add(
-            layers.BatchNormalization(epsilon=setting_lib.BATCH_NORM_EPSILON)
-        )
-        net.add(layers.ReLU())
-        if setting.pool:
-            net.add(layers.MaxPooling2D(2))
-    net.add(
-        layers.Flatten() if setting.pool else layers.GlobalAveragePooling2D()
-    )
-    net.add(layers.Dense(setting.ways))
+    inputs = keras.Input((size, size, channels))
+    body = {
+        "convolution": _convolution,
+        "perceptron": _perceptron,
+        "transformer": _transformer,
+    }[setting.network]
+    head = layers.Dense(setting.ways)
+    net = keras.Model(inputs, head(body(setting, inputs)))
     for variable, array in zip(
         net.trainable_variables, parameters, strict=True
     ):
         variable.assign(array)
     return net
+
+
+def _convolution(setting, x):
+    for _ in range(setting_lib.BLOCKS):
+        x = layers.Conv2D(
+            setting.filters,
+            setting_lib.KERNEL_SIZE,
+            setting.stride,
+            padding="same",
+        )(x)
+        x = layers.BatchNormalization(epsilon=setting_lib.NORM_EPSILON)(x)
+        x = layers.ReLU()(x)
+        if setting.pool:
+            x = layers.MaxPooling2D(2)(x)
+    if setting.pool:
+        return layers.Flatten()(x)
+    return layers.GlobalAveragePooling2D()(x)
+
+
+def _perceptron(setting, x):
+    x = layers.Flatten()(x)
+    for _ in range(setting_lib.BLOCKS):
+        x = layers.Dense(setting.filters, "relu")(x)
+    return x
+
+
+def _transformer(setting, x):
+    width = setting.filters
+    x = layers.Reshape((setting.image_size, -1))(x)
+    x = layers.Dense(width)(x)
+    for _ in range(setting_lib.TRANSFORMER_BLOCKS):
+        y = layers.LayerNormalization(epsilon=setting_lib.NORM_EPSILON)(x)
+        attention = layers.MultiHeadAttention(
+            setting_lib.HEADS, width // setting_lib.HEADS
+        )
+        x = layers.Add()([x, attention(y, y)])
+        y = layers.LayerNormalization(epsilon=setting_lib.NORM_EPSILON)(x)
+        y = layers.Dense(width)(layers.Dense(2 * width, "relu")(y))
+        x = layers.Add()([x, y])
+    return layers.GlobalAveragePooling1D()(x)
 
 
 def _dataset(batches):
@@ -62,6 +89,7 @@ def make(setting, parameters, batches, precision=None, **compile_options):
         update_rule=GradientDescent(setting.inner_rate),
         steps=setting.steps,
         first_order=setting.first_order,
+        adapt="head" if setting.head_only else "all",
     )
     learner.compile(
         optimizer=keras.optimizers.Adam(

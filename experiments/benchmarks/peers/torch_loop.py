@@ -10,17 +10,18 @@ from experiments.benchmarks.peers import _torch_net
 def make(setting, parameters, batches):
     net = _torch_net.network(setting, parameters)
     adam = _torch_net.Adam(setting, net)
-    batches = _torch_net.tensors(batches)
+    batches = _torch_net.tensors(setting, batches)
 
     def loss(weights, x, y):
         logits = func.functional_call(net, weights, (x,))
         return functional.cross_entropy(logits, y)
 
     def task_loss(support_x, support_y, query_x, query_y):
-        fast = dict(net.named_parameters())
+        weights = dict(net.named_parameters())
+        shared, fast = _torch_net.adapting(setting, weights)
         for _ in range(setting.steps):
             gradients = torch.autograd.grad(
-                loss(fast, support_x, support_y),
+                loss(shared | fast, support_x, support_y),
                 fast.values(),
                 create_graph=not setting.first_order,
             )
@@ -28,7 +29,7 @@ def make(setting, parameters, batches):
                 k: w - setting.inner_rate * g
                 for (k, w), g in zip(fast.items(), gradients, strict=True)
             }
-        return loss(fast, query_x, query_y)
+        return loss(shared | fast, query_x, query_y)
 
     def step(i):
         adam.zero_grad()

@@ -9,23 +9,27 @@ from experiments.benchmarks.peers import _torch_net
 def make(setting, parameters, batches):
     net = _torch_net.network(setting, parameters)
     adam = _torch_net.Adam(setting, net)
-    batches = _torch_net.tensors(batches)
+    batches = _torch_net.tensors(setting, batches)
 
     def loss(weights, x, y):
         logits = func.functional_call(net, weights, (x,))
         return functional.cross_entropy(logits, y)
 
     def task_loss(weights, support_x, support_y, query_x, query_y):
-        fast = weights
+        shared, fast = _torch_net.adapting(setting, weights)
+
+        def support_loss(fast):
+            return loss(shared | fast, support_x, support_y)
+
         for _ in range(setting.steps):
-            gradients = func.grad(loss)(fast, support_x, support_y)
+            gradients = func.grad(support_loss)(fast)
             if setting.first_order:
                 gradients = {k: g.detach() for k, g in gradients.items()}
             fast = {
                 k: w - setting.inner_rate * gradients[k]
                 for k, w in fast.items()
             }
-        return loss(fast, query_x, query_y)
+        return loss(shared | fast, query_x, query_y)
 
     all_tasks = func.vmap(task_loss, in_dims=(None, 0, 0, 0, 0))
 

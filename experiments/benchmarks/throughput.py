@@ -1,9 +1,10 @@
-"""Measures meta-training throughput of the four-block convolutional net.
+"""Measures meta-training throughput.
 
-    python -m experiments.benchmarks.conv_throughput
+    python -m experiments.benchmarks.throughput
 
-runs MAML in keras_meta, TensorFlow, PyTorch and JAX side by side on the CPU,
-from the same weights on the same batches, and reports tasks per second.
+runs MAML of a network, the four-block convolutional one by default, in
+keras_meta, TensorFlow, PyTorch and JAX side by side on the CPU, from the same
+weights on the same batches, and reports tasks per second.
 
 Timing. Every contender has a process of its own. They take turns of a few
 meta-steps, in an order that rotates from round to round, so that whatever
@@ -21,6 +22,7 @@ changes the next losses by some 0.1 to 1 %.
 """
 
 import dataclasses
+import functools
 import os
 
 import numpy as np
@@ -100,28 +102,31 @@ FLOAT32_TOLERANCE = 1e-4
 ROUNDED_TOLERANCE = 0.1
 
 _DEFINE = {
+    str: functools.partial(flags.DEFINE_enum, enum_values=setting_lib.NETWORKS),
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     bool: flags.DEFINE_bool,
 }
 _SETTING_HELP = {
+    "network": "Network.",
     "ways": "Classes of a task.",
     "shots": "Support examples of a class.",
     "queries": "Query examples of a class.",
     "tasks": "Tasks of a meta-batch.",
     "steps": "Inner SGD steps.",
-    "filters": "Channels of every convolution.",
+    "filters": "Channels of every convolution, or units of other layers.",
     "image_size": "Height and width of an image, pixels.",
     "channels": "Channels of an image.",
     "pool": "Stride 1, 2x2 maximum pooling and flattening, instead of stride "
     "2 and the mean over height and width.",
     "first_order": "Treat the inner gradients as constants.",
+    "head_only": "Adapt the last layer alone, as ANIL does.",
     "inner_rate": "Rate of the inner SGD.",
     "outer_rate": "Rate of the outer Adam.",
 }
 _SETTING = {
     field.name: _DEFINE[field.type](
-        field.name, field.default, _SETTING_HELP[field.name]
+        field.name, field.default, help=_SETTING_HELP[field.name]
     )
     for field in dataclasses.fields(setting_lib.Setting)
 }
