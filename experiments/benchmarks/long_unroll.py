@@ -4,8 +4,9 @@
 
 takes meta-training steps of MAML through 1 to 1000 second-order steps of a
 two-layer perceptron, 8 tasks of 10 examples, for each setting of
-`checkpoint`, and writes a table, `long_unroll.json` and the figure
-`memory.png`: peak memory and time per inner step against the number of steps.
+`checkpoint`, and evaluates as many steps, and writes a table,
+`long_unroll.json` and the figure `memory.png`: peak memory and time per inner
+step against the number of steps.
 
 Every point has a process of its own. Its memory is the most that was resident
 in it, less what was resident before the first meta-step; the compiler's share
@@ -24,12 +25,19 @@ from experiments.benchmarks import machine as machine_lib
 
 TASKS, EXAMPLES, INPUTS, WIDTH, CLASSES = 8, 10, 256, 256, 10
 REFERENCE = ("off", 30)
+EVALUATION = "evaluation"
+NAMES = {
+    "off": "everything kept",
+    "step": "every step",
+    "sqrt": "square root",
+    EVALUATION: "evaluation",
+}
 
 _STEPS = flags.DEFINE_list(
     "steps", ["1", "3", "10", "30", "100", "300", "1000"], "Inner steps."
 )
-_CHECKPOINTS = flags.DEFINE_list(
-    "checkpoints", ["off", "step", "sqrt"], "Settings of `checkpoint`."
+_MODES = flags.DEFINE_list(
+    "modes", list(NAMES), "Settings of `checkpoint`, and evaluation."
 )
 _LIMIT = flags.DEFINE_float(
     "off_limit_gb",
@@ -48,7 +56,7 @@ def resident(key="VmRSS"):
     raise RuntimeError(f"The kernel tells no {key}.")
 
 
-def make_step(checkpoint, steps):
+def make_step(mode, steps):
     """Returns a function that takes a meta-step and returns its loss."""
     import keras
     import numpy as np
@@ -64,6 +72,7 @@ def make_step(checkpoint, steps):
             keras.layers.Dense(CLASSES),
         ]
     )
+    checkpoint = "auto" if mode == EVALUATION else mode
     learner = keras_meta.MAML(model, 0.01, steps, checkpoint=checkpoint)
     learner.compile(
         keras.optimizers.Adam(1e-3),
@@ -77,15 +86,15 @@ def make_step(checkpoint, steps):
     labels = np.tile(np.arange(EXAMPLES) % CLASSES, [TASKS, 1])
     x["support_y"] = labels.astype("int32")
 
-    def step():
-        return learner.train_on_batch(x, labels, return_dict=True)["loss"]
+    run = learner.train_on_batch
+    if mode == EVALUATION:
+        run = learner.test_on_batch
+    return lambda: run(x, labels, return_dict=True)["loss"]
 
-    return step
 
-
-def measure(checkpoint, steps, meta_steps):
+def measure(mode, steps, meta_steps):
     """Returns peak memory and times of a meta-step, in this process."""
-    step = make_step(checkpoint, steps)
+    step = make_step(mode, steps)
     at_rest = resident()
     begun = time.perf_counter()
     loss = float(step())
@@ -96,7 +105,7 @@ def measure(checkpoint, steps, meta_steps):
         step()
         seconds.append(time.perf_counter() - begun)
     return {
-        "checkpoint": checkpoint,
+        "mode": mode,
         "steps": steps,
         "loss": loss,
         "first_step_s": first,
@@ -128,15 +137,15 @@ def in_process(*arguments):
 def measure_all():
     """Returns the rows of all settings; prints each as it comes."""
     rows = []
-    for checkpoint in _CHECKPOINTS.value:
+    for mode in _MODES.value:
         for steps in map(int, _STEPS.value):
-            row = in_process(checkpoint, steps, _META_STEPS.value)
+            row = in_process(mode, steps, _META_STEPS.value)
             if row is None:
-                print(f"{checkpoint} with {steps} steps ran out of memory")
+                print(f"{mode} with {steps} steps ran out of memory")
                 break
             rows.append(row)
             print(format_row(row), flush=True)
-            if checkpoint == "off" and row["peak_mb"] > 1e3 * _LIMIT.value:
+            if mode == "off" and row["peak_mb"] > 1e3 * _LIMIT.value:
                 print("no longer loops without checkpoints")
                 break
     return rows
@@ -144,7 +153,7 @@ def measure_all():
 
 def format_row(row):
     return (
-        f"{row['checkpoint']:<5}{row['steps']:>6} steps"
+        f"{row['mode']:<10}{row['steps']:>6} steps"
         f"{row['peak_mb']:>9.0f} MB{row['ms_an_inner_step']:>9.2f} ms a step"
         f"{row['first_step_s']:>8.1f} s first   loss {row['loss']:.6f}"
     )
@@ -152,12 +161,12 @@ def format_row(row):
 
 def ratios(rows):
     """Returns memory and time of each row over those of the reference."""
-    by_key = {(r["checkpoint"], r["steps"]): r for r in rows}
+    by_key = {(r["mode"], r["steps"]): r for r in rows}
     base = by_key.get(REFERENCE)
     if base is None:
         return []
     return [
-        f"{r['checkpoint']}, {r['steps']} steps, over "
+        f"{r['mode']}, {r['steps']} steps, over "
         f"{REFERENCE[0]}, {REFERENCE[1]} steps: memory "
         f"{r['peak_mb'] / base['peak_mb']:.2f}, time a step "
         f"{r['ms_an_inner_step'] / base['ms_an_inner_step']:.2f}"
@@ -174,18 +183,11 @@ def draw(path, rows):
         "peak_mb": "peak memory, MB",
         "ms_an_inner_step": "time per inner step, ms",
     }
-    names = {
-        "off": "everything kept",
-        "step": "every step",
-        "sqrt": "square root",
-    }
     with saved_figure(path, columns=len(panels)) as (_, axes):
         for axis, (key, label) in zip(axes.flat, panels.items(), strict=True):
-            for checkpoint, name in names.items():
+            for mode, name in NAMES.items():
                 points = [
-                    (r["steps"], r[key])
-                    for r in rows
-                    if r["checkpoint"] == checkpoint
+                    (r["steps"], r[key]) for r in rows if r["mode"] == mode
                 ]
                 if points:
                     axis.plot(
