@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.unroll.inner_loss import InnerLoss
+
 _REQUIRED = ("support_x", "support_y", "query_x")
 _OPTIONAL = ("support_sample_weight",)
 
@@ -71,6 +73,26 @@ class Episode:
         """Returns what `from_inputs` takes."""
         inputs = {name: getattr(self, name) for name in _REQUIRED + _OPTIONAL}
         return {k: v for k, v in inputs.items() if v is not None}
+
+    def with_valid_labels(self, loss: InnerLoss, ways: int | None) -> Episode:
+        """Replaces class numbers out of range, which `Health` reports.
+
+        Without XLA the loss would raise an error of its own before.
+
+        Args:
+            loss: The inner loss.
+            ways: Number of classes, if there are classes.
+        """
+        if not loss.is_sparse or ways is None:
+            return self
+        y = tf.cast(self.support_y, tf.int32)
+        valid = tf.logical_and(y >= 0, y < ways)
+        ignored = loss.ignored_class
+        if ignored is not None:
+            valid = tf.logical_or(valid, y == ignored)
+        return dataclasses.replace(
+            self, support_y=tf.where(valid, y, tf.zeros_like(y))
+        )
 
     def _check_shapes(self):
         parts = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from keras_meta.unroll.inner_loop import InnerLoop
 from keras_meta.unroll.inner_loop import Support
 from keras_meta.unroll.inner_loss import InnerLoss
 from keras_meta.unroll.inner_loss import keras_mask
+from keras_meta.unroll.selection import require_same_choice
 from keras_meta.unroll.selection import select_adapted
 from keras_meta.unroll.task_batched import TaskBatched
 from keras_meta.update_rules.gradient_descent import GradientDescent
@@ -250,8 +250,10 @@ class Learner(MetaTraining):
             before each step, `[steps, tasks]`, and with `every_step` the
             predictions for the query sets after it.
         """
-        self._require_same_choice()
-        valid = self._with_valid_labels(episode)
+        require_same_choice(
+            self.model, self.adapt_spec, self._inner_loop.task_batched.adapted
+        )
+        valid = episode.with_valid_labels(self._resolved_inner_loss, self._ways)
         structure = valid.as_inputs()
         variables = self._used_variables()
         values = [tf.convert_to_tensor(v.value) for v in variables]
@@ -323,41 +325,6 @@ class Learner(MetaTraining):
         if not training or (self.first_order and self.checkpoint == "auto"):
             return None
         return segment_length(self.checkpoint, steps)
-
-    def _require_same_choice(self) -> None:
-        """Refuses a model of which more would adapt now than when made.
-
-        Layers that were frozen meanwhile go on adapting; the outer loop
-        leaves their initialization alone.
-        """
-        if not self.model.trainable_variables:
-            return
-        chosen = select_adapted(self.model, self.adapt_spec)
-        adapted = self._inner_loop.task_batched.adapted
-        if {id(v) for v in chosen} - {id(v) for v in adapted}:
-            raise ValueError(
-                "The variables that adapt have changed since the learner was "
-                "made: a layer was frozen or unfrozen. Adapted: "
-                f"{[v.path for v in adapted]}. Now chosen by "
-                f"adapt={self.adapt_spec!r}: {[v.path for v in chosen]}. Make "
-                "a new learner around the model."
-            )
-
-    def _with_valid_labels(self, episode: Episode) -> Episode:
-        """Replaces class numbers out of range, which `Health` reports.
-
-        Without XLA the loss would raise an error of its own before.
-        """
-        if not self._resolved_inner_loss.is_sparse or self._ways is None:
-            return episode
-        y = tf.cast(episode.support_y, tf.int32)
-        valid = tf.logical_and(y >= 0, y < self._ways)
-        ignored = self._resolved_inner_loss.ignored_class
-        if ignored is not None:
-            valid = tf.logical_or(valid, y == ignored)
-        return dataclasses.replace(
-            episode, support_y=tf.where(valid, y, tf.zeros_like(y))
-        )
 
     def _step(
         self, episode: Episode, i, carry: Carry, training: bool, shared=None

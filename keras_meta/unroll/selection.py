@@ -47,6 +47,36 @@ def select_adapted(
     return chosen
 
 
+def require_same_choice(
+    model: keras.Model,
+    adapt: str | Sequence | Callable[[keras.Variable], bool],
+    adapted: Sequence[keras.Variable],
+) -> None:
+    """Refuses a model of which more would adapt now than when made.
+
+    Layers that were frozen meanwhile go on adapting; the outer loop leaves
+    their initialization alone.
+
+    Args:
+        model: The model.
+        adapt: See `select_adapted`.
+        adapted: What was selected once.
+
+    Raises:
+        ValueError: If other variables would be selected now.
+    """
+    if not model.trainable_variables:
+        return
+    chosen = select_adapted(model, adapt)
+    if {id(v) for v in chosen} - {id(v) for v in adapted}:
+        raise ValueError(
+            "The variables that adapt have changed since the learner was "
+            "made: a layer was frozen or unfrozen. Adapted: "
+            f"{[v.path for v in adapted]}. Now chosen by adapt={adapt!r}: "
+            f"{[v.path for v in chosen]}. Make a new learner around the model."
+        )
+
+
 def _select(model, adapt) -> Callable[[keras.Variable], bool]:
     if callable(adapt):
         return adapt
