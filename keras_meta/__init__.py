@@ -13,6 +13,7 @@ if _keras.backend.backend() != "tensorflow":
 from keras_meta import callbacks
 from keras_meta import episodes
 from keras_meta import models
+from keras_meta import optimizers
 from keras_meta.evaluation import Curve
 from keras_meta.evaluation import Interval
 from keras_meta.evaluation import adaptation_curve
@@ -22,6 +23,7 @@ from keras_meta.learners.maml import MAML
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.reptile import Reptile
 from keras_meta.update_rules.adam import Adam
+from keras_meta.update_rules.coordinatewise_lstm import CoordinatewiseLSTM
 from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.momentum import Momentum
 from keras_meta.update_rules.update_rule import UpdateRule
@@ -33,6 +35,7 @@ __all__ = [
     "adaptation_curve",
     "ANIL",
     "callbacks",
+    "CoordinatewiseLSTM",
     "Curve",
     "episodes",
     "evaluate_tasks",
@@ -42,6 +45,7 @@ __all__ = [
     "MetaSGD",
     "models",
     "Momentum",
+    "optimizers",
     "Reptile",
     "UpdateRule",
 ]

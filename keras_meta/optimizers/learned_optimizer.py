@@ -1,0 +1,139 @@
+"""An update rule as a Keras optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_meta.update_rules.update_rule import UpdateRule
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class LearnedOptimizer(keras.optimizers.Optimizer):
+    """Trains a Keras model by an update rule.
+
+    The rule is called once a step for all variables. What it has learned and
+    its state are saved with the model, so that training goes on exactly. Its
+    weights are not trained by `fit`.
+
+    Args:
+        rule: The update rule.
+        learning_rate: What the rule's moves are multiplied by, a float, a
+            schedule or a callable.
+        name: Name of the optimizer.
+        **kwargs: Further arguments of `keras.optimizers.Optimizer`: clipping,
+            weight decay, moving average of the weights, gradient
+            accumulation.
+
+    Raises:
+        TypeError: If `rule` is not an update rule.
+
+    Example:
+    >>> optimizer = LearnedOptimizer(keras_meta.Momentum(0.1))
+    >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    >>> model.compile(optimizer, "mse")
+    >>> history = model.fit(tf.ones([8, 2]), tf.ones([8, 1]), verbose=0)
+    """
+
+    def __init__(
+        self,
+        rule: UpdateRule,
+        learning_rate: Any = 1.0,
+        name: str = "learned_optimizer",
+        **kwargs,
+    ):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        if not isinstance(rule, UpdateRule):
+            raise TypeError(
+                "`rule` must be an update rule such as "
+                "keras_meta.CoordinatewiseLSTM(). Received: "
+                f"rule={rule!r}"
+            )
+        self.rule = rule
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Creates the rule's state for the variables to be trained."""
+        if self.built:
+            return
+        super().build(variables)
+        if not self.rule.built:
+            self.rule.attach(variables, steps=1)
+        with tf.init_scope():
+            initial = self.rule.init_state(
+                [tf.zeros(v.shape, v.dtype) for v in variables]
+            )
+        self._state = keras.tree.map_structure(self._add_state, initial)
+
+    def _add_state(self, initial: tf.Tensor) -> keras.Variable:
+        return self.add_variable(
+            shape=initial.shape,
+            initializer=lambda shape, dtype: tf.cast(initial, dtype),
+            dtype=initial.dtype.name,
+            name="state",
+        )
+
+    def _distributed_tf_update_step(
+        self, distribution, grads_and_vars, learning_rate
+    ):
+        # Keras updates one variable after the other; a rule sees them all.
+        known = {
+            self._get_variable_index(variable): gradient
+            for gradient, variable in grads_and_vars
+        }
+        variables = [v.value for v in self._trainable_variables]
+        gradients = [known.get(i) for i in range(len(variables))]
+        state = [v.value for v in keras.tree.flatten(self._state)]
+        distribution.extended.update(
+            variables[0],
+            self._update_all,
+            args=(variables, gradients, state, learning_rate),
+            group=False,
+        )
+
+    def _update_all(self, _, variables, gradients, state, learning_rate):
+        """Takes a step on one device, whose variables it is given."""
+        values = [tf.convert_to_tensor(v) for v in variables]
+        moved, new_state = self.rule.update(
+            values,
+            [
+                tf.zeros_like(value) if g is None else _dense(g, value.dtype)
+                for g, value in zip(gradients, values, strict=True)
+            ],
+            keras.tree.pack_sequence_as(
+                self._state, [tf.convert_to_tensor(s) for s in state]
+            ),
+        )
+        for variable, gradient, old, new in zip(
+            variables, gradients, values, moved, strict=True
+        ):
+            if gradient is not None:
+                rate = tf.cast(learning_rate, old.dtype)
+                variable.assign(old + rate * (new - old))
+        for variable, value in zip(
+            state, keras.tree.flatten(new_state), strict=True
+        ):
+            variable.assign(value)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "rule": keras.saving.serialize_keras_object(self.rule),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Makes an optimizer from what `get_config` returned."""
+        if isinstance(config.get("rule"), dict):
+            rule = keras.saving.deserialize_keras_object(
+                config["rule"], custom_objects=custom_objects
+            )
+            config = {**config, "rule": rule}
+        return super().from_config(config, custom_objects=custom_objects)
+
+
+def _dense(gradient, dtype) -> tf.Tensor:
+    return tf.cast(tf.convert_to_tensor(gradient), dtype)

@@ -1,0 +1,172 @@
+"""An LSTM that proposes the update of each coordinate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_meta.update_rules import coordinates
+from keras_meta.update_rules.update_rule import UpdateRule
+
+
+def log_and_sign(gradients: tf.Tensor, p: float) -> tf.Tensor:
+    """Splits gradients into their order of magnitude and their sign.
+
+    `(log|g| / p, sign g)` where `|g| >= exp(-p)`, else `(-1, exp(p) g)`.
+
+    Args:
+        gradients: Any shape.
+        p: Size of the logarithm that becomes 1, positive; below `exp(-p)`
+            gradients count as small.
+
+    Returns:
+        `[..., 2]`, in `[-1, 1]` unless a gradient is larger than `exp(p)`.
+
+    References:
+        - [Andrychowicz et al., 2016](https://arxiv.org/abs/1606.04474),
+          appendix A.
+    """
+    size = tf.abs(gradients)
+    is_large = size >= math.exp(-p)
+    # The logarithm has no derivative at zero.
+    log = tf.math.log(tf.where(is_large, size, tf.ones_like(size))) / p
+    return tf.stack(
+        [
+            tf.where(is_large, log, -tf.ones_like(size)),
+            tf.where(is_large, tf.sign(gradients), math.exp(p) * gradients),
+        ],
+        axis=-1,
+    )
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class CoordinatewiseLSTM(UpdateRule):
+    """One small LSTM, shared by all coordinates, each with its own state.
+
+    It sees the gradient of one coordinate at a time, so it works for any
+    number of parameters, and its update is what it returns, times
+    `output_scale`. It has to be trained.
+
+    Args:
+        units: Units of each layer.
+        preprocessing: `p` of `log_and_sign`, for gradients whose size varies
+            much; `None` feeds the gradient itself.
+        output_scale: What the network's output is multiplied by. Small
+            values make the untrained rule harmless.
+        seed: Seed of the initial weights.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+    >>> rule = CoordinatewiseLSTM(seed=1)
+    >>> params = [tf.zeros([3, 2]), tf.zeros([2])]
+    >>> state = rule.init_state(params)
+    >>> params, state = rule.update(params, params, state)
+    >>> [p.shape for p in params]
+    [TensorShape([3, 2]), TensorShape([2])]
+
+    References:
+        - [Andrychowicz et al., 2016](https://arxiv.org/abs/1606.04474),
+          section 2.1.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[int] = (20, 20),
+        *,
+        preprocessing: float | None = 10.0,
+        output_scale: float = 0.01,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        # Gradients of half precision would be too coarse to learn from.
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        units = [*units]
+        if not units or not all(isinstance(n, int) and n > 0 for n in units):
+            raise ValueError(
+                "`units` must be positive integers, one for each layer. "
+                f"Received: units={units}"
+            )
+        if preprocessing is not None and not preprocessing > 0:
+            raise ValueError(
+                "`preprocessing` must be positive or None. Received: "
+                f"preprocessing={preprocessing!r}"
+            )
+        if not output_scale > 0:
+            raise ValueError(
+                "`output_scale` must be positive. Received: "
+                f"output_scale={output_scale!r}"
+            )
+        self.units = units
+        self.preprocessing = preprocessing
+        self.output_scale = output_scale
+        self.seed = seed
+        self._build_network()
+
+    def _build_network(self) -> None:
+        def seed(i):
+            return None if self.seed is None else self.seed + i
+
+        self.cells = []
+        inputs = 1 if self.preprocessing is None else 2
+        for i, units in enumerate(self.units):
+            cell = keras.layers.LSTMCell(
+                units,
+                kernel_initializer=keras.initializers.GlorotUniform(seed(i)),
+                recurrent_initializer=keras.initializers.Orthogonal(
+                    seed=seed(i)
+                ),
+                dtype=self.dtype_policy,
+                name=f"lstm_{i}",
+            )
+            cell.build([None, inputs])
+            self.cells.append(cell)
+            inputs = units
+        self.readout = keras.layers.Dense(
+            1,
+            kernel_initializer=keras.initializers.GlorotUniform(
+                seed(len(self.units))
+            ),
+            dtype=self.dtype_policy,
+            name="readout",
+        )
+        self.readout.build([None, inputs])
+
+    def init_state(self, params) -> list[list[tf.Tensor]]:
+        """Returns zeros: hidden and cell, `[coordinates, units]`, a layer."""
+        count = coordinates.count(params)
+        return [
+            [tf.zeros([count, units], self.compute_dtype) for _ in range(2)]
+            for units in self.units
+        ]
+
+    def update(self, params, grads, state):
+        """Takes one step; see `UpdateRule.update`."""
+        x = coordinates.join(grads, self.compute_dtype)
+        if self.preprocessing is None:
+            x = x[:, tf.newaxis]
+        else:
+            x = log_and_sign(x, self.preprocessing)
+        states = []
+        for cell, before in zip(self.cells, state, strict=True):
+            x, after = cell(x, before)
+            states.append(after)
+        moves = self.output_scale * self.readout(x)[:, 0]
+        moves = coordinates.split(moves, params)
+        return [p + m for p, m in zip(params, moves, strict=True)], states
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "preprocessing": self.preprocessing,
+            "output_scale": self.output_scale,
+            "seed": self.seed,
+        }

@@ -1,0 +1,242 @@
+"""A rule as an optimizer equals Keras's optimizer, or the rule unrolled."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_meta
+from keras_meta.optimizers import LearnedOptimizer
+from keras_meta.optimizers import LSTMOptimizer
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def network(seed=0):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential(
+        [
+            keras.Input([3]),
+            keras.layers.Dense(5, "tanh"),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+def data(seed=0, examples=40):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=[examples, 3]).astype("float32")
+    return x, np.tanh(x[:, :2] - x[:, 1:])
+
+
+def fitted(optimizer, epochs=3, **options):
+    model = network()
+    model.compile(optimizer, "mse", **options)
+    model.fit(*data(), batch_size=8, epochs=epochs, shuffle=False, verbose=0)
+    return model
+
+
+def assert_same(model, other, tolerance=1e-6):
+    for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def momentum(rate=0.1, **options):
+    return LearnedOptimizer(
+        keras_meta.Momentum(1.0, momentum=0.75), rate, **options
+    )
+
+
+OPTIONS = {
+    "alone": {},
+    "clipnorm": {"clipnorm": 0.01},
+    "global_clipnorm": {"global_clipnorm": 0.02},
+    "clipvalue": {"clipvalue": 0.003},
+    "weight_decay": {"weight_decay": 0.1},
+    "ema": {"use_ema": True, "ema_momentum": 0.5},
+    "ema_overwrite": {"use_ema": True, "ema_overwrite_frequency": 4},
+    "accumulation": {"gradient_accumulation_steps": 3},
+    "loss_scale": {"loss_scale_factor": 128.0},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_momentum_equals_that_of_keras(options, jit_compile):
+    expected = fitted(
+        keras.optimizers.SGD(0.1, momentum=0.75, **options),
+        jit_compile=jit_compile,
+    )
+    actual = fitted(momentum(**options), jit_compile=jit_compile)
+    assert_same(actual, expected)
+    assert np.abs(actual.get_weights()[0] - network().get_weights()[0]).max()
+
+
+def test_a_schedule_scales_the_moves():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 5, 0.5)
+    # Momentum of zero: Keras's velocity holds the rate of its own time.
+    rule = keras_meta.GradientDescent(1.0)
+    expected = fitted(keras.optimizers.SGD(schedule))
+    assert_same(fitted(LearnedOptimizer(rule, schedule)), expected)
+
+
+def test_sparse_gradients_and_variables_without_one():
+    def make(optimizer):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input([4], dtype="int32")
+        x = keras.layers.Embedding(7, 3)(inputs)
+        idle = keras.layers.Dense(2, name="idle")
+        idle.build([None, 3])
+        outputs = keras.layers.Dense(1)(keras.layers.Flatten()(x))
+        model = keras.Model(inputs, outputs)
+        model.idle = idle
+        model.compile(optimizer, "mse")
+        ids = np.random.default_rng(0).integers(0, 7, [16, 4])
+        with pytest.warns(UserWarning, match="Gradients do not exist"):
+            model.fit(ids, np.ones([16, 1]), batch_size=4, verbose=0)
+        return model
+
+    assert_same(make(momentum()), make(keras.optimizers.SGD(0.1, 0.75)))
+
+
+def lstm(**options):
+    return LSTMOptimizer([4, 3], seed=1, output_scale=0.3, **options)
+
+
+def test_steps_through_keras_equal_the_rule_unrolled():
+    x, y = data()
+    optimizer = lstm()
+    rule = optimizer.rule
+    model = network()
+    params = [tf.identity(v.value) for v in model.trainable_variables]
+    state = rule.init_state(params)
+    model.compile(optimizer, "mse")
+
+    @tf.function(jit_compile=True)
+    def step(params, state):
+        with tf.GradientTape() as tape:
+            tape.watch(params)
+            hidden = tf.tanh(x @ params[0] + params[1])
+            loss = tf.reduce_mean((hidden @ params[2] + params[3] - y) ** 2)
+        return rule.update(params, tape.gradient(loss, params), state)
+
+    for _ in range(6):
+        params, state = step(params, state)
+        model.train_on_batch(x, y)
+        for a, b in zip(model.get_weights(), params, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_its_network_is_not_trained_by_fit():
+    optimizer = lstm()
+    before = optimizer.rule.get_weights()
+    fitted(optimizer)
+    for a, b in zip(before, optimizer.rule.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("make", [lstm, momentum])
+def test_interrupted_training_goes_on_exactly(make, tmp_path):
+    whole = fitted(make(), epochs=4)
+    half = fitted(make(), epochs=2)
+    half.save(tmp_path / "half.keras")
+    loaded = keras.saving.load_model(tmp_path / "half.keras")
+    loaded.fit(*data(), batch_size=8, epochs=2, shuffle=False, verbose=0)
+    assert_same(loaded, whole, 0)
+    for a, b in zip(
+        loaded.optimizer.variables, whole.optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_weights_of_the_network_are_saved(tmp_path):
+    optimizer = lstm()
+    optimizer.rule.readout.bias.assign([0.25])
+    fitted(optimizer, epochs=1).save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras").optimizer
+    for a, b in zip(
+        loaded.rule.get_weights(), optimizer.rule.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_mixed_precision():
+    x, y = data()
+    losses = {}
+    for policy in ("float32", "mixed_bfloat16", "mixed_float16"):
+        keras.config.set_dtype_policy(policy)
+        try:
+            model = network()
+            model.compile(lstm(), "mse")
+            losses[policy] = [model.train_on_batch(x, y) for _ in range(4)]
+        finally:
+            keras.config.set_dtype_policy("float32")
+    for policy in ("mixed_bfloat16", "mixed_float16"):
+        np.testing.assert_allclose(losses[policy], losses["float32"], rtol=0.05)
+
+
+_PROGRAM = """
+    import json
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    import keras_meta
+
+    x = np.random.default_rng(0).normal(size=[32, 3]).astype("float32")
+    weights = []
+    for strategy in (
+        tf.distribute.OneDeviceStrategy("/cpu:0"),
+        tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]),
+    ):
+        with strategy.scope():
+            keras.utils.set_random_seed(0)
+            model = keras.Sequential(
+                [keras.Input([3]), keras.layers.Dense(4, "tanh"),
+                 keras.layers.Dense(1)]
+            )
+            optimizer = keras_meta.optimizers.LSTMOptimizer(
+                [4], seed=1, output_scale=0.3, weight_decay=0.01, clipvalue=9.0
+            )
+            model.compile(optimizer, "mse")
+        start = model.get_weights()
+        model.fit(x, x[:, :1], batch_size=8, epochs=3, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    pairs = [*zip(*weights, strict=True)]
+    print(json.dumps({
+        "difference": max(float(np.abs(a - b).max()) for a, b in pairs),
+        "moved": max(
+            float(np.abs(a - b).max())
+            for a, b in zip(start, weights[1], strict=True)
+        ),
+    }))
+"""
+
+
+def test_two_devices_equal_one():
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(_PROGRAM)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["moved"] > 0.01
+    assert report["difference"] < 1e-5
+
+
+def test_what_is_no_rule_is_refused():
+    with pytest.raises(TypeError, match="`rule` must be an update rule"):
+        LearnedOptimizer(keras.optimizers.Adam())
