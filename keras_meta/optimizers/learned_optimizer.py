@@ -32,6 +32,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         TypeError: If `rule` is not an update rule.
 
     Example:
+    >>> import keras_meta
     >>> optimizer = LearnedOptimizer(keras_meta.Momentum(0.1))
     >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
     >>> model.compile(optimizer, "mse")
