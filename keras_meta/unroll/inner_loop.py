@@ -14,6 +14,7 @@ from keras_meta.unroll import task_axis
 from keras_meta.unroll.inner_loss import InnerLoss
 from keras_meta.unroll.shared_calls import SharedCalls
 from keras_meta.unroll.task_batched import TaskBatched
+from keras_meta.unroll.task_batched import TaskOutputs
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -95,16 +96,7 @@ class InnerLoop:
         if not self.task_batched.has_common_layers:
             return None
         shared = SharedCalls(x)
-        self.task_batched(
-            carry.weights,
-            carry.state,
-            x,
-            training=training,
-            statistics=self._statistics,
-            second_order=training and not first_order,
-            xla=xla,
-            shared=shared,
-        )
+        self._on_support(carry, x, training, first_order, xla, shared)
         return shared
 
     def step(
@@ -135,15 +127,8 @@ class InnerLoop:
         """
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(carry.weights)
-            result = self.task_batched(
-                carry.weights,
-                carry.state,
-                support.x,
-                training=training,
-                statistics=self._statistics,
-                second_order=training and not first_order,
-                xla=xla,
-                shared=shared,
+            result = self._on_support(
+                carry, support.x, training, first_order, xla, shared
             )
             losses = loss(support.y, result.outputs, support.sample_weight)
             # Tasks are independent: the gradient of the sum holds each
@@ -224,6 +209,27 @@ class InnerLoop:
                     values[id(layer.moving_mean)] = mean[0]
                     values[id(layer.moving_variance)] = variance[0]
         return values
+
+    def _on_support(
+        self,
+        carry: Carry,
+        x: Any,
+        training: bool,
+        first_order: bool,
+        xla: bool,
+        shared: SharedCalls | None,
+    ) -> TaskOutputs:
+        """Calls the model on what a step learns from, see `step`."""
+        return self.task_batched(
+            carry.weights,
+            carry.state,
+            x,
+            training=training,
+            statistics=self._statistics,
+            second_order=training and not first_order,
+            xla=xla,
+            shared=shared,
+        )
 
     @property
     def _statistics(self) -> str:

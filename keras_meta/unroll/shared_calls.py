@@ -66,24 +66,25 @@ class SharedCalls:
         if key is None:
             return compute(args, kwargs)
         if key not in self._results:
-            before = _traces(scope)
-            uses = {i: len(pairs) for i, pairs in scope.recorded.items()}
-            outputs = compute(args, kwargs)
-            if _place() is not self._place or _traces(scope) != before:
-                return outputs
-            self._results[key] = _Result(
-                outputs,
-                {
-                    i: pairs[uses.get(i, 0) :]
-                    for i, pairs in scope.recorded.items()
-                },
-            )
-            self._know(outputs)
-            return outputs
+            return self._compute(key, compute, scope, args, kwargs)
         result = self._results[key]
         for i, pairs in result.recorded.items():
             scope.recorded.setdefault(i, []).extend(pairs)
         return result.outputs
+
+    def _compute(self, key, compute, scope: TaskScope, args, kwargs):
+        """Calls a layer, and keeps what it returns if it changed nothing."""
+        before = _traces(scope)
+        uses = {i: len(pairs) for i, pairs in scope.recorded.items()}
+        outputs = compute(args, kwargs)
+        if _place() is self._place and _traces(scope) == before:
+            recorded = {
+                i: pairs[uses.get(i, 0) :]
+                for i, pairs in scope.recorded.items()
+            }
+            self._results[key] = _Result(outputs, recorded)
+            self._know(outputs)
+        return outputs
 
     def _first_arguments(self, args, kwargs):
         if self._arguments is None:
