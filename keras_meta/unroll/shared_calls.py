@@ -20,17 +20,21 @@ from keras_meta.unroll.task_scope import TaskScope
 
 @dataclasses.dataclass(frozen=True)
 class _Result:
-    """What a layer returned, and the statistics it recorded on the way."""
+    """What a layer returned, and the statistics it recorded on the way.
+
+    It holds the state that the layer saw, whose identity is in the key.
+    """
 
     outputs: Any
+    state: list[tf.Tensor]
     recorded: dict[int, list]
 
 
 class SharedCalls:
     """Keeps what layers return that do not adapt.
 
-    A result is kept if all that the layer was given is the same in every
-    step and the call changed nothing: no moving average, no state of a
+    A result is kept, for calls that are given the same and see the same
+    state, if the call changed nothing: no moving average, no state of a
     random generator, no added loss.
 
     Args:
@@ -66,14 +70,15 @@ class SharedCalls:
         if key is None:
             return compute(args, kwargs)
         if key not in self._results:
-            return self._compute(key, compute, scope, args, kwargs)
+            return self._compute(key, compute, layer, scope, args, kwargs)
         result = self._results[key]
         for i, pairs in result.recorded.items():
             scope.recorded.setdefault(i, []).extend(pairs)
         return result.outputs
 
-    def _compute(self, key, compute, scope: TaskScope, args, kwargs):
+    def _compute(self, key, compute, layer, scope: TaskScope, args, kwargs):
         """Calls a layer, and keeps what it returns if it changed nothing."""
+        state = _state(layer, scope)
         before = _traces(scope)
         uses = {i: len(pairs) for i, pairs in scope.recorded.items()}
         outputs = compute(args, kwargs)
@@ -82,7 +87,7 @@ class SharedCalls:
                 i: pairs[uses.get(i, 0) :]
                 for i, pairs in scope.recorded.items()
             }
-            self._results[key] = _Result(outputs, recorded)
+            self._results[key] = _Result(outputs, state, recorded)
             self._know(outputs)
         return outputs
 
@@ -115,7 +120,14 @@ class SharedCalls:
             return None
         if any(map(scope.is_adapted, layer.variables)):
             return None
-        return (id(layer), *values)
+        state = map(id, _state(layer, scope))
+        return (id(layer), *values, *state)
+
+
+def _state(layer: keras.Layer, scope: TaskScope) -> list[tf.Tensor]:
+    """Returns the state that a layer sees, which other layers may change."""
+    variables = layer.non_trainable_variables
+    return [scope.get_current_value(v) for v in variables]
 
 
 def _place() -> tf.Graph | None:

@@ -59,7 +59,43 @@ class Subclassed(keras.Model):
         return self.last(tf.sin(self.body(x)))
 
 
+class Count(layers.Layer):
+    """Counts its calls in training."""
+
+    def build(self, shape):
+        self.count = self.add_weight(
+            shape=(), initializer="zeros", trainable=False
+        )
+
+    def call(self, x, training=False):
+        if training:
+            self.count.assign(self.count + 1)
+        return x
+
+
+class Reader(layers.Layer):
+    """Adds another layer's count, which it leaves as it is."""
+
+    def __init__(self, counter):
+        super().__init__()
+        self.counter = counter
+
+    def call(self, x):
+        return x + keras.ops.cast(self.counter.count, x.dtype)
+
+
+def counting_net():
+    counter = Count()
+    inputs = keras.Input([6, 6, 1])
+    counted = counter(inputs)
+    x = Reader(counter)(layers.Flatten()(inputs))
+    x = layers.Dense(4, "tanh")(x)
+    x = layers.Add()([x, layers.Dense(4)(layers.Flatten()(counted))])
+    return keras.Model(inputs, layers.Dense(WAYS)(x))
+
+
 NETS = {
+    "counting": counting_net,
     "convolution": convolutional_net,
     "dropout": dropout_net,
     "nested": nested_net,
@@ -154,14 +190,9 @@ def calls(make, adapted, times=3, training=False):
     batched(weights, batched.initial_state(), x)
     counts.clear()
     shared = SharedCalls(x)
+    state = batched.initial_state()
     for _ in range(times):
-        batched(
-            weights,
-            batched.initial_state(),
-            x,
-            training=training,
-            shared=shared,
-        )
+        batched(weights, state, x, training=training, shared=shared)
     return counts
 
 
