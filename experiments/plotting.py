@@ -26,6 +26,11 @@ _COLORS = {
     "anil": "#009E73",
     "reptile": "#CC79A7",
     "pretrained": "#444444",
+    "lstm": "#D55E00",
+    "sgd": "#56B4E9",
+    "momentum": "#0072B2",
+    "rmsprop": "#CC79A7",
+    "adam": "#009E73",
 }
 _NAMES = {
     "maml": "MAML",
@@ -34,6 +39,11 @@ _NAMES = {
     "anil": "ANIL",
     "reptile": "Reptile",
     "pretrained": "Pre-trained",
+    "lstm": "LSTM",
+    "sgd": "SGD",
+    "momentum": "Momentum",
+    "rmsprop": "RMSprop",
+    "adam": "Adam",
 }
 _STYLE = {
     "figure.dpi": 150,

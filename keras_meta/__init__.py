@@ -14,6 +14,7 @@ from keras_meta import callbacks
 from keras_meta import episodes
 from keras_meta import models
 from keras_meta import optimizers
+from keras_meta import problems
 from keras_meta.evaluation import Curve
 from keras_meta.evaluation import Interval
 from keras_meta.evaluation import adaptation_curve
@@ -21,11 +22,13 @@ from keras_meta.evaluation import evaluate_tasks
 from keras_meta.learners.anil import ANIL
 from keras_meta.learners.maml import MAML
 from keras_meta.learners.meta_sgd import MetaSGD
+from keras_meta.learners.optimizer_learner import OptimizerLearner
 from keras_meta.learners.reptile import Reptile
 from keras_meta.update_rules.adam import Adam
 from keras_meta.update_rules.coordinatewise_lstm import CoordinatewiseLSTM
 from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.momentum import Momentum
+from keras_meta.update_rules.rmsprop import RMSprop
 from keras_meta.update_rules.update_rule import UpdateRule
 from keras_meta.version import __version__
 
@@ -45,7 +48,10 @@ __all__ = [
     "MetaSGD",
     "models",
     "Momentum",
+    "OptimizerLearner",
     "optimizers",
+    "problems",
     "Reptile",
+    "RMSprop",
     "UpdateRule",
 ]

@@ -1,7 +1,13 @@
 """Keras callbacks for meta-learners."""
 
 from keras_meta.callbacks.anneal_step_weights import AnnealStepWeights
+from keras_meta.callbacks.lengthen_unroll import LengthenUnroll
 from keras_meta.callbacks.switch_to_second_order import SwitchToSecondOrder
 from keras_meta.callbacks.task_evaluation import TaskEvaluation
 
-__all__ = ["AnnealStepWeights", "SwitchToSecondOrder", "TaskEvaluation"]
+__all__ = [
+    "AnnealStepWeights",
+    "LengthenUnroll",
+    "SwitchToSecondOrder",
+    "TaskEvaluation",
+]

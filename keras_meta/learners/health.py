@@ -5,10 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import tensorflow as tf
 
 _OK, _LABEL, _INNER, _OUTER = range(4)
+
+
+class Failure(NamedTuple):
+    """What went wrong first.
+
+    Attributes:
+        cause: What kind of failure.
+        step: The step at which.
+        task: The task in the batch.
+    """
+
+    cause: int
+    step: int
+    task: int
 
 
 @dataclasses.dataclass
@@ -89,14 +104,29 @@ class Health:
         bad = tf.reduce_any(bad, axis=list(range(1, bad.shape.rank)))
         self._first(_LABEL, bad[tf.newaxis])
 
-    def report_inner_losses(self, losses: tf.Tensor) -> None:
-        """Reports values that are not finite among `[steps, tasks]`."""
-        self._first(_INNER, tf.logical_not(tf.math.is_finite(losses)))
+    def report_inner_losses(
+        self, losses: tf.Tensor, first: int | tf.Tensor = 0
+    ) -> None:
+        """Reports values that are not finite.
+
+        Args:
+            losses: `[steps, tasks]`.
+            first: Number of the first of the steps.
+        """
+        self._first(_INNER, tf.logical_not(tf.math.is_finite(losses)), first)
 
     def report_outer_loss(self, loss: tf.Tensor) -> None:
         """Reports a loss, a scalar, that is not finite."""
         bad = tf.logical_not(tf.math.is_finite(loss))
         self._first(_OUTER, tf.reshape(bad, [1, 1]))
+
+    def take(self) -> Failure | None:
+        """Returns the failure that was reported, and forgets it."""
+        failure = Failure(*self._report.numpy().tolist())
+        if failure.cause == _OK:
+            return None
+        self._report.assign(tf.zeros([3], tf.int32))
+        return failure
 
     def check(self, ways: int | None) -> None:
         """Raises if a failure was reported, and forgets it.
@@ -108,10 +138,10 @@ class Health:
             FloatingPointError: If a loss was not finite.
             ValueError: If a label was out of range.
         """
-        cause, step, task = self._report.numpy().tolist()
-        if cause == _OK:
+        failure = self.take()
+        if failure is None:
             return
-        self._report.assign(tf.zeros([3], tf.int32))
+        cause, step, task = failure
         if cause == _LABEL:
             raise ValueError(
                 f"Labels must be in 0..{(ways or 0) - 1}: the model has "
@@ -138,11 +168,13 @@ class Health:
             "in its place, so the weights are as finite as before."
         )
 
-    def _first(self, cause: int, bad: tf.Tensor) -> None:
+    def _first(
+        self, cause: int, bad: tf.Tensor, first: int | tf.Tensor = 0
+    ) -> None:
         """Keeps the first True of `[steps, tasks]`, if nothing is kept."""
         tasks = tf.shape(bad)[1]
         at = tf.argmax(tf.reshape(bad, [-1]), output_type=tf.int32)
-        found = tf.stack([cause, at // tasks, at % tasks])
+        found = tf.stack([cause, first + at // tasks, at % tasks])
         new = tf.logical_and(self.is_ok, tf.reduce_any(bad))
         self._keep(new, found)
 

@@ -2,5 +2,6 @@
 
 from keras_meta.optimizers.learned_optimizer import LearnedOptimizer
 from keras_meta.optimizers.lstm_optimizer import LSTMOptimizer
+from keras_meta.optimizers.presets import preset_names
 
-__all__ = ["LearnedOptimizer", "LSTMOptimizer"]
+__all__ = ["LearnedOptimizer", "LSTMOptimizer", "preset_names"]

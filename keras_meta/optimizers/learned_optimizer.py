@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.optimizers.presets import load_rule
+from keras_meta.optimizers.presets import save_rule
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -117,6 +119,34 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             state, keras.tree.flatten(new_state), strict=True
         ):
             variable.assign(value)
+
+    def save_to_preset(self, folder: str) -> None:
+        """Writes the rule with what it has learned to a folder.
+
+        Args:
+            folder: Folder to write to; it is made if it does not exist.
+        """
+        save_rule(self.rule, folder)
+
+    @classmethod
+    def from_preset(cls, preset: str, **kwargs: Any) -> LearnedOptimizer:
+        """Makes an optimizer of a trained rule.
+
+        Args:
+            preset: Name of a preset that ships with the package, see
+                `keras_meta.optimizers.preset_names`, or a folder that
+                `save_to_preset` wrote.
+            **kwargs: Further arguments of the constructor.
+
+        Raises:
+            ValueError: If there is no such preset, or if it holds a rule of
+                another kind.
+        """
+        return cls._from_rule(load_rule(preset), preset, **kwargs)
+
+    @classmethod
+    def _from_rule(cls, rule: UpdateRule, preset: str, **kwargs):
+        return cls(rule, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

@@ -9,6 +9,7 @@ import keras
 
 from keras_meta.optimizers.learned_optimizer import LearnedOptimizer
 from keras_meta.update_rules.coordinatewise_lstm import CoordinatewiseLSTM
+from keras_meta.update_rules.update_rule import UpdateRule
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -46,6 +47,24 @@ class LSTMOptimizer(LearnedOptimizer):
             seed=seed,
         )
         super().__init__(rule, learning_rate, name, **kwargs)
+
+    @classmethod
+    def _from_rule(cls, rule: UpdateRule, preset: str, **kwargs):
+        if not isinstance(rule, CoordinatewiseLSTM):
+            raise ValueError(
+                f"`preset` must hold a CoordinatewiseLSTM for {cls.__name__}. "
+                f"Received: preset={preset!r}, which holds a "
+                f"{type(rule).__name__}. Use "
+                "keras_meta.optimizers.LearnedOptimizer.from_preset."
+            )
+        optimizer = cls(
+            rule.units,
+            preprocessing=rule.preprocessing,
+            output_scale=rule.output_scale,
+            **kwargs,
+        )
+        optimizer.rule.set_weights(rule.get_weights())
+        return optimizer
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

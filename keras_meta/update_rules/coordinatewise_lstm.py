@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -13,7 +14,22 @@ from keras_meta.update_rules import coordinates
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
-def log_and_sign(gradients: tf.Tensor, p: float) -> tf.Tensor:
+class Cell(NamedTuple):
+    """Weights of an LSTM, in the layout of `keras.layers.LSTMCell`."""
+
+    kernel: keras.Variable
+    recurrent_kernel: keras.Variable
+    bias: keras.Variable
+
+
+class Readout(NamedTuple):
+    """Weights of the layer that proposes the update."""
+
+    kernel: keras.Variable
+    bias: keras.Variable
+
+
+def log_and_sign(gradients: tf.Tensor, p: float, axis: int = -1) -> tf.Tensor:
     """Splits gradients into their order of magnitude and their sign.
 
     `(log|g| / p, sign g)` where `|g| >= exp(-p)`, else `(-1, exp(p) g)`.
@@ -22,9 +38,11 @@ def log_and_sign(gradients: tf.Tensor, p: float) -> tf.Tensor:
         gradients: Any shape.
         p: Size of the logarithm that becomes 1, positive; below `exp(-p)`
             gradients count as small.
+        axis: Where the new axis is put.
 
     Returns:
-        `[..., 2]`, in `[-1, 1]` unless a gradient is larger than `exp(p)`.
+        Both along the new axis, in `[-1, 1]` unless a gradient is larger than
+        `exp(p)`.
 
     References:
         - [Andrychowicz et al., 2016](https://arxiv.org/abs/1606.04474),
@@ -39,7 +57,7 @@ def log_and_sign(gradients: tf.Tensor, p: float) -> tf.Tensor:
             tf.where(is_large, log, -tf.ones_like(size)),
             tf.where(is_large, tf.sign(gradients), math.exp(p) * gradients),
         ],
-        axis=-1,
+        axis=axis,
     )
 
 
@@ -110,39 +128,53 @@ class CoordinatewiseLSTM(UpdateRule):
         self._build_network()
 
     def _build_network(self) -> None:
+        initializers = keras.initializers
+
         def seed(i):
             return None if self.seed is None else self.seed + i
 
-        self.cells = []
+        self.cells: list[Cell] = []
         inputs = 1 if self.preprocessing is None else 2
         for i, units in enumerate(self.units):
-            cell = keras.layers.LSTMCell(
-                units,
-                kernel_initializer=keras.initializers.GlorotUniform(seed(i)),
-                recurrent_initializer=keras.initializers.Orthogonal(
-                    seed=seed(i)
-                ),
-                dtype=self.dtype_policy,
-                name=f"lstm_{i}",
-            )
-            cell.build([None, inputs])
-            self.cells.append(cell)
+            kernel, recurrent_kernel, bias = [
+                self.add_weight(
+                    name=f"lstm_{i}_{name}",
+                    shape=shape,
+                    initializer=initializer,
+                )
+                for name, shape, initializer in (
+                    (
+                        "kernel",
+                        (inputs, 4 * units),
+                        initializers.GlorotUniform(seed(i)),
+                    ),
+                    (
+                        "recurrent_kernel",
+                        (units, 4 * units),
+                        initializers.Orthogonal(seed=seed(i)),
+                    ),
+                    ("bias", (4 * units,), _forget_nothing),
+                )
+            ]
+            self.cells.append(Cell(kernel, recurrent_kernel, bias))
             inputs = units
-        self.readout = keras.layers.Dense(
-            1,
-            kernel_initializer=keras.initializers.GlorotUniform(
-                seed(len(self.units))
+        self.readout = Readout(
+            self.add_weight(
+                name="readout_kernel",
+                shape=(inputs, 1),
+                initializer=initializers.GlorotUniform(seed(len(self.units))),
             ),
-            dtype=self.dtype_policy,
-            name="readout",
+            self.add_weight(
+                name="readout_bias", shape=(1,), initializer="zeros"
+            ),
         )
-        self.readout.build([None, inputs])
+        self.built = True
 
     def init_state(self, params) -> list[list[tf.Tensor]]:
-        """Returns zeros: hidden and cell, `[coordinates, units]`, a layer."""
+        """Returns zeros: hidden and cell, `[units, coordinates]`, a layer."""
         count = coordinates.count(params)
         return [
-            [tf.zeros([count, units], self.compute_dtype) for _ in range(2)]
+            [tf.zeros([units, count], self.compute_dtype) for _ in range(2)]
             for units in self.units
         ]
 
@@ -150,16 +182,18 @@ class CoordinatewiseLSTM(UpdateRule):
         """Takes one step; see `UpdateRule.update`."""
         x = coordinates.join(grads, self.compute_dtype)
         if self.preprocessing is None:
-            x = x[:, tf.newaxis]
+            x = x[tf.newaxis]
         else:
-            x = log_and_sign(x, self.preprocessing)
-        states = []
-        for cell, before in zip(self.cells, state, strict=True):
-            x, after = cell(x, before)
-            states.append(after)
-        moves = self.output_scale * self.readout(x)[:, 0]
-        moves = coordinates.split(moves, params)
-        return [p + m for p, m in zip(params, moves, strict=True)], states
+            x = log_and_sign(x, self.preprocessing, axis=0)
+        moves, new_state = _compute_twice(
+            x,
+            state,
+            [list(map(_value, weights)) for weights in self.cells],
+            list(map(_value, self.readout)),
+        )
+        moves = coordinates.split(self.output_scale * moves, params)
+        moved = [p + m for p, m in zip(params, moves, strict=True)]
+        return moved, new_state
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
@@ -170,3 +204,61 @@ class CoordinatewiseLSTM(UpdateRule):
             "output_scale": self.output_scale,
             "seed": self.seed,
         }
+
+
+def _forget_nothing(shape, dtype) -> tf.Tensor:
+    """Biases of 1 for the forget gate, else 0."""
+    units = shape[0] // 4
+    return tf.repeat(tf.constant([0, 1, 0, 0], dtype), units)
+
+
+def _value(variable: keras.Variable) -> tf.Tensor:
+    return tf.convert_to_tensor(variable)
+
+
+def _network(x, state, layers, readout):
+    """Returns the network's output, `[coordinates]`, and its new state.
+
+    Coordinates come last, where the processor takes many at once.
+    """
+    new_state = []
+    for weights, (hidden, cell) in zip(layers, state, strict=True):
+        x, cell = _lstm(x, hidden, cell, *weights)
+        new_state.append([x, cell])
+    kernel, bias = readout
+    return tf.matmul(kernel, x, transpose_a=True)[0] + bias, new_state
+
+
+def _lstm(x, hidden, cell, kernel, recurrent_kernel, bias):
+    gates = tf.matmul(
+        tf.concat([kernel, recurrent_kernel], axis=0),
+        tf.concat([x, hidden], axis=0),
+        transpose_a=True,
+    )
+    enter, keep, new, leave = tf.split(gates + bias[:, tf.newaxis], 4, axis=0)
+    cell = tf.sigmoid(keep) * cell + tf.sigmoid(enter) * tf.tanh(new)
+    return tf.sigmoid(leave) * tf.tanh(cell), cell
+
+
+def _compute_twice(*arguments):
+    """Calls `_network`, and again for its gradient.
+
+    What a step of the network computes on the way is four times its state;
+    an unroll that kept it all would mostly move memory.
+    """
+
+    @tf.custom_gradient
+    def call(*flat):
+        def gradient(*upstream):
+            with tf.GradientTape() as tape:
+                tape.watch(flat)
+                outputs = keras.tree.flatten(compute(flat))
+            return tape.gradient(outputs, flat, output_gradients=upstream)
+
+        return keras.tree.flatten(compute(flat)), gradient
+
+    def compute(flat):
+        return _network(*keras.tree.pack_sequence_as(arguments, flat))
+
+    outputs = call(*keras.tree.flatten(arguments))
+    return outputs[0], keras.tree.pack_sequence_as(arguments[1], outputs[1:])

@@ -62,7 +62,7 @@ def written_out(rule, params, steps):
                 if rule.preprocessing is not None:
                     x = log_and_sign(grad[index], rule.preprocessing).numpy()
                 for layer, cell in enumerate(rule.cells):
-                    zero = np.zeros(cell.units)
+                    zero = np.zeros(cell.bias.shape[0] // 4)
                     h, c = states.get((i, index, layer), (zero, zero))
                     z = x @ cell.kernel.numpy()
                     z += h @ cell.recurrent_kernel.numpy() + cell.bias.numpy()

@@ -1,0 +1,36 @@
+"""Figures of learned optimizers."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from experiments import plotting
+
+
+def draw_losses(
+    curves: Mapping[str, np.ndarray],
+    path: pathlib.Path,
+    *,
+    trained_steps: int,
+) -> None:
+    """Draws the loss against the step, mean and 95 % interval.
+
+    Args:
+        curves: Losses, `[instances, steps + 1]`, by the optimizer's name.
+        path: Where to, without a suffix.
+        trained_steps: Steps that the learned optimizer was trained for.
+    """
+    with plotting.saved_figure(path, size=(4.2, 3.0)) as (_, panels):
+        panel = panels[0, 0]
+        for name, losses in curves.items():
+            mean = losses.mean(axis=0)
+            half = 1.96 * losses.std(axis=0, ddof=1) / len(losses) ** 0.5
+            plotting.draw_band(panel, np.arange(len(mean)), mean, half, name)
+        steps = len(mean) - 1
+        if steps > trained_steps:
+            panel.axvline(trained_steps, color="black", linewidth=0.6, ls=":")
+        panel.set(xlabel="step", ylabel="loss", yscale="log")
+        panel.legend()

@@ -1,0 +1,40 @@
+"""A curriculum of longer and longer optimizations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+
+
+class LengthenUnroll(keras.callbacks.Callback):
+    """Sets the number of steps that an `OptimizerLearner` trains on.
+
+    Short optimizations first, so that the rule is sane before it is carried
+    far.
+
+    Args:
+        steps: Steps from an epoch on, by the number of that epoch. Each is a
+            multiple of the learner's `truncation`, and at most the `steps`
+            it was made with.
+
+    Raises:
+        ValueError: If epoch 0 is missing.
+
+    Example:
+    >>> curriculum = LengthenUnroll({0: 20, 5: 60, 10: 100})
+    """
+
+    def __init__(self, steps: Mapping[int, int]):
+        super().__init__()
+        if 0 not in steps:
+            raise ValueError(
+                "`steps` must say how many steps to begin with, at epoch 0. "
+                f"Received: steps={dict(steps)}"
+            )
+        self.steps = dict(steps)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Sets the steps for the epoch that begins."""
+        latest = max(e for e in self.steps if e <= epoch)
+        self.model.steps = self.steps[latest]

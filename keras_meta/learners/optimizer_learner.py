@@ -1,0 +1,317 @@
+"""Meta-training of an update rule, as a Keras model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.trainers.trainer import model_supports_jit
+
+from keras_meta.episodes.checks import check_choice
+from keras_meta.episodes.checks import check_positive
+from keras_meta.learners.arguments import check_update_rule
+from keras_meta.learners.health import Health
+from keras_meta.learners.optimization import Optimization
+from keras_meta.problems.problem import Problem
+from keras_meta.update_rules.update_rule import UpdateRule
+
+# Keeps the logarithm of a loss finite.
+_TINY = 1e-10
+
+
+class OptimizerLearner(keras.Model):
+    """Trains an update rule to optimize: it learns from whole optimizations.
+
+    A step of `fit` optimizes a batch of problem instances from the
+    beginning. It goes in windows of `truncation` steps; after each the
+    meta-gradient goes back through the window and the rule learns, while the
+    parameters and the rule's state go on.
+
+    The meta-loss is `sum_t w_t L(theta_t)` over the steps of a window, the
+    mean over instances. The logs hold its mean over all steps (`loss`) and
+    the loss after the last step (`final_loss`).
+
+    Args:
+        rule: The update rule; it needs weights to learn.
+        problem: The family of problems, or several. Several take turns,
+            batch by batch.
+        steps: Steps of an optimization in training.
+        truncation: Steps of a window, which divide `steps`; `None` for all.
+        evaluation_steps: Steps in `evaluate`; by default `steps`.
+        step_weights: The `w_t` of the losses after the steps 1 to `steps`;
+            `None` for 1 each.
+        objective: What is meant by `L`: `"loss"`, or `"log_ratio"`, the
+            logarithm of the loss over that before the first step, in which
+            problems of all sizes count alike.
+        second_order: Whether gradients that the rule sees are differentiated
+            as functions of the parameters. They count as constants in the
+            paper.
+        name: Name of the model.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If `rule` or `problem` is none.
+
+    Example:
+    >>> learner = OptimizerLearner(
+    ...     keras_meta.CoordinatewiseLSTM(preprocessing=None, seed=1),
+    ...     keras_meta.problems.Quadratic(),
+    ...     steps=4,
+    ...     truncation=2,
+    ... )
+    >>> learner.compile(keras.optimizers.Adam(1e-3))
+    >>> batches = keras_meta.problems.batches(8, num_batches=2)
+    >>> history = learner.fit(batches, verbose=0)
+    >>> sorted(history.history)
+    ['final_loss', 'loss']
+
+    References:
+        - [Andrychowicz et al., 2016](https://arxiv.org/abs/1606.04474),
+          section 2.
+        - [Wichrowska et al., 2017](https://arxiv.org/abs/1703.04813),
+          section 3.3, for the logarithm.
+    """
+
+    def __init__(
+        self,
+        rule: UpdateRule,
+        problem: Problem | Sequence[Problem],
+        steps: int = 100,
+        *,
+        truncation: int | None = 20,
+        evaluation_steps: int | None = None,
+        step_weights: Sequence[float] | None = None,
+        objective: str = "loss",
+        second_order: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        check_update_rule(rule)
+        problems = _as_problems(problem)
+        truncation = steps if truncation is None else truncation
+        evaluation_steps = evaluation_steps or steps
+        check_positive(
+            steps=steps,
+            truncation=truncation,
+            evaluation_steps=evaluation_steps,
+        )
+        check_choice("objective", objective, ("loss", "log_ratio"))
+        if not rule.built:
+            rule.attach(problems[0].variables, steps)
+        if not rule.trainable_variables:
+            raise ValueError(
+                "`rule` must have weights to learn. Received: "
+                f"rule={type(rule).__name__}. Pass "
+                "keras_meta.CoordinatewiseLSTM(), for instance."
+            )
+        self.rule = rule
+        self.problems = problems
+        self.truncation = truncation
+        self.evaluation_steps = evaluation_steps
+        self.objective = objective
+        self.second_order = second_order
+        self._step_weights = _as_step_weights(step_weights, steps)
+        self._windows = tf.Variable(0, trainable=False, name="windows")
+        self.steps = steps
+        self._loss = keras.metrics.Mean("loss")
+        self._final_loss = keras.metrics.Mean("final_loss")
+        self._health = Health()
+        self.built = True
+
+    @property
+    def steps(self) -> int:
+        """Steps of an optimization in training, a multiple of a window's.
+
+        It may be changed between epochs, up to the first value.
+        """
+        return self._steps
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        most = len(self._step_weights)
+        if steps % self.truncation or not 0 < steps <= most:
+            raise ValueError(
+                f"`steps` must be a multiple of truncation={self.truncation} "
+                f"and at most {most}. Received: steps={steps}"
+            )
+        self._steps = steps
+        self._windows.assign(steps // self.truncation)
+
+    @property
+    def metrics(self) -> list[keras.Metric]:
+        """The mean losses, which start anew with each epoch."""
+        return [self._loss, self._final_loss]
+
+    def train_step(self, data):
+        """Optimizes a batch of instances, and learns after each window."""
+        return self._for_problem(data, self._train_on)
+
+    def test_step(self, data):
+        """Optimizes a batch of instances."""
+        return self._for_problem(data, self._evaluate_on)
+
+    def _for_problem(self, data, function):
+        """Calls a function with the problem whose turn it is; logs."""
+        x = _check_batch(data)
+        turn = x["index"][0] // x["index"].shape[0] % len(self.problems)
+        branches = [functools.partial(function, p, x) for p in self.problems]
+        if len(branches) == 1:
+            loss, final_loss = branches[0]()
+        else:
+            loss, final_loss = tf.switch_case(tf.cast(turn, tf.int32), branches)
+        self._loss.update_state(loss)
+        self._final_loss.update_state(final_loss)
+        return {m.name: m.result() for m in self.metrics}
+
+    def _begin(self, problem: Problem, x):
+        params, data = problem.draw(
+            x["seed"][0], x["index"][0], x["index"].shape[0]
+        )
+        optimization = Optimization(
+            problem, self.rule, self.second_order, bool(self.jit_compile)
+        )
+        run = optimization.start(params)
+        losses, _ = optimization.evaluate(run.params, data, 0)
+        return optimization, run, data, losses
+
+    def _train_on(self, problem: Problem, x):
+        optimization, start, data, first_losses = self._begin(problem, x)
+        weights = tf.constant(self._step_weights, first_losses.dtype)
+        windows = self._windows.read_value()
+
+        def window(number, flat, loss, _):
+            run = keras.tree.pack_sequence_as(start, flat)
+            first = number * self.truncation
+            with tf.GradientTape() as tape:
+                run, losses = optimization.take_steps(
+                    run, data, first, self.truncation
+                )
+                values = self._values(losses[1:], first_losses)
+                part = tf.slice(weights, [first], [self.truncation])
+                window_loss = tf.tensordot(part, values, axes=1)
+            self._learn(tape, window_loss)
+            self._health.report_inner_losses(losses, first)
+            final_loss = tf.reduce_mean(losses[-1])
+            flat = keras.tree.flatten(run)
+            return number + 1, flat, loss + window_loss, final_loss
+
+        zero = tf.zeros([], first_losses.dtype)
+        _, _, loss, final_loss = tf.while_loop(
+            lambda number, *_: number < windows,
+            window,
+            (tf.zeros([], tf.int32), keras.tree.flatten(start), zero, zero),
+        )
+        sums = tf.cumsum(weights)
+        return loss / sums[windows * self.truncation - 1], final_loss
+
+    def _evaluate_on(self, problem: Problem, x):
+        optimization, run, data, first_losses = self._begin(problem, x)
+        _, losses = optimization.take_steps(run, data, 0, self.evaluation_steps)
+        self._health.report_inner_losses(losses)
+        loss = tf.reduce_mean(self._values(losses[1:], first_losses))
+        return loss, tf.reduce_mean(losses[-1])
+
+    def _values(self, losses: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
+        """Returns the mean over instances of what is minimized, `[steps]`.
+
+        Args:
+            losses: `[steps, instances]`.
+            first: Losses before the first step, `[instances]`.
+        """
+        if self.objective == "log_ratio":
+            losses = tf.math.log(losses + _TINY) - tf.math.log(first + _TINY)
+        return tf.reduce_mean(losses, axis=1)
+
+    def _learn(self, tape: tf.GradientTape, loss: tf.Tensor) -> None:
+        variables = self.rule.trainable_variables
+        gradients = tape.gradient(
+            loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        is_ok = tf.reduce_all(
+            [tf.reduce_all(tf.math.is_finite(g)) for g in gradients]
+        )
+        # A window that failed moves nothing.
+        gradients = [tf.where(is_ok, g, tf.zeros_like(g)) for g in gradients]
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+    def _resolve_auto_jit_compile(self) -> bool:
+        return model_supports_jit(self)
+
+    def make_train_function(self, force: bool = False):
+        """Builds the training step, which stops on what went wrong."""
+        if self.train_function is None or force:
+            if not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
+            super().make_train_function(force)
+            self.train_function = self._checked(self.train_function)
+        return self.train_function
+
+    def make_test_function(self, force: bool = False):
+        """Builds the evaluation step, which stops on what went wrong."""
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = self._checked(self.test_function)
+        return self.test_function
+
+    def _checked(self, function):
+        def call_and_check(iterator):
+            logs = function(iterator)
+            failure = self._health.take()
+            if failure is not None:
+                raise FloatingPointError(
+                    f"The loss of instance {failure.task} in the batch is not "
+                    f"finite at optimization step {failure.step}: the update "
+                    "rule makes the problem diverge. Lower its output_scale "
+                    "or the learning rate of `compile`'s optimizer, clip its "
+                    "gradients, or begin with fewer steps. The rule's weights "
+                    "are as finite as before."
+                )
+            return logs
+
+        return call_and_check
+
+    def get_config(self):
+        """Refuses, as problems hold data."""
+        raise NotImplementedError(
+            "An OptimizerLearner is not saved as a whole, as its problems "
+            "hold data. Save the rule: keras_meta.optimizers.LearnedOptimizer("
+            "learner.rule).save_to_preset(...), or `learner.save_weights`."
+        )
+
+
+def _as_problems(problem) -> list[Problem]:
+    several = isinstance(problem, (list, tuple))
+    problems = [*problem] if several else [problem]
+    if not problems or not all(isinstance(p, Problem) for p in problems):
+        raise TypeError(
+            "`problem` must be a keras_meta.problems.Problem or several. "
+            f"Received: problem={problem!r}"
+        )
+    return problems
+
+
+def _as_step_weights(weights, steps: int) -> np.ndarray:
+    if weights is None:
+        return np.ones(steps)
+    weights = np.asarray(weights, float)
+    if weights.shape != (steps,) or not weights.sum() > 0:
+        raise ValueError(
+            f"`step_weights` must be None or {steps} numbers of positive sum, "
+            f"one for each of steps={steps}. Received: shape "
+            f"{weights.shape}, sum {weights.sum()}"
+        )
+    return weights
+
+
+def _check_batch(data) -> dict[str, tf.Tensor]:
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+    if not isinstance(x, dict) or set(x) != {"seed", "index"}:
+        raise ValueError(
+            "An OptimizerLearner is trained on batches of problem instances. "
+            f"Received: {keras.tree.map_structure(type, x)}. Make them by "
+            "keras_meta.problems.batches(...)."
+        )
+    return x

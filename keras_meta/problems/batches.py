@@ -1,0 +1,52 @@
+"""Batches of problem instances for `fit`."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from keras_meta.episodes.checks import check_positive
+
+
+def batches(
+    instances: int = 1,
+    *,
+    seed: int = 0,
+    start: int = 0,
+    num_batches: int | None = None,
+) -> tf.data.Dataset:
+    """Returns the numbers of consecutive problem instances.
+
+    The instances themselves are drawn where they are used, from the seed and
+    their number alone. Other seeds, or other numbers, are other instances:
+    take one seed to train and another to validate.
+
+    Args:
+        instances: Instances of a batch, computed at once.
+        seed: Seed of the instances.
+        start: Number of the first instance.
+        num_batches: Number of batches, or `None` for no end.
+
+    Returns:
+        A `tf.data.Dataset` of `{"seed": [instances], "index": [instances]}`,
+        int64.
+
+    Raises:
+        ValueError: If a number is not positive.
+
+    Example:
+    >>> first = next(iter(batches(3, seed=7)))
+    >>> first["index"].numpy().tolist()
+    [0, 1, 2]
+    """
+    check_positive(instances=instances)
+    if num_batches is not None:
+        check_positive(num_batches=num_batches)
+    counter = tf.data.Dataset.counter(start, instances)
+    if num_batches is not None:
+        counter = counter.take(num_batches)
+    return counter.map(
+        lambda first: {
+            "seed": tf.fill([instances], tf.constant(seed, tf.int64)),
+            "index": first + tf.range(instances, dtype=tf.int64),
+        }
+    )

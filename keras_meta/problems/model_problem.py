@@ -1,0 +1,194 @@
+"""A Keras model to train, with new initial weights each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_meta.episodes.checks import check_positive
+from keras_meta.episodes.random_bits import integers_below
+from keras_meta.episodes.random_bits import random_words
+from keras_meta.problems.problem import Problem
+from keras_meta.unroll.inner_loss import InnerLoss
+from keras_meta.unroll.task_batched import TaskBatched
+
+_WEIGHT_STREAM = 103
+# One stream for each optimization step follows.
+_EXAMPLE_STREAM = 1000
+
+
+class ModelProblem(Problem):
+    """Training a Keras model on minibatches of a data set.
+
+    Each instance has initial weights and an order of examples of its own.
+    All instances are computed by one task-batched call of the model.
+
+    Args:
+        model: A built Keras model. Its weights do not change.
+        data: Pair of arrays `(x, y)`, `[examples, ...]` each, or a
+            `tf.data.Dataset` of such pairs, which is read once, from TFDS
+            with `as_supervised=True` for instance. They are kept in memory
+            as they are; let the model scale them, by
+            `keras.layers.Rescaling(1 / 255)` for images of bytes.
+        loss: A Keras loss or its name, or a function; see `MAML`'s
+            `inner_loss`. Regularizers of the model's weights are added.
+        batch_size: Examples of a minibatch, drawn with replacement.
+        initializer: How all weights are drawn: a Keras initializer, or
+            `None` for each layer's own. Weights of layers that keep no
+            initializer start at their present value then.
+
+    Raises:
+        ValueError: If the model is not built or has nothing to train, or if
+            `x` and `y` do not fit each other.
+
+    Example:
+    >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    >>> data = tf.zeros([50, 2]), tf.zeros([50, 1])
+    >>> problem = ModelProblem(model, data, "mse", batch_size=10)
+    >>> params, data = problem.draw(seed=0, index=0, instances=3)
+    >>> [p.shape for p in params]
+    [TensorShape([3, 2, 1]), TensorShape([3, 1])]
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        data: Any,
+        loss: str | keras.losses.Loss | Callable,
+        *,
+        batch_size: int = 128,
+        initializer: str | keras.initializers.Initializer | None = None,
+    ):
+        if not model.built or not model.trainable_variables:
+            raise ValueError(
+                "`model` must be built and have weights to train. Received: "
+                f"model={model.name!r}, built={model.built}. Give it a "
+                "keras.Input, or call it on data once."
+            )
+        check_positive(batch_size=batch_size)
+        self.model = model
+        self.batch_size = batch_size
+        self.loss = InnerLoss(loss)
+        if initializer is not None:
+            initializer = keras.initializers.get(initializer)
+        self._task_batched = TaskBatched(model, model.trainable_variables)
+        self._initializers = _initializers(model, initializer)
+        self._x, self._y = _load(data)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The model's trainable variables."""
+        return self._task_batched.adapted
+
+    def draw(self, seed, index, instances):
+        """Draws weights; see `Problem.draw`."""
+        words = random_words(
+            seed,
+            _WEIGHT_STREAM,
+            index,
+            rows=instances,
+            words=2 * len(self.variables),
+        )
+        params = [
+            tf.stack(
+                [
+                    _initial(variable, initializer, row[2 * i : 2 * i + 2])
+                    for row in tf.unstack(words, instances)
+                ]
+            )
+            for i, (variable, initializer) in enumerate(
+                zip(self.variables, self._initializers, strict=True)
+            )
+        ]
+        return params, {
+            "seed": tf.cast(seed, tf.int64),
+            "index": tf.cast(index, tf.int64),
+        }
+
+    def losses(self, params, data, step, *, second_order=False, xla=None):
+        """Returns the losses on a minibatch each; see `Problem.losses`."""
+        x, y = self._examples(data, step, params[0].shape[0])
+        batched = self._task_batched
+        result = batched(
+            params,
+            batched.initial_state(),
+            x,
+            training=True,
+            second_order=second_order,
+            xla=bool(xla),
+        )
+        losses = self.loss(y, result.outputs)
+        for variable, values in zip(self.variables, params, strict=True):
+            if variable.regularizer is not None:
+                penalties = map(variable.regularizer, tf.unstack(values))
+                losses += tf.cast(tf.stack([*penalties]), losses.dtype)
+        return losses
+
+    def _examples(self, data, step, instances: int):
+        words = random_words(
+            data["seed"],
+            _EXAMPLE_STREAM + tf.cast(step, tf.int64),
+            data["index"],
+            rows=instances,
+            words=self.batch_size,
+        )
+        chosen = integers_below(words, self._y.shape[0])
+        x = keras.tree.map_structure(lambda x: tf.gather(x, chosen), self._x)
+        return x, tf.gather(self._y, chosen)
+
+
+class _GivenSeed(keras.random.SeedGenerator):
+    """A seed that Keras's initializers accept, computed in a graph."""
+
+    def __init__(self, value: tf.Tensor):
+        self._value = value
+
+    def next(self, ordered: bool = True) -> tf.Tensor:
+        return self._value
+
+
+def _initial(variable, initializer, words: tf.Tensor) -> tf.Tensor:
+    """Returns an initial value that two random words decide."""
+    if initializer is None:
+        return tf.convert_to_tensor(variable)
+    drawn = type(initializer).from_config(initializer.get_config())
+    seed = tf.cast(words, tf.int64)
+    drawn.seed = _GivenSeed(seed)
+    return drawn(variable.shape, dtype=variable.dtype)
+
+
+def _initializers(model: keras.Model, chosen) -> list:
+    """Returns an initializer for each trainable variable, or `None`s."""
+    own = {}
+    for layer in model._flatten_layers():
+        for variable in layer._trainable_variables:
+            name = f"{variable.name.removesuffix('_kernel')}_initializer"
+            names = f"{variable.name}_initializer", name
+            found = [getattr(layer, n, None) for n in names]
+            own[id(variable)] = found[0] or found[1]
+    return [chosen or own.get(id(v)) for v in model.trainable_variables]
+
+
+def _load(data: Any) -> tuple[Any, tf.Tensor]:
+    """Returns all examples as tensors."""
+    if isinstance(data, tf.data.Dataset):
+        examples = int(data.reduce(0, lambda n, _: n + 1))
+        data = data.batch(max(examples, 1)).get_single_element()
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise ValueError(
+            "`data` must be a pair (x, y) of arrays or a data set of such "
+            f"pairs. Received: {type(data).__name__}"
+        )
+    with tf.init_scope():
+        x = keras.tree.map_structure(tf.convert_to_tensor, data[0])
+        y = tf.convert_to_tensor(data[1])
+    sizes = {leaf.shape[0] for leaf in [*keras.tree.flatten(x), y]}
+    if len(sizes) != 1 or sizes == {0}:
+        raise ValueError(
+            "`data` must hold as many labels as inputs, and some. Received: "
+            f"sizes {sorted(sizes)}"
+        )
+    return x, y

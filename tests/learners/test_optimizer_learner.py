@@ -1,0 +1,432 @@
+"""Meta-training of update rules, against plain loops and differences."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_meta
+from keras_meta.learners.optimization import Optimization
+from keras_meta.problems import Problem
+from keras_meta.problems import batches
+
+layers = keras.layers
+# Keras holds rates in float32; this one exactly.
+RATE = 1 / 128
+
+
+class Valley(Problem):
+    """Smooth functions of two tensors that differ by instance and step."""
+
+    def __init__(self, dtype="float64", bends=1.0):
+        self.dtype = dtype
+        self.bends = bends
+
+    @property
+    def variables(self):
+        shapes = {"a": (2, 2), "b": (3,)}
+        return [
+            keras.Variable(tf.zeros(shape), dtype=self.dtype, name=name)
+            for name, shape in shapes.items()
+        ]
+
+    def draw(self, seed, index, instances):
+        slopes = tf.cast(index, self.dtype) + tf.range(
+            1, instances + 1, dtype=self.dtype
+        )
+        a = tf.cos(slopes[:, tf.newaxis] * tf.range(4, dtype=self.dtype))
+        b = tf.sin(slopes[:, tf.newaxis] + tf.range(3, dtype=self.dtype))
+        return [tf.reshape(a, [-1, 2, 2]), b], slopes
+
+    def losses(self, params, data, step, *, second_order=False, xla=None):
+        a, b = params
+        phase = tf.cast(step, self.dtype) / 7
+        return (
+            tf.reduce_sum(tf.square(a), axis=[1, 2]) / (1 + data)
+            + self.bends * tf.reduce_sum(tf.sin(b + phase), axis=1)
+            + 4.0
+        )
+
+
+def small_rule(**options):
+    options = {"preprocessing": 3.0, "output_scale": 0.3, **options}
+    return keras_meta.CoordinatewiseLSTM(
+        [3, 2], seed=1, dtype="float64", **options
+    )
+
+
+def learner(rule=None, problem=None, steps=4, optimizer=None, **options):
+    jit_compile = options.pop("jit_compile", False)
+    made = keras_meta.OptimizerLearner(
+        rule or small_rule(),
+        problem or Valley(),
+        steps,
+        **{"truncation": 2, **options},
+    )
+    made.compile(
+        optimizer or keras.optimizers.SGD(RATE), jit_compile=jit_compile
+    )
+    return made
+
+
+def trajectory(rule, problem, carry, data, first, steps, second_order):
+    """A plain loop; returns the carry and the losses, differentiable."""
+    params, state = carry
+    losses = []
+    for i in range(first, first + steps + 1):
+        with tf.GradientTape() as tape:
+            tape.watch(params)
+            loss = problem.losses(params, data, i)
+        losses.append(loss)
+        if i == first + steps:
+            break
+        gradients = tape.gradient(loss, params)
+        if not second_order:
+            gradients = [tf.stop_gradient(g) for g in gradients]
+        params, state = rule.update(params, gradients, state)
+    return (params, state), tf.stack(losses)
+
+
+def by_hand(
+    rule, problem, steps, truncation, *, second_order=False, value=None
+):
+    """Takes SGD steps of `RATE` on each window; returns losses by window."""
+    params, data = problem.draw(0, 0, 3)
+    first = problem.losses(params, data, 0)
+    carry = params, rule.init_state(params)
+    values = []
+    for start in range(0, steps, truncation):
+        with tf.GradientTape() as tape:
+            carry, losses = trajectory(
+                rule, problem, carry, data, start, truncation, second_order
+            )
+            total = tf.reduce_sum(
+                tf.reduce_mean(
+                    (value or (lambda x, _: x))(losses[1:], first), 1
+                )
+            )
+        gradients = tape.gradient(total, rule.trainable_variables)
+        for variable, gradient in zip(
+            rule.trainable_variables, gradients, strict=True
+        ):
+            variable.assign_sub(RATE * gradient)
+        values.append(total)
+    return float(sum(values)) / steps, float(tf.reduce_mean(losses[-1]))
+
+
+def assert_equal_weights(rule, twin, tolerance=1e-10):
+    for x, y in zip(rule.weights, twin.weights, strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("second_order", [False, True])
+def test_fit_equals_a_plain_loop(second_order, jit_compile):
+    rule, twin = small_rule(), small_rule()
+    made = learner(rule, second_order=second_order, jit_compile=jit_compile)
+    history = made.fit(batches(3, num_batches=1), verbose=0).history
+    loss, final = by_hand(twin, Valley(), 4, 2, second_order=second_order)
+    assert_equal_weights(rule, twin)
+    np.testing.assert_allclose(history["loss"], [loss])
+    np.testing.assert_allclose(history["final_loss"], [final])
+
+
+def test_eager_steps_are_the_same():
+    rule, twin = small_rule(), small_rule()
+    made = learner(rule)
+    made.run_eagerly = True
+    made.fit(batches(3, num_batches=1), verbose=0)
+    by_hand(twin, Valley(), 4, 2)
+    assert_equal_weights(rule, twin)
+
+
+def test_the_logarithm_of_the_ratio():
+    rule, twin = small_rule(), small_rule()
+    made = learner(rule, objective="log_ratio", truncation=4)
+    history = made.fit(batches(3, num_batches=1), verbose=0).history
+    loss, _ = by_hand(
+        twin, Valley(), 4, 4, value=lambda x, first: tf.math.log(x / first)
+    )
+    np.testing.assert_allclose(history["loss"], [loss], rtol=1e-8)
+    assert_equal_weights(rule, twin, 1e-8)
+
+
+def _linear(params, gradients):
+    return sum(
+        tf.reduce_sum(p * g) / 3 for p, g in zip(params, gradients, strict=True)
+    )
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+def test_meta_gradient_of_a_window_equals_finite_differences(second_order):
+    problem, rule = Valley(), small_rule()
+    params, data = problem.draw(0, 0, 3)
+    optimization = Optimization(problem, rule, second_order)
+    run, _ = optimization.take_steps(optimization.start(params), data, 0, 2)
+    before = [tf.identity(x) for x in tf.nest.flatten(run)]
+
+    @tf.function
+    def meta_gradient():
+        with tf.GradientTape() as tape:
+            start = tf.nest.pack_sequence_as(run, before)
+            _, losses = optimization.take_steps(start, data, 2, 2)
+            total = tf.reduce_sum(tf.reduce_mean(losses[1:], axis=1))
+        return total, tape.gradient(total, rule.trainable_variables)
+
+    _, gradients = meta_gradient()
+    start = tf.nest.pack_sequence_as(run, before)
+    recorded = _gradients_on_the_way(problem, rule, start, data)
+
+    def value():
+        carry = (start.params, start.rule_state)
+        if second_order:
+            _, losses = trajectory(rule, problem, carry, data, 2, 2, True)
+            return float(tf.reduce_sum(tf.reduce_mean(losses[1:], axis=1)))
+        params, state = carry
+        total = 0.0
+        for i in range(2):
+            params, state = rule.update(params, recorded[i], state)
+            total += _linear(params, recorded[i + 1])
+        return float(total)
+
+    rng = np.random.default_rng(0)
+    for variable, gradient in zip(
+        rule.trainable_variables, gradients, strict=True
+    ):
+        direction = rng.normal(size=variable.shape)
+        there = variable.numpy()
+        ends = []
+        for sign in (1, -1):
+            variable.assign(there + sign * 1e-5 * direction)
+            ends.append(value())
+        variable.assign(there)
+        expected = (ends[0] - ends[1]) / 2e-5
+        actual = float(tf.reduce_sum(gradient * direction))
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-9)
+
+
+def _gradients_on_the_way(problem, rule, start, data):
+    """Gradients at the window's start, after one step and after two."""
+    params, state = start.params, start.rule_state
+    recorded = []
+    for i in (2, 3, 4):
+        with tf.GradientTape() as tape:
+            tape.watch(params)
+            losses = problem.losses(params, data, i)
+        recorded.append(tape.gradient(losses, params))
+        params, state = rule.update(params, recorded[-1], state)
+    return recorded
+
+
+def test_the_unroll_equals_the_optimizer_of_keras():
+    x = np.random.default_rng(0).normal(size=[30, 4]).astype("float32")
+    y = np.random.default_rng(1).integers(3, size=[30])
+    model = keras.Sequential(
+        [keras.Input([4]), layers.Dense(5, "tanh"), layers.Dense(3)]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    problem = keras_meta.problems.ModelProblem(
+        model, (x, y), loss, batch_size=7
+    )
+    rule = keras_meta.CoordinatewiseLSTM([4, 3], seed=2, output_scale=0.2)
+    params, data = problem.draw(0, 5, 1)
+    optimization = Optimization(problem, rule)
+    run, losses = tf.function(
+        lambda: optimization.take_steps(
+            optimization.start(params), data, 0, 12
+        ),
+        jit_compile=True,
+    )()
+
+    optimizer = keras_meta.optimizers.LearnedOptimizer(rule)
+    model.compile(optimizer, loss)
+    for variable, value in zip(model.trainable_variables, params, strict=True):
+        variable.assign(value[0])
+    expected = []
+    for step in range(12):
+        inputs, labels = problem._examples(data, step, 1)
+        expected.append(model.train_on_batch(inputs[0], labels[0]))
+        model.reset_metrics()
+    np.testing.assert_allclose(losses[:12, 0], expected, rtol=1e-6)
+    for variable, value in zip(
+        model.trainable_variables, run.params, strict=True
+    ):
+        np.testing.assert_allclose(variable, value[0], atol=1e-6)
+
+
+def test_step_weights_choose_what_counts():
+    rule, twin = small_rule(), small_rule()
+    made = learner(rule, truncation=4, step_weights=[0, 0, 0, 1])
+    history = made.fit(batches(3, num_batches=1), verbose=0).history
+    only_last = lambda x, _: x[-1:]  # noqa: E731
+    _, final = by_hand(twin, Valley(), 4, 4, value=only_last)
+    np.testing.assert_allclose(history["loss"], [final])
+    assert_equal_weights(rule, twin)
+
+
+def test_problems_take_turns():
+    rule, twin = small_rule(), small_rule()
+    first, second = Valley(), Valley(bends=-2.0)
+    made = learner(rule, [first, second], steps=2)
+    made.fit(batches(3, num_batches=1), verbose=0)
+    by_hand(twin, first, 2, 2)
+    assert_equal_weights(rule, twin)
+
+    rule, twin = small_rule(), small_rule()
+    made = learner(rule, [second, first], steps=2)
+    made.fit(batches(3, num_batches=1), verbose=0)
+    by_hand(twin, second, 2, 2)
+    assert_equal_weights(rule, twin)
+
+    losses = []
+    for problem in (first, second):
+        made = learner(small_rule(), problem, steps=2)
+        data = batches(3, start=3, num_batches=1)
+        losses.append(made.evaluate(data, verbose=0)[0])
+    made = learner(small_rule(), [first, second], steps=2)
+    data = batches(3, start=3, num_batches=1)
+    assert made.evaluate(data, verbose=0)[0] == pytest.approx(losses[1])
+
+
+def test_evaluate_takes_its_own_number_of_steps():
+    rule = small_rule()
+    made = learner(rule, evaluation_steps=7)
+    loss, final = made.evaluate(batches(3, num_batches=1), verbose=0)
+    params, data = Valley().draw(0, 0, 3)
+    _, losses = trajectory(
+        rule, Valley(), (params, rule.init_state(params)), data, 0, 7, False
+    )
+    np.testing.assert_allclose(loss, tf.reduce_mean(losses[1:]))
+    np.testing.assert_allclose(final, tf.reduce_mean(losses[-1]))
+
+
+def test_validation_and_the_best_weights(tmp_path):
+    made = learner(optimizer=keras.optimizers.Adam(0.02))
+    path = str(tmp_path / "best.weights.h5")
+    history = made.fit(
+        batches(3),
+        steps_per_epoch=2,
+        epochs=4,
+        validation_data=batches(3, seed=1, start=50, num_batches=1),
+        callbacks=[
+            keras.callbacks.ModelCheckpoint(
+                path, "val_loss", save_best_only=True, save_weights_only=True
+            )
+        ],
+        verbose=0,
+    ).history
+    twin = learner()
+    twin.load_weights(path)
+    data = batches(3, seed=1, start=50, num_batches=1)
+    best = twin.evaluate(data, verbose=0)[0]
+    assert best == pytest.approx(min(history["val_loss"]))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_training_learns_to_optimize(jit_compile):
+    rule = keras_meta.CoordinatewiseLSTM(
+        [8], preprocessing=None, output_scale=0.1, seed=0
+    )
+    made = keras_meta.OptimizerLearner(
+        rule, keras_meta.problems.Quadratic(4), steps=20, truncation=10
+    )
+    made.compile(keras.optimizers.Adam(0.01), jit_compile=jit_compile)
+    data = batches(64, seed=1, num_batches=1)
+    before = made.evaluate(data, verbose=0)[1]
+    made.fit(batches(32, num_batches=60), verbose=0)
+    assert made.evaluate(data, verbose=0)[1] < before / 3
+
+
+def test_the_curriculum_lengthens_the_unroll():
+    rule, twin = small_rule(), small_rule()
+    made = learner(rule, steps=4)
+    made.fit(
+        batches(3),
+        steps_per_epoch=1,
+        epochs=2,
+        callbacks=[keras_meta.callbacks.LengthenUnroll({0: 2, 1: 4})],
+        verbose=0,
+    )
+    assert made.steps == 4
+    short = learner(twin, steps=2)
+    short.fit(batches(3), steps_per_epoch=1, verbose=0)
+    long = learner(twin, steps=4)
+    long.fit(batches(3, start=3), steps_per_epoch=1, verbose=0)
+    assert_equal_weights(rule, twin)
+
+
+def test_a_curriculum_begins_at_epoch_0():
+    with pytest.raises(ValueError, match="at epoch 0.*{1: 20}"):
+        keras_meta.callbacks.LengthenUnroll({1: 20})
+
+
+@pytest.mark.parametrize("steps", [3, 6, 0])
+def test_steps_that_do_not_fit_are_refused(steps):
+    with pytest.raises(ValueError, match=f"multiple of .*=2 .*steps={steps}"):
+        learner().steps = steps
+
+
+class Cliff(Valley):
+    """Instance 1 becomes NaN at step 3."""
+
+    def losses(self, params, data, step, **options):
+        losses = super().losses(params, data, step, **options)
+        bad = tf.logical_and(tf.equal(step, 3), tf.equal(data, 2.0))
+        nothing = tf.zeros([], losses.dtype)
+        return losses + tf.where(bad, nothing + np.nan, nothing)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_problem_that_diverges_stops_fit(jit_compile):
+    rule, twin = small_rule(), small_rule()
+    made = learner(rule, Cliff(), jit_compile=jit_compile)
+    with pytest.raises(
+        FloatingPointError, match="instance 1 .* at optimization step 3.*clip"
+    ):
+        made.fit(batches(3, num_batches=1), verbose=0)
+    # The first window was sound and the second one changed nothing.
+    by_hand(twin, Valley(), 2, 2)
+    assert_equal_weights(rule, twin)
+    with pytest.raises(FloatingPointError, match="instance 1 .* step 3"):
+        made.evaluate(batches(3, num_batches=1), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 0}, "`steps` must be a positive integer, got 0"),
+        ({"truncation": 3}, "multiple of truncation=3.*steps=4"),
+        ({"evaluation_steps": -1}, "`evaluation_steps` must be a positive"),
+        ({"objective": "best"}, "`objective` must be one of .*'best'"),
+        ({"step_weights": [1.0]}, r"`step_weights` must be .* shape \(1,\)"),
+        ({"step_weights": [0.0] * 4}, "`step_weights` .* sum 0.0"),
+        ({"rule": keras_meta.GradientDescent(0.1)}, "`rule` must have weights"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        learner(**arguments)
+
+
+@pytest.mark.parametrize("problem", [3, [Valley(), "mnist"], []])
+def test_what_is_no_problem_is_refused(problem):
+    with pytest.raises(TypeError, match="`problem` must be"):
+        keras_meta.OptimizerLearner(small_rule(), problem)
+
+
+def test_other_data_are_refused():
+    with pytest.raises(ValueError, match=r"keras_meta.problems.batches"):
+        learner().fit(np.zeros([3, 2]), np.zeros([3, 1]), verbose=0)
+
+
+def test_saving_as_a_whole_is_refused_with_the_way_out(tmp_path):
+    with pytest.raises(NotImplementedError, match="save_to_preset"):
+        learner().save(tmp_path / "learner.keras")
+
+
+def test_learned_rates_are_a_rule_too():
+    rule = keras_meta.GradientDescent(0.05, "layer", dtype="float64")
+    made = learner(rule, optimizer=keras.optimizers.SGD(0.001))
+    before = rule.trainable_variables[0].numpy()
+    made.fit(batches(3, num_batches=1), verbose=0)
+    assert not np.allclose(rule.trainable_variables[0], before)

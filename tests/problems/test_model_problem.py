@@ -1,0 +1,162 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_meta.problems import ModelProblem
+
+layers = keras.layers
+
+
+def network(**options):
+    return keras.Sequential(
+        [
+            keras.Input([4, 4, 1]),
+            layers.Conv2D(3, 3, activation="tanh"),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(2, **options),
+        ]
+    )
+
+
+def arrays(examples=20):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[examples, 4, 4, 1]).astype("float32")
+    return x, rng.integers(2, size=[examples])
+
+
+CROSSENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def problem(model=None, **options):
+    options = {"batch_size": 5, **options}
+    return ModelProblem(model or network(), arrays(), CROSSENTROPY, **options)
+
+
+def examples_of(family, index, step):
+    """The minibatch of one instance, drawn alone."""
+    _, data = family.draw(0, index, 1)
+    x, y = family._examples(data, step, 1)
+    return x[0], y[0]
+
+
+def test_losses_are_those_of_the_model_on_each_minibatch():
+    family = problem(network(kernel_regularizer=keras.regularizers.L2(0.1)))
+    params, data = family.draw(0, 3, 2)
+    losses = family.losses(params, data, step=4)
+    for i in range(2):
+        twin = keras.models.clone_model(family.model)
+        for variable, value in zip(
+            twin.trainable_variables, params, strict=True
+        ):
+            variable.assign(value[i])
+        x, y = examples_of(family, 3 + i, 4)
+        expected = CROSSENTROPY(y, twin(x, training=True)) + sum(twin.losses)
+        np.testing.assert_allclose(losses[i], expected, rtol=1e-5)
+
+
+def test_steps_and_instances_have_other_examples_and_weights():
+    family = problem()
+    params, _ = family.draw(0, 0, 3)
+    kernel = params[0].numpy()
+    assert not np.allclose(kernel[0], kernel[1])
+    drawn = [
+        examples_of(family, i, step)[0].numpy()
+        for i, step in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert not np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    again = examples_of(family, 0, 0)[0].numpy()
+    np.testing.assert_array_equal(drawn[0], again)
+
+
+def test_an_instance_depends_on_its_number_alone():
+    family = problem()
+    together, _ = family.draw(5, 2, 3)
+    alone, _ = family.draw(5, 4, 1)
+    for many, one in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(many[2:], one)
+
+
+def test_weights_are_drawn_as_their_layers_do():
+    dense = layers.Dense(200, bias_initializer="ones")
+    model = keras.Sequential([keras.Input([300]), dense])
+    data = np.zeros([4, 300], "float32"), np.zeros([4], int)
+    kernel, bias = ModelProblem(model, data, CROSSENTROPY).draw(0, 0, 1)[0]
+    limit = (6 / 500) ** 0.5  # Glorot's
+    assert np.abs(kernel).max() <= limit
+    assert abs(kernel.numpy().std() / (limit / 3**0.5) - 1) < 0.01
+    np.testing.assert_array_equal(bias, np.ones([1, 200]))
+
+
+def test_one_initializer_draws_all_weights():
+    family = problem(initializer=keras.initializers.RandomNormal(stddev=0.5))
+    params, _ = family.draw(0, 0, 50)
+    for param in params:
+        values = param.numpy()
+        assert abs(values.std() / 0.5 - 1) < 5 / values.size**0.5
+
+
+def test_recurrent_weights_have_their_own_initializer():
+    model = keras.Sequential([keras.Input([3, 2]), layers.SimpleRNN(4)])
+    data = np.zeros([4, 3, 2], "float32"), np.zeros([4, 4], "float32")
+    params, _ = ModelProblem(model, data, "mse").draw(0, 0, 1)
+    recurrent = params[1][0].numpy()
+    np.testing.assert_allclose(recurrent @ recurrent.T, np.eye(4), atol=1e-5)
+
+
+class Scale(layers.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(), initializer="zeros")
+
+    def call(self, x):
+        return x * self.scale
+
+
+def test_weights_without_an_initializer_start_at_the_models_value():
+    model = keras.Sequential([keras.Input([2]), Scale()])
+    model.layers[0].scale.assign(3.0)
+    data = np.zeros([4, 2], "float32"), np.zeros([4, 2], "float32")
+    params, _ = ModelProblem(model, data, "mse").draw(0, 0, 2)
+    assert params[0].numpy().tolist() == [3.0, 3.0]
+
+
+def test_a_data_set_is_read_once_as_it_is():
+    x, y = arrays()
+    images = (x * 50).astype("uint8")
+    data = tf.data.Dataset.from_tensor_slices((images, y))
+    model = keras.Sequential(
+        [
+            keras.Input([4, 4, 1]),
+            layers.Rescaling(1 / 255),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    of_set = ModelProblem(model, data, CROSSENTROPY, batch_size=5)
+    of_arrays = ModelProblem(model, (images, y), CROSSENTROPY, batch_size=5)
+    params, drawn = of_set.draw(0, 0, 2)
+    assert of_set._x.dtype == tf.uint8
+    np.testing.assert_array_equal(
+        of_set.losses(params, drawn, 1), of_arrays.losses(params, drawn, 1)
+    )
+
+
+def test_a_model_that_is_not_built_is_refused():
+    model = keras.Sequential([layers.Dense(2)], name="raw")
+    with pytest.raises(ValueError, match="`model` must be built.*'raw'"):
+        ModelProblem(model, arrays(), CROSSENTROPY)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.zeros([3, 2]), r"`data` must be a pair \(x, y\).*ndarray"),
+        ((np.zeros([3, 4, 4, 1]), np.zeros([2])), r"sizes \[2, 3\]"),
+        ((np.zeros([0, 4, 4, 1]), np.zeros([0])), r"sizes \[0\]"),
+    ],
+)
+def test_data_of_another_kind_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        ModelProblem(network(), data, CROSSENTROPY)

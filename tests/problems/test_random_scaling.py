@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_meta.problems import Quadratic
+from keras_meta.problems import RandomScaling
+
+
+def test_the_problem_is_the_same_in_other_units():
+    problem = Quadratic(3)
+    scaled = RandomScaling(problem, -2.0, 1.0)
+    params, data = problem.draw(0, 7, 2)
+    scaled_params, scaled_data = scaled.draw(0, 7, 2)
+    np.testing.assert_allclose(
+        scaled.losses(scaled_params, scaled_data, 0),
+        problem.losses(params, data, 0),
+        rtol=1e-5,
+    )
+    scales = scaled_data["scales"][0].numpy()
+    moved = [scaled_params[0] + 1.0]
+    expected = problem.losses([params[0] + scales], data, 0)
+    np.testing.assert_allclose(
+        scaled.losses(moved, scaled_data, 0), expected, rtol=1e-5
+    )
+
+
+def test_scales_are_log_uniform():
+    _, data = RandomScaling(Quadratic(50), -2.0, 1.0).draw(0, 0, 100)
+    logs = np.log(data["scales"][0].numpy())
+    assert logs.min() >= -2.001 and logs.max() <= 1.001
+    assert abs(logs.mean() + 0.5) < 5 * 3 * 12**-0.5 / logs.size**0.5
+
+
+def test_an_instance_depends_on_its_number_alone():
+    problem = RandomScaling(Quadratic(3))
+    together, alone = problem.draw(1, 4, 3), problem.draw(1, 6, 1)
+    for many, one in zip(
+        tf.nest.flatten(together), tf.nest.flatten(alone), strict=True
+    ):
+        np.testing.assert_allclose(many[2:], one, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bounds", [(1.0, 0.0), (0.0, float("inf"))])
+def test_a_range_out_of_order_is_refused(bounds):
+    with pytest.raises(ValueError, match="`low` and `high` must be finite"):
+        RandomScaling(Quadratic(2), *bounds)
