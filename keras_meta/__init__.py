@@ -27,6 +27,10 @@ from keras_meta.learners.reptile import Reptile
 from keras_meta.update_rules.adam import Adam
 from keras_meta.update_rules.coordinatewise_lstm import CoordinatewiseLSTM
 from keras_meta.update_rules.gradient_descent import GradientDescent
+from keras_meta.update_rules.learned_hyperparameters import (
+    LearnedHyperparameters,
+)
+from keras_meta.update_rules.meta_learner_lstm import MetaLearnerLSTM
 from keras_meta.update_rules.momentum import Momentum
 from keras_meta.update_rules.rmsprop import RMSprop
 from keras_meta.update_rules.update_rule import UpdateRule
@@ -44,7 +48,9 @@ __all__ = [
     "evaluate_tasks",
     "GradientDescent",
     "Interval",
+    "LearnedHyperparameters",
     "MAML",
+    "MetaLearnerLSTM",
     "MetaSGD",
     "models",
     "Momentum",

@@ -64,9 +64,9 @@ class Optimization:
 
         def step(i, run):
             losses, gradients = self.evaluate(run.params, data, first + i)
-            params, state = self.rule.update(
-                run.params, gradients, run.rule_state
-            )
+            seen = losses if self.second_order else tf.stop_gradient(losses)
+            state = self.rule.observe(run.rule_state, seen)
+            params, state = self.rule.update(run.params, gradients, state)
             return Run(params, state), losses
 
         run, losses = unroll(step, run, steps, lay_out=False)

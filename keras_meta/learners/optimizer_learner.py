@@ -231,7 +231,7 @@ class OptimizerLearner(keras.Model):
             loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         is_ok = tf.reduce_all(
-            [tf.reduce_all(tf.math.is_finite(g)) for g in gradients]
+            [tf.reduce_all(tf.math.is_finite(x)) for x in (loss, *gradients)]
         )
         # A window that failed moves nothing.
         gradients = [tf.where(is_ok, g, tf.zeros_like(g)) for g in gradients]

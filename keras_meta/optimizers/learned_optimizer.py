@@ -32,6 +32,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     Raises:
         TypeError: If `rule` is not an update rule.
+        ValueError: If the rule needs the loss.
 
     Example:
     >>> import keras_meta
@@ -54,6 +55,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 "`rule` must be an update rule such as "
                 "keras_meta.CoordinatewiseLSTM(). Received: "
                 f"rule={rule!r}"
+            )
+        if rule.needs_loss:
+            raise ValueError(
+                "`rule` must do without the loss, which a Keras optimizer is "
+                f"not told. Received: rule={type(rule).__name__}. Use it in a "
+                "meta-learner: keras_meta.MAML(model, rule)."
             )
         self.rule = rule
 

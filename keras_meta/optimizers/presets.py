@@ -31,12 +31,16 @@ def save_rule(rule: UpdateRule, folder: str) -> None:
         folder: Folder to write to; it is made if it does not exist.
 
     Raises:
-        ValueError: If the rule has no weights yet.
+        ValueError: If what it has learned belongs to one model.
     """
-    if not rule.built:
+    fresh = type(rule).from_config(rule.get_config())
+    shapes = [w.shape for w in rule.weights]
+    if not shapes or [w.shape for w in fresh.weights] != shapes:
         raise ValueError(
-            "The update rule has no weights yet. Train it, or build the "
-            f"optimizer, before it is saved. Received: rule={rule.name!r}"
+            "A preset holds a rule that fits any model. Received: "
+            f"rule={type(rule).__name__}, which has no weights, or weights "
+            "that belong to the variables of one model. Save the model that "
+            "it trains, with its optimizer: model.save('model.keras')."
         )
     path = pathlib.Path(folder)
     path.mkdir(parents=True, exist_ok=True)

@@ -139,10 +139,13 @@ class InnerLoop:
             carry.weights,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
+        seen = losses
         if first_order:
             grads = [tf.stop_gradient(g) for g in grads]
+            seen = tf.stop_gradient(losses)
+        rule_state = self.update_rule.observe(carry.rule_state, seen)
         weights, rule_state = self.update_rule.update(
-            carry.weights, grads, carry.rule_state
+            carry.weights, grads, rule_state
         )
         return Carry(weights, rule_state, result.state), losses
 

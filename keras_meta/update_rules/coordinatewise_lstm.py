@@ -11,15 +11,10 @@ import keras
 import tensorflow as tf
 
 from keras_meta.update_rules import coordinates
+from keras_meta.update_rules.lstm import LSTMWeights
+from keras_meta.update_rules.lstm import add_lstm
+from keras_meta.update_rules.lstm import lstm_step
 from keras_meta.update_rules.update_rule import UpdateRule
-
-
-class Cell(NamedTuple):
-    """Weights of an LSTM, in the layout of `keras.layers.LSTMCell`."""
-
-    kernel: keras.Variable
-    recurrent_kernel: keras.Variable
-    bias: keras.Variable
 
 
 class Readout(NamedTuple):
@@ -128,41 +123,22 @@ class CoordinatewiseLSTM(UpdateRule):
         self._build_network()
 
     def _build_network(self) -> None:
-        initializers = keras.initializers
-
         def seed(i):
             return None if self.seed is None else self.seed + i
 
-        self.cells: list[Cell] = []
+        self.cells: list[LSTMWeights] = []
         inputs = 1 if self.preprocessing is None else 2
         for i, units in enumerate(self.units):
-            kernel, recurrent_kernel, bias = [
-                self.add_weight(
-                    name=f"lstm_{i}_{name}",
-                    shape=shape,
-                    initializer=initializer,
-                )
-                for name, shape, initializer in (
-                    (
-                        "kernel",
-                        (inputs, 4 * units),
-                        initializers.GlorotUniform(seed(i)),
-                    ),
-                    (
-                        "recurrent_kernel",
-                        (units, 4 * units),
-                        initializers.Orthogonal(seed=seed(i)),
-                    ),
-                    ("bias", (4 * units,), _forget_nothing),
-                )
-            ]
-            self.cells.append(Cell(kernel, recurrent_kernel, bias))
+            self.cells.append(
+                add_lstm(self, f"lstm_{i}", inputs, units, seed(i))
+            )
             inputs = units
+        initializer = keras.initializers.GlorotUniform(seed(len(self.units)))
         self.readout = Readout(
             self.add_weight(
                 name="readout_kernel",
                 shape=(inputs, 1),
-                initializer=initializers.GlorotUniform(seed(len(self.units))),
+                initializer=initializer,
             ),
             self.add_weight(
                 name="readout_bias", shape=(1,), initializer="zeros"
@@ -206,12 +182,6 @@ class CoordinatewiseLSTM(UpdateRule):
         }
 
 
-def _forget_nothing(shape, dtype) -> tf.Tensor:
-    """Biases of 1 for the forget gate, else 0."""
-    units = shape[0] // 4
-    return tf.repeat(tf.constant([0, 1, 0, 0], dtype), units)
-
-
 def _value(variable: keras.Variable) -> tf.Tensor:
     return tf.convert_to_tensor(variable)
 
@@ -223,21 +193,10 @@ def _network(x, state, layers, readout):
     """
     new_state = []
     for weights, (hidden, cell) in zip(layers, state, strict=True):
-        x, cell = _lstm(x, hidden, cell, *weights)
+        x, cell = lstm_step(x, hidden, cell, *weights)
         new_state.append([x, cell])
     kernel, bias = readout
     return tf.matmul(kernel, x, transpose_a=True)[0] + bias, new_state
-
-
-def _lstm(x, hidden, cell, kernel, recurrent_kernel, bias):
-    gates = tf.matmul(
-        tf.concat([kernel, recurrent_kernel], axis=0),
-        tf.concat([x, hidden], axis=0),
-        transpose_a=True,
-    )
-    enter, keep, new, leave = tf.split(gates + bias[:, tf.newaxis], 4, axis=0)
-    cell = tf.sigmoid(keep) * cell + tf.sigmoid(enter) * tf.tanh(new)
-    return tf.sigmoid(leave) * tf.tanh(cell), cell
 
 
 def _compute_twice(*arguments):

@@ -15,8 +15,14 @@ class UpdateRule(keras.layers.Layer):
     An update rule is a Keras layer, so what it learns is trained, saved and
     listed with the weights of the model that uses it. A meta-learner calls
     `attach` once with the variables to be adapted, `init_state` at the start
-    of each unroll and `update` at each step.
+    of each unroll, and `observe` and then `update` at each step.
+
+    Attributes:
+        needs_loss: Whether the rule depends on what it is told by `observe`.
+            A Keras optimizer, which does not know the loss, cannot use it.
     """
+
+    needs_loss = False
 
     def __init__(self, **kwargs):
         kwargs.setdefault("dtype", keras.config.floatx())
@@ -41,6 +47,18 @@ class UpdateRule(keras.layers.Layer):
         raise NotImplementedError(
             f"{type(self).__name__} must implement `init_state`."
         )
+
+    def observe(self, state: Any, losses: tf.Tensor) -> Any:
+        """Tells the rule the losses before a step.
+
+        Args:
+            state: The state before the step.
+            losses: `[tasks]`, or a scalar for parameters without tasks.
+
+        Returns:
+            The state to give `update`.
+        """
+        return state
 
     def update(
         self,

@@ -1,0 +1,179 @@
+"""An LSTM whose cells are the parameters that it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_meta.update_rules import coordinates
+from keras_meta.update_rules.coordinatewise_lstm import log_and_sign
+from keras_meta.update_rules.lstm import add_lstm
+from keras_meta.update_rules.lstm import lstm_step
+from keras_meta.update_rules.update_rule import UpdateRule
+
+# Weights of the gates are drawn from this far to both sides of 0.
+_RANGE = 0.01
+# At first parameters stay and gradients hardly enter.
+_KEEP_BIAS = (4.0, 6.0)
+_ENTER_BIAS = (-5.0, -4.0)
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class MetaLearnerLSTM(UpdateRule):
+    """Parameters as an LSTM's cells, gradients as what may enter them.
+
+    A gate decides how much of a parameter is kept and another one how much
+    of its negative gradient enters, so that weight decay and rate are learned
+    for each parameter and step:
+
+        parameter = keep * parameter - enter * gradient
+
+    Both gates see the parameter, their own last value and the output of an
+    LSTM that has seen gradients and losses. All of it is shared by all
+    parameters, each with its own state. It is made for few-shot
+    classification, `MAML(model, MetaLearnerLSTM(), steps=5,
+    first_order=True)`: its paper takes gradients as constants and learns the
+    initial parameters too.
+
+    Args:
+        units: Units of the LSTM that sees gradients and losses.
+        preprocessing: `p` of `log_and_sign` for gradients and losses.
+        seed: Seed of the initial weights.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    References:
+        - [Ravi & Larochelle, 2017](
+          https://openreview.net/forum?id=rJY0-Kcll), section 3.1; the first
+          LSTM is that of their experiments, appendix C of arXiv:1606.04474
+          its preprocessing.
+    """
+
+    needs_loss = True
+
+    def __init__(
+        self,
+        units: int = 20,
+        *,
+        preprocessing: float = 10.0,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if not isinstance(units, int) or units < 1:
+            raise ValueError(
+                f"`units` must be a positive integer. Received: units={units!r}"
+            )
+        if not preprocessing > 0:
+            raise ValueError(
+                "`preprocessing` must be positive. Received: "
+                f"preprocessing={preprocessing!r}"
+            )
+        self.units = units
+        self.preprocessing = preprocessing
+        self.seed = seed
+        self.lstm = add_lstm(self, "lstm", 4, units, seed)
+        self.enter_kernel, self.enter_bias = self._add_gate("enter", 1)
+        self.keep_kernel, self.keep_bias = self._add_gate("keep", 2)
+
+    def _add_gate(self, name: str, number: int):
+        def uniform(low, high):
+            seed = None if self.seed is None else self.seed + number
+            return keras.initializers.RandomUniform(low, high, seed)
+
+        bias = _KEEP_BIAS if name == "keep" else _ENTER_BIAS
+        return (
+            self.add_weight(
+                name=f"{name}_kernel",
+                # The LSTM's output, the parameter and the gate itself.
+                shape=(self.units + 2,),
+                initializer=uniform(-_RANGE, _RANGE),
+            ),
+            self.add_weight(
+                name=f"{name}_bias", shape=(), initializer=uniform(*bias)
+            ),
+        )
+
+    def attach(self, variables: Sequence[keras.Variable], steps: int) -> None:
+        """Learns whether parameters carry a task axis."""
+        self._ranks = [len(v.shape) for v in variables]
+        super().attach(variables, steps)
+
+    def init_state(self, params) -> dict[str, Any]:
+        """Returns zeros, `[coordinates]` or `[units, coordinates]` each."""
+        count = coordinates.count(params)
+        lead = params[0].shape.rank - self._ranks[0]
+        tasks = params[0].shape[:lead]
+        if not tasks.is_fully_defined():
+            tasks = tf.shape(params[0])[:lead]
+        return {
+            "losses": tf.zeros(tasks, self.compute_dtype),
+            "lstm": [
+                tf.zeros([self.units, count], self.compute_dtype)
+                for _ in range(2)
+            ],
+            "enter": tf.zeros([count], self.compute_dtype),
+            "keep": tf.zeros([count], self.compute_dtype),
+        }
+
+    def observe(self, state, losses):
+        """Keeps the losses for the next update."""
+        return {**state, "losses": tf.cast(losses, self.compute_dtype)}
+
+    def update(self, params, grads, state):
+        """Takes one step; see `UpdateRule.update`."""
+        gradient = coordinates.join(grads, self.compute_dtype)
+        parameter = coordinates.join(params, self.compute_dtype)
+        losses = coordinates.join(
+            [_spread(state["losses"], p) for p in params], self.compute_dtype
+        )
+        x = tf.concat(
+            [
+                log_and_sign(x, self.preprocessing, axis=0)
+                for x in (gradient, losses)
+            ],
+            axis=0,
+        )
+        seen, cell = lstm_step(
+            x, *state["lstm"], *map(tf.convert_to_tensor, self.lstm)
+        )
+        enter = _gate(
+            self.enter_kernel, self.enter_bias, seen, parameter, state["enter"]
+        )
+        keep = _gate(
+            self.keep_kernel, self.keep_bias, seen, parameter, state["keep"]
+        )
+        moved = coordinates.split(keep * parameter - enter * gradient, params)
+        return moved, {
+            "losses": state["losses"],
+            "lstm": [seen, cell],
+            "enter": enter,
+            "keep": keep,
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "preprocessing": self.preprocessing,
+            "seed": self.seed,
+        }
+
+
+def _spread(losses: tf.Tensor, param: tf.Tensor) -> tf.Tensor:
+    """Gives each coordinate of a parameter the loss of its task."""
+    missing = param.shape.rank - losses.shape.rank
+    shape = tf.concat([tf.shape(losses), [1] * missing], axis=0)
+    return tf.broadcast_to(tf.reshape(losses, shape), tf.shape(param))
+
+
+def _gate(kernel, bias, seen, parameter, before) -> tf.Tensor:
+    inputs = tf.concat([seen, parameter[tf.newaxis], before[tf.newaxis]], 0)
+    kernel = tf.convert_to_tensor(kernel)
+    return tf.sigmoid(tf.linalg.matvec(inputs, kernel, transpose_a=True) + bias)
