@@ -27,6 +27,7 @@ from keras_meta.learners.reptile import Reptile
 from keras_meta.update_rules.adam import Adam
 from keras_meta.update_rules.coordinatewise_lstm import CoordinatewiseLSTM
 from keras_meta.update_rules.gradient_descent import GradientDescent
+from keras_meta.update_rules.hierarchical_rnn import HierarchicalRNN
 from keras_meta.update_rules.learned_hyperparameters import (
     LearnedHyperparameters,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "episodes",
     "evaluate_tasks",
     "GradientDescent",
+    "HierarchicalRNN",
     "Interval",
     "LearnedHyperparameters",
     "MAML",

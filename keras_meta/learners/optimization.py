@@ -44,6 +44,8 @@ class Optimization:
 
     def start(self, params: list[tf.Tensor]) -> Run:
         """Returns what is carried to the first step."""
+        if self.rule.fits_any_model:
+            self.rule.attach(self.problem.variables, steps=1)
         return Run(list(params), self.rule.init_state(params))
 
     def take_steps(

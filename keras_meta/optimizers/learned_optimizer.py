@@ -69,7 +69,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        if not self.rule.built:
+        if self.rule.fits_any_model or not self.rule.built:
             self.rule.attach(variables, steps=1)
         with tf.init_scope():
             initial = self.rule.init_state(
@@ -154,6 +154,16 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     @classmethod
     def _from_rule(cls, rule: UpdateRule, preset: str, **kwargs):
         return cls(rule, **kwargs)
+
+    @classmethod
+    def _require(cls, rule: UpdateRule, kind: type, preset: str) -> None:
+        if not isinstance(rule, kind):
+            raise ValueError(
+                f"`preset` must hold a {kind.__name__} for {cls.__name__}. "
+                f"Received: preset={preset!r}, which holds a "
+                f"{type(rule).__name__}. Use "
+                "keras_meta.optimizers.LearnedOptimizer.from_preset."
+            )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

@@ -50,13 +50,7 @@ class LSTMOptimizer(LearnedOptimizer):
 
     @classmethod
     def _from_rule(cls, rule: UpdateRule, preset: str, **kwargs):
-        if not isinstance(rule, CoordinatewiseLSTM):
-            raise ValueError(
-                f"`preset` must hold a CoordinatewiseLSTM for {cls.__name__}. "
-                f"Received: preset={preset!r}, which holds a "
-                f"{type(rule).__name__}. Use "
-                "keras_meta.optimizers.LearnedOptimizer.from_preset."
-            )
+        cls._require(rule, CoordinatewiseLSTM, preset)
         optimizer = cls(
             rule.units,
             preprocessing=rule.preprocessing,

@@ -33,14 +33,12 @@ def save_rule(rule: UpdateRule, folder: str) -> None:
     Raises:
         ValueError: If what it has learned belongs to one model.
     """
-    fresh = type(rule).from_config(rule.get_config())
-    shapes = [w.shape for w in rule.weights]
-    if not shapes or [w.shape for w in fresh.weights] != shapes:
+    if not rule.fits_any_model:
         raise ValueError(
             "A preset holds a rule that fits any model. Received: "
-            f"rule={type(rule).__name__}, which has no weights, or weights "
-            "that belong to the variables of one model. Save the model that "
-            "it trains, with its optimizer: model.save('model.keras')."
+            f"rule={type(rule).__name__}, whose weights belong to the "
+            "variables of one model, if it has any. Save the model that it "
+            "trains, with its optimizer: model.save('model.keras')."
         )
     path = pathlib.Path(folder)
     path.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,8 @@ class Problem:
     def variables(self) -> list[keras.Variable]:
         """Variables of the shapes and names of the parameters.
 
-        Update rules that learn something of each tensor look at them.
+        The same ones each time. Update rules that learn something of each
+        tensor look at them.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement `variables`."

@@ -57,11 +57,12 @@ class Quadratic(Problem):
         self.rows = rows
         self.entries = entries
         self.start = start
+        self._theta = keras.Variable(tf.zeros([dimensions]), name="theta")
 
     @property
     def variables(self) -> list[keras.Variable]:
         """One vector, `[dimensions]`."""
-        return [keras.Variable(tf.zeros([self.dimensions]), name="theta")]
+        return [self._theta]
 
     def draw(self, seed, index, instances):
         """Draws functions; see `Problem.draw`."""

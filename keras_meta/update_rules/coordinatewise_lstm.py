@@ -14,6 +14,7 @@ from keras_meta.update_rules import coordinates
 from keras_meta.update_rules.lstm import LSTMWeights
 from keras_meta.update_rules.lstm import add_lstm
 from keras_meta.update_rules.lstm import lstm_step
+from keras_meta.update_rules.recompute import recompute
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -88,6 +89,8 @@ class CoordinatewiseLSTM(UpdateRule):
           section 2.1.
     """
 
+    fits_any_model = True
+
     def __init__(
         self,
         units: Sequence[int] = (20, 20),
@@ -144,7 +147,6 @@ class CoordinatewiseLSTM(UpdateRule):
                 name="readout_bias", shape=(1,), initializer="zeros"
             ),
         )
-        self.built = True
 
     def init_state(self, params) -> list[list[tf.Tensor]]:
         """Returns zeros: hidden and cell, `[units, coordinates]`, a layer."""
@@ -161,7 +163,8 @@ class CoordinatewiseLSTM(UpdateRule):
             x = x[tf.newaxis]
         else:
             x = log_and_sign(x, self.preprocessing, axis=0)
-        moves, new_state = _compute_twice(
+        moves, new_state = recompute(
+            _network,
             x,
             state,
             [list(map(_value, weights)) for weights in self.cells],
@@ -197,27 +200,3 @@ def _network(x, state, layers, readout):
         new_state.append([x, cell])
     kernel, bias = readout
     return tf.matmul(kernel, x, transpose_a=True)[0] + bias, new_state
-
-
-def _compute_twice(*arguments):
-    """Calls `_network`, and again for its gradient.
-
-    What a step of the network computes on the way is four times its state;
-    an unroll that kept it all would mostly move memory.
-    """
-
-    @tf.custom_gradient
-    def call(*flat):
-        def gradient(*upstream):
-            with tf.GradientTape() as tape:
-                tape.watch(flat)
-                outputs = keras.tree.flatten(compute(flat))
-            return tape.gradient(outputs, flat, output_gradients=upstream)
-
-        return keras.tree.flatten(compute(flat)), gradient
-
-    def compute(flat):
-        return _network(*keras.tree.pack_sequence_as(arguments, flat))
-
-    outputs = call(*keras.tree.flatten(arguments))
-    return outputs[0], keras.tree.pack_sequence_as(arguments[1], outputs[1:])

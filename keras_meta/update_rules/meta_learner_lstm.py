@@ -54,6 +54,7 @@ class MetaLearnerLSTM(UpdateRule):
     """
 
     needs_loss = True
+    fits_any_model = True
 
     def __init__(
         self,

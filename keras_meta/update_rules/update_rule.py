@@ -20,9 +20,12 @@ class UpdateRule(keras.layers.Layer):
     Attributes:
         needs_loss: Whether the rule depends on what it is told by `observe`.
             A Keras optimizer, which does not know the loss, cannot use it.
+        fits_any_model: Whether the rule's weights do not depend on what it is
+            attached to. It may be attached again then, to other variables.
     """
 
     needs_loss = False
+    fits_any_model = False
 
     def __init__(self, **kwargs):
         kwargs.setdefault("dtype", keras.config.floatx())

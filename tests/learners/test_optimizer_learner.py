@@ -18,16 +18,14 @@ RATE = 1 / 128
 class Valley(Problem):
     """Smooth functions of two tensors that differ by instance and step."""
 
+    variables = ()
+
     def __init__(self, dtype="float64", bends=1.0):
         self.dtype = dtype
         self.bends = bends
-
-    @property
-    def variables(self):
-        shapes = {"a": (2, 2), "b": (3,)}
-        return [
-            keras.Variable(tf.zeros(shape), dtype=self.dtype, name=name)
-            for name, shape in shapes.items()
+        self.variables = [
+            keras.Variable(tf.zeros(shape), dtype=dtype, name=name)
+            for name, shape in {"a": (2, 2), "b": (3,)}.items()
         ]
 
     def draw(self, seed, index, instances):

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
+from keras_meta.optimizers import HierarchicalRNNOptimizer
 from keras_meta.optimizers import LearnedOptimizer
 from keras_meta.optimizers import LSTMOptimizer
 
@@ -109,12 +110,20 @@ def lstm(**options):
     return LSTMOptimizer([4, 3], seed=1, output_scale=0.3, **options)
 
 
-def test_steps_through_keras_equal_the_rule_unrolled():
+def hierarchical(**options):
+    return HierarchicalRNNOptimizer(
+        [4, 3, 3], seed=1, initial_rate=0.01, **options
+    )
+
+
+@pytest.mark.parametrize("make", [lstm, hierarchical])
+def test_steps_through_keras_equal_the_rule_unrolled(make):
     x, y = data()
-    optimizer = lstm()
+    optimizer = make()
     rule = optimizer.rule
     model = network()
     params = [tf.identity(v.value) for v in model.trainable_variables]
+    rule.attach(model.trainable_variables, steps=1)
     state = rule.init_state(params)
     model.compile(optimizer, "mse")
 
@@ -141,7 +150,7 @@ def test_its_network_is_not_trained_by_fit():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("make", [lstm, momentum])
+@pytest.mark.parametrize("make", [lstm, hierarchical, momentum])
 def test_interrupted_training_goes_on_exactly(make, tmp_path):
     whole = fitted(make(), epochs=4)
     half = fitted(make(), epochs=2)
@@ -166,14 +175,15 @@ def test_weights_of_the_network_are_saved(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_mixed_precision():
+@pytest.mark.parametrize("make", [lstm, hierarchical])
+def test_mixed_precision(make):
     x, y = data()
     losses = {}
     for policy in ("float32", "mixed_bfloat16", "mixed_float16"):
         keras.config.set_dtype_policy(policy)
         try:
             model = network()
-            model.compile(lstm(), "mse")
+            model.compile(make(), "mse")
             losses[policy] = [model.train_on_batch(x, y) for _ in range(4)]
         finally:
             keras.config.set_dtype_policy("float32")

@@ -1,0 +1,73 @@
+"""The optimizer of Wichrowska et al."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_meta.optimizers.learned_optimizer import LearnedOptimizer
+from keras_meta.update_rules.hierarchical_rnn import HierarchicalRNN
+from keras_meta.update_rules.update_rule import UpdateRule
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class HierarchicalRNNOptimizer(LearnedOptimizer):
+    """Trains a Keras model by recurrent networks on three levels.
+
+    Args:
+        units: See `keras_meta.HierarchicalRNN`.
+        time_scales: See `keras_meta.HierarchicalRNN`.
+        initial_rate: See `keras_meta.HierarchicalRNN`.
+        seed: See `keras_meta.HierarchicalRNN`.
+        learning_rate: See `LearnedOptimizer`.
+        name: Name of the optimizer.
+        **kwargs: Further arguments of `keras.optimizers.Optimizer`.
+
+    References:
+        - [Wichrowska et al., 2017](https://arxiv.org/abs/1703.04813).
+    """
+
+    def __init__(
+        self,
+        units: Sequence[int] = (10, 20, 20),
+        *,
+        time_scales: int = 4,
+        initial_rate: float = 1e-3,
+        seed: int | None = None,
+        learning_rate: Any = 1.0,
+        name: str = "hierarchical_rnn_optimizer",
+        **kwargs,
+    ):
+        rule = HierarchicalRNN(
+            units,
+            time_scales=time_scales,
+            initial_rate=initial_rate,
+            seed=seed,
+        )
+        super().__init__(rule, learning_rate, name, **kwargs)
+
+    @classmethod
+    def _from_rule(cls, rule: UpdateRule, preset: str, **kwargs):
+        cls._require(rule, HierarchicalRNN, preset)
+        optimizer = cls(
+            rule.units,
+            time_scales=rule.time_scales,
+            initial_rate=rule.initial_rate,
+            **kwargs,
+        )
+        optimizer.rule.set_weights(rule.get_weights())
+        return optimizer
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        config = super().get_config()
+        del config["rule"]
+        return {
+            **config,
+            "units": self.rule.units,
+            "time_scales": self.rule.time_scales,
+            "initial_rate": self.rule.initial_rate,
+            "seed": self.rule.seed,
+        }
