@@ -1,0 +1,53 @@
+"""What the contenders of the optimizer benchmark have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+UNITS = 20
+PREPROCESSING = 10.0
+OUTPUT_SCALE = 0.01
+ADAM_EPSILON = 1e-7
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is measured.
+
+    Attributes:
+        parameters: Parameters that the optimizer trains.
+        tensors: Tensors that they are in.
+        window: Steps of a window of meta-training; 0 measures single steps
+            of the optimizer.
+        meta_rate: Rate of the Adam that meta-trains.
+    """
+
+    parameters: int
+    tensors: int
+    window: int
+    meta_rate: float = 1e-3
+
+
+def tensors(setting: Setting, seed: int) -> list[np.ndarray]:
+    """Returns the parameters, float32 matrices of 100 rows or so."""
+    rng = np.random.default_rng(seed)
+    columns = setting.parameters // setting.tensors // 100
+    shapes = [(100, columns)] * setting.tensors
+    return [rng.normal(size=s).astype("float32") for s in shapes]
+
+
+def lstm_weights() -> list[np.ndarray]:
+    """Returns the weights of two layers and the readout, in Keras's layout."""
+    rng = np.random.default_rng(7)
+    weights, inputs = [], 2
+    for _ in range(2):
+        weights += [
+            0.3 * rng.normal(size=[inputs, 4 * UNITS]),
+            0.3 * rng.normal(size=[UNITS, 4 * UNITS]),
+            np.repeat([0.0, 1.0, 0.0, 0.0], UNITS),
+        ]
+        inputs = UNITS
+    weights += [0.3 * rng.normal(size=[UNITS, 1]), np.zeros([1])]
+    return [w.astype("float32") for w in weights]
