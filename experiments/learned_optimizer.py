@@ -56,6 +56,9 @@ _BATCHES = flags.DEFINE_integer("batches", 2000, "Batches.")
 _OBJECTIVE = flags.DEFINE_enum(
     "objective", "log_ratio", ["loss", "log_ratio"], "What is minimized."
 )
+_WEIGHTS = flags.DEFINE_enum(
+    "weights", "uniform", ["uniform", "linear"], "Weights of steps' losses."
+)
 _META_RATE = flags.DEFINE_float("meta_rate", 0.003, "First rate of Adam.")
 _PREPROCESSING = flags.DEFINE_float(
     "preprocessing", None, "p of log and sign; 0 for none, as for quadratics."
@@ -95,6 +98,7 @@ def _settings() -> run_lib.Settings:
         instances=either(_INSTANCES, 128, 1),
         batches=_BATCHES.value,
         objective=_OBJECTIVE.value,
+        weights=_WEIGHTS.value,
         meta_rate=_META_RATE.value,
         preprocessing=either(_PREPROCESSING, 0.0, 10.0),
         output_scale=either(_OUTPUT_SCALE, 0.1, 0.01),
@@ -127,6 +131,7 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     settings = _settings()
     directory = pathlib.Path(_OUTPUT.value) / settings.problem
+    directory.mkdir(parents=True, exist_ok=True)
     rule = _rule(settings, directory)
     count = _TEST_INSTANCES.value
     if count is None:

@@ -47,6 +47,8 @@ class Settings:
         instances: Problem instances of a batch.
         batches: Batches.
         objective: See `keras_meta.OptimizerLearner`.
+        weights: Weights of the steps' losses: `"uniform"`, or `"linear"`,
+            growing with the step.
         meta_rate: First rate of Adam, which falls to 0 as a cosine.
         preprocessing: See `keras_meta.CoordinatewiseLSTM`; 0 for none.
         output_scale: See `keras_meta.CoordinatewiseLSTM`.
@@ -63,6 +65,7 @@ class Settings:
     instances: int
     batches: int
     objective: str
+    weights: str
     meta_rate: float
     preprocessing: float
     output_scale: float
@@ -108,10 +111,11 @@ def train(
 
     Returns:
         The rule of the best validation.
+
+    Raises:
+        ValueError: If the folder holds a run with other settings.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(dataclasses.asdict(settings), indent=1)
-    (directory / "settings.json").write_text(config + "\n")
+    _note_settings(settings, directory)
     problem = optimizees.make(settings.problem)
     if settings.scaling:
         problem = keras_meta.problems.RandomScaling(
@@ -123,6 +127,7 @@ def train(
         settings.steps,
         truncation=settings.truncation,
         objective=settings.objective,
+        step_weights=_step_weights(settings),
     )
     windows = settings.steps // settings.truncation
     learner.compile(
@@ -153,12 +158,37 @@ def train(
     return load_rule(directory / "preset")
 
 
+def _note_settings(settings: Settings, directory: pathlib.Path) -> None:
+    """Writes the settings, or requires that they are those of before."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "settings.json"
+    mine = dataclasses.asdict(settings)
+    before = json.loads(path.read_text()) if path.exists() else mine
+    changed = {k for k in mine if mine[k] != before.get(k)}
+    if changed:
+        raise ValueError(
+            f"{directory} holds a run with other settings: "
+            + ", ".join(
+                f"{k}={before.get(k)!r}, now {mine[k]!r}"
+                for k in sorted(changed)
+            )
+            + ". Choose another --output, or remove it."
+        )
+    path.write_text(json.dumps(mine, indent=1) + "\n")
+
+
 def _rule(settings: Settings) -> UpdateRule:
     return keras_meta.CoordinatewiseLSTM(
         preprocessing=settings.preprocessing or None,
         output_scale=settings.output_scale,
         seed=settings.seed,
     )
+
+
+def _step_weights(settings: Settings) -> np.ndarray | None:
+    if settings.weights == "uniform":
+        return None
+    return np.arange(1, settings.steps + 1) / settings.steps
 
 
 def _validation(settings: Settings) -> tf.data.Dataset:

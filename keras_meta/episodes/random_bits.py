@@ -23,7 +23,8 @@ def random_words(
     """Uniform 32-bit words for consecutive episodes.
 
     Args:
-        seed: Seed, an integer.
+        seed: Seed, an integer. XLA, where no episodes are drawn, would drop
+            all but its lower 32 bits.
         stream: Which of the independent streams of the seed to read. Each
             purpose reads its own.
         index: Index of the episode that the first row belongs to, at least 0.

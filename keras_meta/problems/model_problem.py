@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from keras_meta.episodes.checks import check_positive
 from keras_meta.episodes.random_bits import integers_below
-from keras_meta.episodes.random_bits import random_words
 from keras_meta.problems.problem import Problem
+from keras_meta.problems.words import instance_words
 from keras_meta.unroll.inner_loss import InnerLoss
 from keras_meta.unroll.task_batched import TaskBatched
 
@@ -85,7 +85,7 @@ class ModelProblem(Problem):
 
     def draw(self, seed, index, instances):
         """Draws weights; see `Problem.draw`."""
-        words = random_words(
+        words = instance_words(
             seed,
             _WEIGHT_STREAM,
             index,
@@ -128,7 +128,7 @@ class ModelProblem(Problem):
         return losses
 
     def _examples(self, data, step, instances: int):
-        words = random_words(
+        words = instance_words(
             data["seed"],
             _EXAMPLE_STREAM + tf.cast(step, tf.int64),
             data["index"],

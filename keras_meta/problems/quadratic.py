@@ -8,8 +8,8 @@ import tensorflow as tf
 from keras_meta.episodes.checks import check_choice
 from keras_meta.episodes.checks import check_positive
 from keras_meta.episodes.random_bits import floats_between
-from keras_meta.episodes.random_bits import random_words
 from keras_meta.problems.problem import Problem
+from keras_meta.problems.words import instance_words
 
 _STREAM = 101
 
@@ -67,7 +67,7 @@ class Quadratic(Problem):
     def draw(self, seed, index, instances):
         """Draws functions; see `Problem.draw`."""
         matrix = self.rows * self.dimensions
-        words = random_words(
+        words = instance_words(
             seed,
             _STREAM,
             index,

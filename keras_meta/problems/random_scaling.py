@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from keras_meta.episodes.random_bits import floats_between
-from keras_meta.episodes.random_bits import random_words
 from keras_meta.problems.problem import Problem
+from keras_meta.problems.words import instance_words
 
 _STREAM = 102
 
@@ -58,7 +58,7 @@ class RandomScaling(Problem):
         """Draws instances and their scales; see `Problem.draw`."""
         params, data = self.problem.draw(seed, index, instances)
         sizes = [p.shape[1:].num_elements() for p in params]
-        words = random_words(
+        words = instance_words(
             seed, _STREAM, index, rows=instances, words=sum(sizes)
         )
         parts = tf.split(floats_between(words, self.low, self.high), sizes, 1)

@@ -1,0 +1,42 @@
+"""Random words of problem instances, the same with XLA and without."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from keras_meta.episodes.random_bits import random_words
+
+_HALF = 2**32
+# An odd number of many digits, so that seeds do not fall on other streams.
+_MIX = 0x9E3779B1
+
+
+def instance_words(
+    seed: int | tf.Tensor,
+    stream: int | tf.Tensor,
+    index: int | tf.Tensor,
+    rows: int,
+    words: int,
+) -> tf.Tensor:
+    """Draws words for consecutive instances, see `random_words`.
+
+    XLA drops the upper half of a seed of 64 bits, so that seeds `s` and
+    `s + 2**32` would give the same instances. Here that half goes into the
+    stream.
+
+    Args:
+        seed: Seed of the instances, an integer of up to 63 bits.
+        stream: Which stream of the seed to read.
+        index: Number of the instance that the first row belongs to.
+        rows: Number of instances.
+        words: Number of words for each.
+
+    Returns:
+        A uint32 tensor `[rows, words]`.
+    """
+    if not tf.is_tensor(seed):
+        seed = tf.constant(seed, tf.int64)
+    seed = tf.cast(seed, tf.int64)
+    upper, lower = seed // _HALF, seed % _HALF
+    mixed = (tf.cast(stream, tf.int64) + upper * _MIX) % _HALF
+    return random_words(lower, mixed, index, rows, words)

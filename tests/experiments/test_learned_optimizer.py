@@ -1,0 +1,140 @@
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+
+import keras_meta
+from experiments import learned_optimizer_run as run_lib
+from experiments import optimizees
+from keras_meta.optimizers import LSTMOptimizer
+
+
+def settings(**changes):
+    values = {
+        "rule": "lstm",
+        "problem": "quadratic",
+        "scaling": 0.0,
+        "steps": 4,
+        "truncation": 2,
+        "instances": 4,
+        "batches": 4,
+        "objective": "loss",
+        "weights": "linear",
+        "meta_rate": 0.01,
+        "preprocessing": 0.0,
+        "output_scale": 0.1,
+        "seed": 0,
+        "validate_every": 2,
+        "validation_instances": 8,
+    }
+    return run_lib.Settings(**{**values, **changes})
+
+
+def test_binary(run_binary, tmp_path):
+    printed = run_binary(
+        "learned_optimizer",
+        "--steps=10",
+        "--truncation=5",
+        "--instances=8",
+        "--batches=4",
+        "--validate_every=2",
+        "--validation_instances=8",
+        "--test_instances=8",
+        "--test_steps=12",
+        f"--output={tmp_path}",
+    )
+    assert "mean loss of 8 problems" in printed
+    folder = tmp_path / "quadratic"
+    report = json.loads((folder / "results.json").read_text())
+    assert set(report["rates"]) == {"sgd", "momentum", "rmsprop", "adam"}
+    with np.load(folder / "quadratic.npz") as curves:
+        assert curves["lstm"].shape == (8, 13)
+        mean = curves["lstm"].mean(axis=0)[12]
+    assert report["quadratic"]["mean"]["lstm"]["12"] == pytest.approx(mean)
+    assert (folder / "quadratic.png").stat().st_size > 1000
+    LSTMOptimizer.from_preset(str(folder / "preset"))
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path):
+    run_lib.train(settings(), tmp_path / "whole")
+    for time_limit in (1e-9, 0.0):
+        run_lib.train(settings(), tmp_path / "parts", time_limit)
+    whole, parts = [
+        json.loads((tmp_path / name / "history.json").read_text())
+        for name in ("whole", "parts")
+    ]
+    assert len(whole) == len(parts) == 2
+    for a, b in zip(whole, parts, strict=True):
+        assert a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-5)
+
+
+def test_other_settings_do_not_go_on(tmp_path):
+    run_lib.train(settings(batches=2), tmp_path)
+    with pytest.raises(ValueError, match="meta_rate=0.01, now 0.5.*--output"):
+        run_lib.train(settings(batches=2, meta_rate=0.5), tmp_path)
+
+
+def test_baselines_are_those_of_keras():
+    problem = optimizees.make("quadratic")
+    pairs = {
+        "sgd": keras.optimizers.SGD(0.01),
+        "momentum": keras.optimizers.SGD(0.01, momentum=0.9),
+        "rmsprop": keras.optimizers.RMSprop(0.01),
+        "adam": keras.optimizers.Adam(0.01, epsilon=1e-9),
+    }
+    curves = run_lib.compare(
+        problem, {}, dict.fromkeys(pairs, 0.01), 5, 2, together=2, seed=0
+    )
+    params, data = problem.draw(run_lib._TEST_SEED, 0, 2)
+    for name, optimizer in pairs.items():
+        theta = keras.Variable(params[0])
+        optimizer.build([theta])
+        for step in range(5):
+            residual = (data["x"] @ theta.value[..., None])[..., 0] - data["y"]
+            loss = np.sum(residual**2, axis=-1)
+            np.testing.assert_allclose(curves[name][:, step], loss, rtol=1e-3)
+            gradient = 2 * np.einsum("irc,ir->ic", data["x"], residual)
+            optimizer.apply([gradient], [theta])
+
+
+def test_a_rate_is_tuned_for_the_end_of_the_run():
+    problem = keras_meta.problems.Quadratic(2)
+    scores = run_lib.tune(problem, "sgd", 20, 16, together=8, seed=0)
+    assert len(scores) == 11
+    best = min(scores, key=scores.get)
+    rates = sorted(scores)
+    assert rates[0] < best < rates[-1]
+    assert scores[rates[-1]] == np.inf
+    # Twice the same problems and rates: the same scores.
+    again = run_lib.tune(problem, "sgd", 20, 16, together=16, seed=0)
+    assert again[best] == pytest.approx(scores[best], rel=1e-3)
+
+
+def test_summary():
+    curves = {
+        "lstm": np.array([[4.0, 1.0, 1.0], [2.0, 1.0, 3.0]]),
+        "adam": np.array([[4.0, 3.0, 5.0], [2.0, 3.0, 3.0]]),
+        "sgd": np.array([[4.0, 2.0, 9.0], [2.0, 2.0, 9.0]]),
+    }
+    report = run_lib.summary(curves, "lstm", [1, 2])
+    assert report["mean"]["adam"] == {1: 3.0, 2: 4.0}
+    assert report["best_other_over_rule"] == {1: 2.0, 2: 2.0}
+    assert report["half_width"]["lstm"][2] == pytest.approx(1.96)
+
+
+@pytest.mark.parametrize("name", optimizees.NAMES)
+def test_families(name):
+    if name != "quadratic" and "TFDS_DATA_DIR" not in os.environ:
+        pytest.skip("TFDS_DATA_DIR does not name a folder with data sets")
+    problem = optimizees.make(name)
+    params, data = problem.draw(0, 0, 2)
+    losses = problem.losses(params, data, 0)
+    assert np.isfinite(losses).all()
+    units = {"mnist_40_units": 40, "mnist": 20}.get(name)
+    if units:
+        assert params[0].shape == [2, 784, units]
+    classes = {"cifar10": 10, "cifar5": 5, "cifar2": 2}.get(name)
+    if classes:
+        assert params[-1].shape == [2, classes]
