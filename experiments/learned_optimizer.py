@@ -52,14 +52,21 @@ _TRUNCATION = flags.DEFINE_integer("truncation", 20, "Steps of a window.")
 _INSTANCES = flags.DEFINE_integer(
     "instances", None, "Instances of a batch; 128 quadratics, 1 network."
 )
-_BATCHES = flags.DEFINE_integer("batches", 2000, "Batches.")
+_BATCHES = flags.DEFINE_integer(
+    "batches", None, "Batches; 3000 of quadratics, 1500 of networks."
+)
 _OBJECTIVE = flags.DEFINE_enum(
-    "objective", "log_ratio", ["loss", "log_ratio"], "What is minimized."
+    "objective",
+    None,
+    ["loss", "log_ratio"],
+    "What is minimized; the loss of quadratics, else the logarithm.",
 )
 _WEIGHTS = flags.DEFINE_enum(
     "weights", "uniform", ["uniform", "linear"], "Weights of steps' losses."
 )
-_META_RATE = flags.DEFINE_float("meta_rate", 0.003, "First rate of Adam.")
+_META_RATE = flags.DEFINE_float(
+    "meta_rate", None, "First rate of Adam; 0.005 for quadratics, else 0.003."
+)
 _PREPROCESSING = flags.DEFINE_float(
     "preprocessing", None, "p of log and sign; 0 for none, as for quadratics."
 )
@@ -96,10 +103,10 @@ def _settings() -> run_lib.Settings:
         steps=_STEPS.value,
         truncation=_TRUNCATION.value,
         instances=either(_INSTANCES, 128, 1),
-        batches=_BATCHES.value,
-        objective=_OBJECTIVE.value,
+        batches=either(_BATCHES, 3000, 1500),
+        objective=either(_OBJECTIVE, "loss", "log_ratio"),
         weights=_WEIGHTS.value,
-        meta_rate=_META_RATE.value,
+        meta_rate=either(_META_RATE, 0.005, 0.003),
         preprocessing=either(_PREPROCESSING, 0.0, 10.0),
         output_scale=either(_OUTPUT_SCALE, 0.1, 0.01),
         seed=_SEED.value,

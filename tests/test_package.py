@@ -145,8 +145,8 @@ def test_recipes_run(monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(
-    not (data_dir() / "cifar100").exists(),
-    reason="set TFDS_DATA_DIR to a folder with cifar100",
+    not all((data_dir() / x).exists() for x in ("cifar100", "fashion_mnist")),
+    reason="set TFDS_DATA_DIR to a folder with cifar100 and fashion_mnist",
 )
 def test_recipe_with_data_runs(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -154,3 +154,4 @@ def test_recipe_with_data_runs(monkeypatch, tmp_path):
     x, y = next(iter(run["train"]))
     assert x["support_x"].shape == (4, 5, 32, 32, 3)
     assert y.shape == (4, 75)
+    assert run["classifier"].get_metrics_result()["accuracy"] > 0.7

@@ -15,6 +15,7 @@ from keras_meta.episodes.checks import check_positive
 from keras_meta.learners.arguments import check_update_rule
 from keras_meta.learners.health import Health
 from keras_meta.learners.optimization import Optimization
+from keras_meta.learners.optimization import Run
 from keras_meta.problems.problem import Problem
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -56,6 +57,7 @@ class OptimizerLearner(keras.Model):
         TypeError: If `rule` or `problem` is none.
 
     Example:
+    >>> import keras_meta
     >>> learner = OptimizerLearner(
     ...     keras_meta.CoordinatewiseLSTM(preprocessing=None, seed=1),
     ...     keras_meta.problems.Quadratic(),
@@ -99,6 +101,12 @@ class OptimizerLearner(keras.Model):
             evaluation_steps=evaluation_steps,
         )
         check_choice("objective", objective, ("loss", "log_ratio"))
+        if len(problems) > 1 and not rule.fits_any_model:
+            raise ValueError(
+                "A rule that learns something of each tensor has one problem. "
+                f"Received: rule={type(rule).__name__} and {len(problems)} "
+                "problems. Pass keras_meta.CoordinatewiseLSTM(), for instance."
+            )
         if not rule.built:
             rule.attach(problems[0].variables, steps)
         if not rule.trainable_variables:
@@ -147,6 +155,13 @@ class OptimizerLearner(keras.Model):
 
     def train_step(self, data):
         """Optimizes a batch of instances, and learns after each window."""
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1:
+            raise ValueError(
+                "An OptimizerLearner learns after each window, on one device. "
+                f"Received: a strategy of {replicas} replicas. Leave its "
+                "scope; more instances of a batch keep one device busy."
+            )
         return self._for_problem(data, self._train_on)
 
     def test_step(self, data):
@@ -187,7 +202,7 @@ class OptimizerLearner(keras.Model):
             first = number * self.truncation
             with tf.GradientTape() as tape:
                 run, losses = optimization.take_steps(
-                    run, data, first, self.truncation
+                    self._begun(run, number), data, first, self.truncation
                 )
                 values = self._values(losses[1:], first_losses)
                 part = tf.slice(weights, [first], [self.truncation])
@@ -206,6 +221,20 @@ class OptimizerLearner(keras.Model):
         )
         sums = tf.cumsum(weights)
         return loss / sums[windows * self.truncation - 1], final_loss
+
+    def _begun(self, run: Run, number: tf.Tensor) -> Run:
+        """Returns a run whose first state has a gradient, if it is learned."""
+
+        def learned_state():
+            return keras.tree.flatten(self.rule.init_state(run.params))
+
+        state = tf.cond(
+            tf.equal(number, 0),
+            learned_state,
+            lambda: keras.tree.flatten(run.rule_state),
+        )
+        state = keras.tree.pack_sequence_as(run.rule_state, state)
+        return Run(run.params, state)
 
     def _evaluate_on(self, problem: Problem, x):
         optimization, run, data, first_losses = self._begin(problem, x)

@@ -30,7 +30,8 @@ class RandomScaling(Problem):
         ValueError: If the range is not one of finite numbers in order.
 
     Example:
-    >>> problem = RandomScaling(keras_meta.problems.Quadratic(3))
+    >>> from keras_meta.problems import Quadratic
+    >>> problem = RandomScaling(Quadratic(3))
     >>> params, data = problem.draw(seed=0, index=0, instances=2)
     >>> problem.losses(params, data, step=0).shape
     TensorShape([2])

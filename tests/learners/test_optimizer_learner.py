@@ -1,5 +1,7 @@
 """Meta-training of update rules, against plain loops and differences."""
 
+import unittest.mock
+
 import keras
 import numpy as np
 import pytest
@@ -415,6 +417,37 @@ def test_what_is_no_problem_is_refused(problem):
 def test_other_data_are_refused():
     with pytest.raises(ValueError, match=r"keras_meta.problems.batches"):
         learner().fit(np.zeros([3, 2]), np.zeros([3, 1]), verbose=0)
+
+
+def test_the_first_state_is_learned_too():
+    rule = keras_meta.HierarchicalRNN([3, 2, 2], seed=0, dtype="float64")
+    made = learner(rule, truncation=4)
+    before = [tf.identity(w) for w in rule.weights]
+    made.fit(batches(3, num_batches=1), verbose=0)
+    moved = {
+        weight.name: np.abs(weight - old).max()
+        for weight, old in zip(rule.weights, before, strict=True)
+    }
+    starts = [x for name, x in moved.items() if name.endswith("_start")]
+    assert len(starts) == 3 and min(starts) > 0
+
+
+def test_a_rule_of_one_model_has_one_problem():
+    rule = keras_meta.GradientDescent(0.05, "layer", dtype="float64")
+    with pytest.raises(ValueError, match="has one problem.*2 problems"):
+        learner(rule, [Valley(), Valley()])
+
+
+def test_several_replicas_are_refused():
+    made = learner()
+    strategy = unittest.mock.Mock(num_replicas_in_sync=2)
+    with (
+        unittest.mock.patch.object(
+            tf.distribute, "get_strategy", return_value=strategy
+        ),
+        pytest.raises(ValueError, match="one device.*2 replicas"),
+    ):
+        made.train_step({})
 
 
 def test_saving_as_a_whole_is_refused_with_the_way_out(tmp_path):
