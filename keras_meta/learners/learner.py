@@ -286,7 +286,9 @@ class Learner(MetaTraining):
         )
         if outputs is not None:
             self._report_health(episode, outputs[0])
-        return Carry(*carry), outputs
+        carry = Carry(*carry)
+        weights = self.update_rule.final(carry.weights, carry.rule_state)
+        return carry._replace(weights=weights), outputs
 
     def _share(self, episode: Episode, start: Carry, steps: int, training):
         """Computes what the steps have in common, see `InnerLoop.share`."""

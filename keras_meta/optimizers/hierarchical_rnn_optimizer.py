@@ -20,6 +20,8 @@ class HierarchicalRNNOptimizer(LearnedOptimizer):
         units: See `keras_meta.HierarchicalRNN`.
         time_scales: See `keras_meta.HierarchicalRNN`.
         initial_rate: See `keras_meta.HierarchicalRNN`.
+        attention: See `keras_meta.HierarchicalRNN`. At the end of `fit` the
+            model has the parameters.
         seed: See `keras_meta.HierarchicalRNN`.
         learning_rate: See `LearnedOptimizer`.
         name: Name of the optimizer.
@@ -35,6 +37,7 @@ class HierarchicalRNNOptimizer(LearnedOptimizer):
         *,
         time_scales: int = 4,
         initial_rate: float = 1e-3,
+        attention: bool = False,
         seed: int | None = None,
         learning_rate: Any = 1.0,
         name: str = "hierarchical_rnn_optimizer",
@@ -44,6 +47,7 @@ class HierarchicalRNNOptimizer(LearnedOptimizer):
             units,
             time_scales=time_scales,
             initial_rate=initial_rate,
+            attention=attention,
             seed=seed,
         )
         super().__init__(rule, learning_rate, name, **kwargs)
@@ -55,6 +59,7 @@ class HierarchicalRNNOptimizer(LearnedOptimizer):
             rule.units,
             time_scales=rule.time_scales,
             initial_rate=rule.initial_rate,
+            attention=rule.attention,
             **kwargs,
         )
         optimizer.rule.set_weights(rule.get_weights())
@@ -69,5 +74,6 @@ class HierarchicalRNNOptimizer(LearnedOptimizer):
             "units": self.rule.units,
             "time_scales": self.rule.time_scales,
             "initial_rate": self.rule.initial_rate,
+            "attention": self.rule.attention,
             "seed": self.rule.seed,
         }

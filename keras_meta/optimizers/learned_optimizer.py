@@ -127,6 +127,19 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         ):
             variable.assign(value)
 
+    def finalize_variable_values(self, var_list) -> None:
+        """Gives the model what the rule says is the result; `fit` calls it."""
+        if self.built:
+            params = [v.value for v in self._trainable_variables]
+            state = keras.tree.map_structure(lambda v: v.value, self._state)
+            results = self.rule.final(params, state)
+            for variable, result in zip(
+                self._trainable_variables, results, strict=True
+            ):
+                if result is not variable.value:
+                    variable.assign(result)
+        super().finalize_variable_values(var_list)
+
     def save_to_preset(self, folder: str) -> None:
         """Writes the rule with what it has learned to a folder.
 

@@ -48,6 +48,10 @@ class HierarchicalRNN(UpdateRule):
         time_scales: Number of averages of the gradient, each over twice the
             time of the one before.
         initial_rate: Rate of all parameters before the first step.
+        attention: Whether gradients are taken elsewhere than at the
+            parameters, at points that the network chooses too. The values
+            that `update` returns are those points then, and `final` returns
+            the parameters.
         seed: Seed of the initial weights.
 
     Raises:
@@ -66,6 +70,7 @@ class HierarchicalRNN(UpdateRule):
         *,
         time_scales: int = 4,
         initial_rate: float = 1e-3,
+        attention: bool = False,
         seed: int | None = None,
         **kwargs,
     ):
@@ -93,6 +98,7 @@ class HierarchicalRNN(UpdateRule):
         self.units = units
         self.time_scales = time_scales
         self.initial_rate = initial_rate
+        self.attention = attention
         self.seed = seed
         self._by_name: dict[str, keras.Variable] = {}
         self._add_grus()
@@ -123,6 +129,13 @@ class HierarchicalRNN(UpdateRule):
         units = self.units[0]
         self._add("direction", (1, units))
         self._add("shortcut", (1, self.time_scales), 1 / self.time_scales)
+        if self.attention:
+            self._add("attention", (1, units))
+            self._add(
+                "attention_shortcut",
+                (1, self.time_scales),
+                1 / self.time_scales,
+            )
         self._add("rate_change", (1, units), 0.0)
         self._add("rate_change_bias", (1, 1), 0.0)
         self._add("rate_momentum_logit", (), _RATE_MOMENTUM_LOGIT)
@@ -171,7 +184,8 @@ class HierarchicalRNN(UpdateRule):
         def filled(value, *shape):
             return tf.fill(shape, tf.constant(value, self.compute_dtype))
 
-        return {
+        parameters = {"parameters": list(params)} if self.attention else {}
+        return parameters | {
             "parameter": start("parameter", count),
             "tensor": start("tensor", len(params) * tasks),
             "global": start("global", tasks),
@@ -188,14 +202,24 @@ class HierarchicalRNN(UpdateRule):
         if tasks is None:
             tasks = tf.shape(state["global"])[1]
         tensors = _Tensors.of(params, tasks)
+        parameters = state.get("parameters", params)
         moves, new_state = recompute(
             lambda *arguments: _step(tensors, self.time_scales, *arguments),
             coordinates.join(grads, self.compute_dtype)[tf.newaxis],
-            state,
+            {k: v for k, v in state.items() if k != "parameters"},
             {k: tf.convert_to_tensor(v) for k, v in self._by_name.items()},
         )
-        moves = coordinates.split(moves[0], params)
-        return [p - m for p, m in zip(params, moves, strict=True)], new_state
+        moved = [
+            [p - m for p, m in zip(parameters, part, strict=True)]
+            for part in (coordinates.split(m[0], parameters) for m in moves)
+        ]
+        if self.attention:
+            new_state |= {"parameters": moved[0]}
+        return moved[-1], new_state
+
+    def final(self, params, state):
+        """Returns the parameters, which `params` are not with attention."""
+        return state.get("parameters", params)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
@@ -204,6 +228,7 @@ class HierarchicalRNN(UpdateRule):
             "units": self.units,
             "time_scales": self.time_scales,
             "initial_rate": self.initial_rate,
+            "attention": self.attention,
             "seed": self.seed,
         }
 
@@ -261,7 +286,11 @@ class _Tensors:
 
 
 def _step(tensors: _Tensors, time_scales: int, gradient, state, weights):
-    """Returns how far parameters move, `[1, coordinates]`, and the state."""
+    """Returns moves and the state.
+
+    The moves are those of the parameters, `[1, coordinates]`, and with
+    attention those to where the next gradient is taken.
+    """
     averages, squares, scaled = _averages(gradient, state, time_scales)
     mean_log_rate = tensors.to_tensors(tensors.mean_of_all(state["log_rate"]))
     features = _features(
@@ -292,14 +321,20 @@ def _step(tensors: _Tensors, time_scales: int, gradient, state, weights):
         weights, "global", tensors.mean_of_tensors(tensor), state["global"]
     )
 
-    direction = weights["direction"] @ parameter + weights["shortcut"] @ scaled
-    length = tf.sqrt(tensors.mean(tf.square(direction)) + _TINY)
+    def direction(name, shortcut):
+        free = weights[name] @ parameter + weights[shortcut] @ scaled
+        length = tf.sqrt(tensors.mean(tf.square(free)) + _TINY)
+        return free / tensors.spread(length)
+
     step_log_rate = _clip(
         state["log_rate"] + _affine(weights, "rate_change", parameter)
     )
     momentum = tf.sigmoid(weights["rate_momentum_logit"])
-    moves = tf.exp(step_log_rate + weights["step_offset"])
-    moves *= direction / tensors.spread(length)
+    rate = tf.exp(step_log_rate + weights["step_offset"])
+    moves = [rate * direction("direction", "shortcut")]
+    if "attention" in weights:
+        attended = direction("attention", "attention_shortcut")
+        moves.append(tf.exp(step_log_rate) * attended)
     return moves, {
         "parameter": parameter,
         "tensor": tensor,

@@ -63,6 +63,17 @@ class UpdateRule(keras.layers.Layer):
         """
         return state
 
+    def final(
+        self, params: Sequence[tf.Tensor], state: Any
+    ) -> Sequence[tf.Tensor]:
+        """Returns the result of an optimization.
+
+        Args:
+            params: What the last `update` returned.
+            state: The state that it returned.
+        """
+        return params
+
     def update(
         self,
         params: Sequence[tf.Tensor],

@@ -142,6 +142,21 @@ def test_steps_through_keras_equal_the_rule_unrolled(make):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
+def test_fit_ends_at_the_parameters_and_not_where_it_attended():
+    optimizer = hierarchical(attention=True)
+    model = fitted(optimizer)
+    parameters = optimizer._state["parameters"]
+    for variable, parameter in zip(
+        model.trainable_variables, parameters, strict=True
+    ):
+        np.testing.assert_array_equal(variable, parameter)
+    before = model.get_weights()
+    model.train_on_batch(*data())
+    attended = model.get_weights()
+    assert np.abs(attended[0] - optimizer._state["parameters"][0]).max() > 1e-5
+    assert np.abs(attended[0] - before[0]).max() > 1e-5
+
+
 def test_its_network_is_not_trained_by_fit():
     optimizer = lstm()
     before = optimizer.rule.get_weights()

@@ -38,6 +38,8 @@ class WrittenOut:
     def __init__(self, made, params):
         self.w = {v.name: v.numpy() for v in made.weights}
         self.rate = made.initial_rate
+        self.attention = made.attention
+        self.params = params
         self.units = made.units
         self.states = [[self._new() for _ in range(p.size)] for p in params]
         self.tensors = [self.w["tensor_start"][:, 0] for _ in params]
@@ -65,26 +67,30 @@ class WrittenOut:
     def affine(self, name, x):
         return self.w[name] @ x + self.w[f"{name}_bias"][:, 0]
 
-    def update(self, params, grads):
+    def update(self, grads):
+        """Returns where the next gradients are taken."""
         everyone = [s for states in self.states for s in states]
         mean_log_rate = np.mean([s["log_rate"] for s in everyone])
-        moved, new_tensors = [], []
-        for t, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        moved, attended, new_tensors = [], [], []
+        for t, (param, grad) in enumerate(zip(self.params, grads, strict=True)):
             bias = self.affine("tensor_to_parameter", self.tensors[t])
             bias = bias + self.affine("global_to_parameter", self.all)
-            seen, directions, lengths = [], [], []
+            seen, scaleds, rates = [], [], []
             for s, g in zip(self.states[t], grad.ravel(), strict=True):
-                scaled = self._average(s, g)
-                x = self._features(s, scaled, mean_log_rate)
+                scaleds.append(self._average(s, g))
+                x = self._features(s, scaleds[-1], mean_log_rate)
                 s["h"] = self.gru("parameter", x, s["h"], bias)
                 seen.append(np.concatenate([s["h"], x]))
-                direction = self.w["direction"] @ s["h"]
-                directions.append((direction + self.w["shortcut"] @ scaled)[0])
-                lengths.append(self._rates(s))
-            directions = np.array(directions)
-            directions /= np.sqrt(np.mean(directions**2))
-            step = np.array(lengths) * directions
+                rates.append(self._rate(s))
+            rates = np.array(rates)
+            step = self._directions("direction", "shortcut", t, scaleds)
+            step *= rates * np.exp(self.w["step_offset"])
             moved.append(param - step.reshape(param.shape))
+            if self.attention:
+                step = rates * self._directions(
+                    "attention", "attention_shortcut", t, scaleds
+                )
+                attended.append(param - step.reshape(param.shape))
             new_tensors.append(
                 self.gru(
                     "tensor",
@@ -100,7 +106,17 @@ class WrittenOut:
             self.all,
             np.zeros(3 * len(self.all)),
         )
-        return moved
+        self.params = moved
+        return attended if self.attention else moved
+
+    def _directions(self, name, shortcut, t, scaleds):
+        directions = np.array(
+            [
+                (self.w[name] @ s["h"] + self.w[shortcut] @ scaled)[0]
+                for s, scaled in zip(self.states[t], scaleds, strict=True)
+            ]
+        )
+        return directions / np.sqrt(np.mean(directions**2))
 
     def _average(self, s, g):
         scaled = []
@@ -127,23 +143,30 @@ class WrittenOut:
             ]
         )
 
-    def _rates(self, s):
+    def _rate(self, s):
         changed = s["log_rate"] + self.affine("rate_change", s["h"])[0]
         momentum = sigmoid(self.w["rate_momentum_logit"])
         s["log_rate"] = momentum * s["log_rate"] + (1 - momentum) * changed
         for name in ("input_decay", "scale_decay"):
             s[name] = sigmoid(self.affine(name, s["h"])[0])
-        return np.exp(changed + self.w["step_offset"])
+        return np.exp(changed)
 
 
-def test_equals_the_network_written_out():
-    made = rule()
-    params = [p.numpy() for p in start()]
-    twin = WrittenOut(made, params)
+@pytest.mark.parametrize("attention", [False, True])
+def test_equals_the_network_written_out(attention):
+    made = rule(attention=attention)
+    points = start()
+    twin = WrittenOut(made, [p.numpy() for p in points])
+    state = made.init_state(points)
+    expected = points
     for _ in range(4):
-        grads = gradients([tf.constant(p) for p in params])
-        params = twin.update(params, [g.numpy() for g in grads])
-    assert_close(steps(made, start()), params, 1e-9)
+        points, state = made.update(points, gradients(points), state)
+        grads = gradients([tf.constant(p) for p in expected])
+        expected = twin.update([g.numpy() for g in grads])
+        assert_close(points, expected, 1e-9)
+        assert_close(made.final(points, state), twin.params, 1e-9)
+    if attention:
+        assert np.abs(points[0] - state["parameters"][0]).max() > 1e-3
 
 
 def test_tasks_do_not_see_each_other():
