@@ -18,6 +18,7 @@ from keras_meta.unroll.task_batched import TaskBatched
 _WEIGHT_STREAM = 103
 # One stream for each optimization step follows.
 _EXAMPLE_STREAM = 1000
+_READ_AT_ONCE = 4096
 
 
 class ModelProblem(Problem):
@@ -172,11 +173,17 @@ def _initializers(model: keras.Model, chosen) -> list:
     return [chosen or own.get(id(v)) for v in model.trainable_variables]
 
 
+def _read(data: tf.data.Dataset) -> Any:
+    parts = [*data.batch(_READ_AT_ONCE)]
+    if not parts:
+        raise ValueError("`data` must hold examples. Received: an empty one.")
+    return keras.tree.map_structure(lambda *x: tf.concat(x, 0), *parts)
+
+
 def _load(data: Any) -> tuple[Any, tf.Tensor]:
     """Returns all examples as tensors."""
     if isinstance(data, tf.data.Dataset):
-        examples = int(data.reduce(0, lambda n, _: n + 1))
-        data = data.batch(max(examples, 1)).get_single_element()
+        data = _read(data)
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ValueError(
             "`data` must be a pair (x, y) of arrays or a data set of such "

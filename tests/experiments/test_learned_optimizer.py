@@ -124,7 +124,16 @@ def test_summary():
     assert report["half_width"]["lstm"][2] == pytest.approx(1.96)
 
 
-@pytest.mark.parametrize("name", optimizees.NAMES)
+_QUICK = ("quadratic", "mnist_40_units", "fashion_mnist", "cifar5")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(x, marks=[] if x in _QUICK else pytest.mark.slow)
+        for x in optimizees.NAMES
+    ],
+)
 def test_families(name):
     if name != "quadratic" and "TFDS_DATA_DIR" not in os.environ:
         pytest.skip("TFDS_DATA_DIR does not name a folder with data sets")

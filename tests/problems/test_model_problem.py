@@ -143,6 +143,12 @@ def test_a_data_set_is_read_once_as_it_is():
     )
 
 
+def test_an_empty_data_set_is_refused():
+    data = tf.data.Dataset.from_tensor_slices(arrays()).take(0)
+    with pytest.raises(ValueError, match="`data` must hold examples"):
+        ModelProblem(network(), data, CROSSENTROPY)
+
+
 def test_a_model_that_is_not_built_is_refused():
     model = keras.Sequential([layers.Dense(2)], name="raw")
     with pytest.raises(ValueError, match="`model` must be built.*'raw'"):
