@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import keras
 
+from keras_meta.learners.optimizer_learner import OptimizerLearner
+
 
 class LengthenUnroll(keras.callbacks.Callback):
     """Sets the number of steps that an `OptimizerLearner` trains on.
@@ -36,5 +38,10 @@ class LengthenUnroll(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Sets the steps for the epoch that begins."""
+        if not isinstance(self.model, OptimizerLearner):
+            raise ValueError(
+                "LengthenUnroll needs a keras_meta.OptimizerLearner. Received: "
+                f"{type(self.model).__name__}"
+            )
         latest = max(e for e in self.steps if e <= epoch)
         self.model.steps = self.steps[latest]

@@ -12,15 +12,24 @@ from keras.src.trainers.trainer import model_supports_jit
 
 from keras_meta.episodes.checks import check_choice
 from keras_meta.episodes.checks import check_positive
-from keras_meta.learners.arguments import check_update_rule
 from keras_meta.learners.health import Health
 from keras_meta.learners.optimization import Optimization
 from keras_meta.learners.optimization import Run
 from keras_meta.problems.problem import Problem
 from keras_meta.update_rules.update_rule import UpdateRule
+from keras_meta.update_rules.update_rule import check_rule
 
 # Keeps the logarithm of a loss finite.
 _TINY = 1e-10
+_AT_THE_START = (
+    "No step has been taken, so the problem's data or its first parameters "
+    "contain NaN or infinity."
+)
+_ON_THE_WAY = (
+    "The update rule makes the problem diverge. Lower its output_scale or the "
+    "learning rate of `compile`'s optimizer, clip its gradients, or begin with "
+    "fewer steps."
+)
 
 
 class OptimizerLearner(keras.Model):
@@ -91,7 +100,7 @@ class OptimizerLearner(keras.Model):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        check_update_rule(rule)
+        check_rule(rule)
         problems = _as_problems(problem)
         truncation = steps if truncation is None else truncation
         evaluation_steps = evaluation_steps or steps
@@ -290,13 +299,11 @@ class OptimizerLearner(keras.Model):
             logs = function(iterator)
             failure = self._health.take()
             if failure is not None:
+                hint = _AT_THE_START if failure.step == 0 else _ON_THE_WAY
                 raise FloatingPointError(
                     f"The loss of instance {failure.task} in the batch is not "
-                    f"finite at optimization step {failure.step}: the update "
-                    "rule makes the problem diverge. Lower its output_scale "
-                    "or the learning rate of `compile`'s optimizer, clip its "
-                    "gradients, or begin with fewer steps. The rule's weights "
-                    "are as finite as before."
+                    f"finite at optimization step {failure.step}. {hint} The "
+                    "rule's weights are as finite as before."
                 )
             return logs
 

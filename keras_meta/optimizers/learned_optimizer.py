@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_meta.optimizers.presets import load_rule
 from keras_meta.optimizers.presets import save_rule
 from keras_meta.update_rules.update_rule import UpdateRule
+from keras_meta.update_rules.update_rule import check_rule
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -50,12 +51,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         **kwargs,
     ):
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-        if not isinstance(rule, UpdateRule):
-            raise TypeError(
-                "`rule` must be an update rule such as "
-                "keras_meta.CoordinatewiseLSTM(). Received: "
-                f"rule={rule!r}"
-            )
+        check_rule(rule)
         if rule.needs_loss:
             raise ValueError(
                 "`rule` must do without the loss, which a Keras optimizer is "

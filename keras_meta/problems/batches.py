@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import tensorflow as tf
 
 from keras_meta.episodes.checks import check_positive
@@ -31,7 +33,7 @@ def batches(
         int64.
 
     Raises:
-        ValueError: If a number is not positive.
+        ValueError: If a number is none, or too small.
 
     Example:
     >>> first = next(iter(batches(3, seed=7)))
@@ -41,6 +43,11 @@ def batches(
     check_positive(instances=instances)
     if num_batches is not None:
         check_positive(num_batches=num_batches)
+    for name, value in (("seed", seed), ("start", start)):
+        if not isinstance(value, numbers.Integral) or value < 0:
+            raise ValueError(
+                f"`{name}` must be an integer of at least 0, got {value!r}."
+            )
     counter = tf.data.Dataset.counter(start, instances)
     if num_batches is not None:
         counter = counter.take(num_batches)

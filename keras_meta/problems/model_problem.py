@@ -42,8 +42,9 @@ class ModelProblem(Problem):
             initializer start at their present value then.
 
     Raises:
+        TypeError: If `model` is none.
         ValueError: If the model is not built or has nothing to train, or if
-            `x` and `y` do not fit each other.
+            model, data and loss do not fit each other.
 
     Example:
     >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
@@ -63,6 +64,12 @@ class ModelProblem(Problem):
         batch_size: int = 128,
         initializer: str | keras.initializers.Initializer | None = None,
     ):
+        if not isinstance(model, keras.Model):
+            raise TypeError(
+                f"`model` must be a keras.Model. Received: model={model!r}"
+            )
+        if loss is None:
+            raise ValueError("`loss` must be a Keras loss. Received: None")
         if not model.built or not model.trainable_variables:
             raise ValueError(
                 "`model` must be built and have weights to train. Received: "
@@ -72,12 +79,42 @@ class ModelProblem(Problem):
         check_positive(batch_size=batch_size)
         self.model = model
         self.batch_size = batch_size
-        self.loss = InnerLoss(loss)
+        self.loss = InnerLoss(loss, labels="y")
         if initializer is not None:
             initializer = keras.initializers.get(initializer)
         self._task_batched = TaskBatched(model, model.trainable_variables)
         self._initializers = _initializers(model, initializer)
         self._x, self._y = _load(data)
+        self._check_labels()
+        self._check_shapes()
+
+    def _check_labels(self) -> None:
+        shape = getattr(self.model, "output_shape", None)
+        if not self.loss.is_sparse or not isinstance(shape, tuple):
+            return
+        known = tf.cast(self._y, tf.int64)
+        if self.loss.ignored_class is not None:
+            known = known[known != self.loss.ignored_class]
+        low, high = int(tf.reduce_min(known)), int(tf.reduce_max(known))
+        if low < 0 or high >= shape[-1]:
+            raise ValueError(
+                f"`data` must have labels from 0 to {shape[-1] - 1}, as the "
+                f"model has {shape[-1]} outputs. Received: labels from {low} "
+                f"to {high}."
+            )
+
+    def _check_shapes(self) -> None:
+        def trace():
+            return self.losses(*self.draw(0, 0, instances=1), step=0)
+
+        try:
+            tf.function(trace, autograph=False).get_concrete_function()
+        except (TypeError, ValueError) as error:
+            x = keras.tree.map_structure(lambda x: x.shape, self._x)
+            raise ValueError(
+                "`model`, `data` and `loss` do not fit each other. Received: "
+                f"x of the shape {x}, y of the shape {self._y.shape}. {error}"
+            ) from error
 
     @property
     def variables(self) -> list[keras.Variable]:

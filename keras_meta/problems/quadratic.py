@@ -53,6 +53,10 @@ class Quadratic(Problem):
         rows = dimensions if rows is None else rows
         check_positive(dimensions=dimensions, rows=rows)
         check_choice("entries", entries, ("normal", "uniform"))
+        if not isinstance(start, (int, float)) or not start >= 0:
+            raise ValueError(
+                f"`start` must be a number of at least 0. Received: {start!r}"
+            )
         self.dimensions = dimensions
         self.rows = rows
         self.entries = entries

@@ -28,6 +28,7 @@ class RandomScaling(Problem):
 
     Raises:
         ValueError: If the range is not one of finite numbers in order.
+        TypeError: If `problem` is none.
 
     Example:
     >>> from keras_meta.problems import Quadratic
@@ -45,6 +46,11 @@ class RandomScaling(Problem):
             raise ValueError(
                 "`low` and `high` must be finite numbers in order. Received: "
                 f"low={low!r}, high={high!r}"
+            )
+        if not isinstance(problem, Problem):
+            raise TypeError(
+                "`problem` must be a keras_meta.problems.Problem. Received: "
+                f"problem={problem!r}"
             )
         self.problem = problem
         self.low = low

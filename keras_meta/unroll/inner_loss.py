@@ -48,9 +48,15 @@ class InnerLoss:
     Args:
         loss: A Keras loss, its name, or a function of `(y_true, y_pred)`
             that returns a loss per example or one number.
+        labels: What errors call the labels.
     """
 
-    def __init__(self, loss: str | keras.losses.Loss | Callable):
+    def __init__(
+        self,
+        loss: str | keras.losses.Loss | Callable,
+        labels: str = "support_y",
+    ):
+        self._labels = labels
         self.loss = keras.losses.get(loss)
         reduction = getattr(self.loss, "reduction", "sum_over_batch_size")
         if reduction in (None, "none"):
@@ -113,12 +119,12 @@ class InnerLoss:
         if not fits:
             name = getattr(self.loss, "name", None) or self.loss.__name__
             raise ValueError(
-                f"The inner loss '{name}' needs `support_y` of the shape "
+                f"The inner loss '{name}' needs `{self._labels}` of the shape "
                 f"{needed} for predictions of the shape {y_pred.shape} "
                 "([tasks, examples, ...]). Received: "
-                f"support_y.shape={y_true.shape}. Use a loss that fits the "
-                "labels (sparse_categorical_crossentropy for class numbers, "
-                "categorical_crossentropy for one-hot labels)."
+                f"{self._labels}.shape={y_true.shape}. Use a loss that fits "
+                "the labels (sparse_categorical_crossentropy for class "
+                "numbers, categorical_crossentropy for one-hot labels)."
             )
 
     def _align(self, y_true: tf.Tensor, y_pred: tf.Tensor):

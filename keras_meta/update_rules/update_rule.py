@@ -94,3 +94,12 @@ class UpdateRule(keras.layers.Layer):
         raise NotImplementedError(
             f"{type(self).__name__} must implement `update`."
         )
+
+
+def check_rule(rule) -> None:
+    """Checks that a rule to be trained is one; raises if not."""
+    if not isinstance(rule, UpdateRule):
+        raise TypeError(
+            "`rule` must be an update rule such as "
+            f"keras_meta.CoordinatewiseLSTM(). Received: rule={rule!r}"
+        )

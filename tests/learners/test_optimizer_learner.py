@@ -391,6 +391,32 @@ def test_a_problem_that_diverges_stops_fit(jit_compile):
         made.evaluate(batches(3, num_batches=1), verbose=0)
 
 
+def test_bad_data_are_not_blamed_on_the_rule():
+    class Broken(Valley):
+        def losses(self, params, data, step, **options):
+            return super().losses(params, data, step, **options) + np.nan
+
+    with pytest.raises(FloatingPointError, match="step 0.*problem's data"):
+        learner(problem=Broken()).fit(batches(2, num_batches=1), verbose=0)
+
+
+def test_the_curriculum_is_for_optimizer_learners():
+    model = keras.Sequential([keras.Input([1]), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="OptimizerLearner.*Sequential"):
+        model.fit(
+            np.zeros([2, 1]),
+            np.zeros([2, 1]),
+            callbacks=[keras_meta.callbacks.LengthenUnroll({0: 2})],
+            verbose=0,
+        )
+
+
+def test_what_is_no_rule_is_refused():
+    with pytest.raises(TypeError, match="`rule` must be .*rule=3"):
+        keras_meta.OptimizerLearner(3, Valley())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -19,6 +19,13 @@ def test_batches_have_a_static_size():
     assert spec["index"].shape == [4]
 
 
+@pytest.mark.parametrize("value", ["a", -1, 0.5])
+@pytest.mark.parametrize("name", ["seed", "start"])
+def test_numbers_must_not_be_negative(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be .*got {value!r}"):
+        batches(**{name: value})
+
+
 @pytest.mark.parametrize("name", ["instances", "num_batches"])
 def test_sizes_must_be_positive(name):
     with pytest.raises(ValueError, match=f"`{name}` must be a positive"):

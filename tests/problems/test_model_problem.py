@@ -143,6 +143,37 @@ def test_a_data_set_is_read_once_as_it_is():
     )
 
 
+@pytest.mark.parametrize(
+    ("data", "loss", "message"),
+    [
+        (
+            (arrays()[0], np.zeros([20, 3])),
+            "mse",
+            r"do not fit each other.*y of the shape \(20, 3\).*needs `y`",
+        ),
+        (
+            (np.zeros([20, 5, 4, 1]), arrays()[1]),
+            CROSSENTROPY,
+            r"do not fit each other.*x of the shape \(20, 5, 4, 1\)",
+        ),
+        (
+            (arrays()[0], np.full([20], 7)),
+            CROSSENTROPY,
+            "labels from 0 to 1, .*Received: labels from 7 to 7",
+        ),
+        (arrays(), None, "`loss` must be a Keras loss"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_once(data, loss, message):
+    with pytest.raises(ValueError, match=message):
+        ModelProblem(network(), data, loss)
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(TypeError, match="`model` must be a keras.Model"):
+        ModelProblem(len, arrays(), CROSSENTROPY)
+
+
 def test_an_empty_data_set_is_refused():
     data = tf.data.Dataset.from_tensor_slices(arrays()).take(0)
     with pytest.raises(ValueError, match="`data` must hold examples"):

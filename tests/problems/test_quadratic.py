@@ -72,6 +72,7 @@ def test_no_word_becomes_an_infinite_number():
     [
         ({"dimensions": 0}, "`dimensions` must be a positive integer, got 0"),
         ({"rows": -1}, "`rows` must be a positive integer, got -1"),
+        ({"start": "small"}, "`start` must be a number .*Received: 'small'"),
         ({"entries": "cauchy"}, "`entries` must be one of .*got 'cauchy'"),
     ],
 )

@@ -40,6 +40,11 @@ def test_an_instance_depends_on_its_number_alone():
         np.testing.assert_allclose(many[2:], one, rtol=1e-5)
 
 
+def test_what_is_no_problem_is_refused():
+    with pytest.raises(TypeError, match="`problem` must be .*problem=3"):
+        RandomScaling(3)
+
+
 @pytest.mark.parametrize("bounds", [(1.0, 0.0), (0.0, float("inf"))])
 def test_a_range_out_of_order_is_refused(bounds):
     with pytest.raises(ValueError, match="`low` and `high` must be finite"):
