@@ -2,9 +2,8 @@
 
 Meta-trains an update rule on a family of problems, if the output folder does
 not hold one yet, and compares it on fresh problems of several families with
-SGD, momentum, RMSprop and Adam, each with its rate tuned over 11 values on
-the family that the rule was trained on. Prints mean losses, writes
-results.json and draws a figure for each family.
+SGD, momentum, RMSprop and Adam, each with its rate tuned over 11 values.
+Prints mean losses, writes results.json and draws a figure for each family.
 
 The quadratic functions of the paper, 10 to 20 minutes:
 
@@ -14,6 +13,12 @@ A network on MNIST, and where else the rule works:
 
   python -m experiments.learned_optimizer --problem=mnist --test=mnist
       --test=mnist_40_units --test=mnist_two_layers --test=mnist_relu
+
+The hierarchical RNN on small problems of many kinds, for networks that it
+never saw, and long runs; here the others are tuned on the tested family:
+
+  python -m experiments.learned_optimizer --rule=hierarchical
+      --problem=mixture --test=fashion_mnist_relu --test_steps=2000
 """
 
 from __future__ import annotations
@@ -30,9 +35,61 @@ from experiments import learned_optimizer_run as run_lib
 from experiments import optimizees
 from keras_meta.optimizers.presets import load_rule
 
-_RULE = flags.DEFINE_enum("rule", "lstm", ["lstm"], "What to train.")
+# By the kind of problem to train on.
+_DEFAULTS = {
+    "quadratic": {
+        "steps": 100,
+        "first_steps": 100,
+        "truncation": 20,
+        "instances": 128,
+        "batches": 3000,
+        "objective": "loss",
+        "meta_rate": 0.005,
+        "preprocessing": 0.0,
+        "output_scale": 0.1,
+        "validate_every": 100,
+        "validation_instances": 512,
+        "validation_steps": 100,
+        "test_instances": 1024,
+    },
+    "network": {
+        "steps": 100,
+        "first_steps": 100,
+        "truncation": 20,
+        "instances": 1,
+        "batches": 1500,
+        "objective": "log_ratio",
+        "meta_rate": 0.003,
+        "preprocessing": 10.0,
+        "output_scale": 0.01,
+        "validate_every": 100,
+        "validation_instances": 10,
+        "validation_steps": 100,
+        "test_instances": 20,
+    },
+    "mixture": {
+        "steps": 800,
+        "first_steps": 100,
+        "truncation": 50,
+        "instances": 8,
+        "batches": 840,
+        "objective": "log_ratio",
+        "meta_rate": 0.001,
+        "preprocessing": 10.0,
+        "output_scale": 0.01,
+        "validate_every": 70,
+        "validation_instances": 8,
+        "validation_steps": 1000,
+        "test_instances": 20,
+    },
+}
+
+_RULE = flags.DEFINE_enum("rule", "lstm", run_lib.RULES, "What to train.")
 _PROBLEM = flags.DEFINE_enum(
-    "problem", "quadratic", optimizees.NAMES, "Family to train on."
+    "problem",
+    "quadratic",
+    [*optimizees.NAMES, optimizees.MIXTURE],
+    "Family to train on.",
 )
 _TEST = flags.DEFINE_multi_enum(
     "test",
@@ -40,47 +97,28 @@ _TEST = flags.DEFINE_multi_enum(
     optimizees.NAMES,
     "Family to test on; repeat the flag. By default that of training.",
 )
+_TUNE_ON = flags.DEFINE_enum(
+    "tune_on",
+    None,
+    ["training", "test"],
+    "Which family the others' rates are tuned on; by default that of "
+    "training, but for the mixture that of the test.",
+)
+_TUNING_STEPS = flags.DEFINE_integer(
+    "tuning_steps", None, "Steps in tuning; by default those of training."
+)
+_TUNING_INSTANCES = flags.DEFINE_integer(
+    "tuning_instances", None, "In tuning; by default as in the test, or 512."
+)
 _PRESET = flags.DEFINE_string(
     "preset", None, "Test this preset or folder; train nothing."
 )
 _SCALING = flags.DEFINE_float(
     "scaling", 0.0, "Logarithm of the largest random scale of coordinates."
 )
-_STEPS = flags.DEFINE_integer("steps", 100, "Steps of an optimization.")
 _TEST_STEPS = flags.DEFINE_integer("test_steps", 500, "Steps in tests.")
-_TRUNCATION = flags.DEFINE_integer("truncation", 20, "Steps of a window.")
-_INSTANCES = flags.DEFINE_integer(
-    "instances", None, "Instances of a batch; 128 quadratics, 1 network."
-)
-_BATCHES = flags.DEFINE_integer(
-    "batches", None, "Batches; 3000 of quadratics, 1500 of networks."
-)
-_OBJECTIVE = flags.DEFINE_enum(
-    "objective",
-    None,
-    ["loss", "log_ratio"],
-    "What is minimized; the loss of quadratics, else the logarithm.",
-)
 _WEIGHTS = flags.DEFINE_enum(
     "weights", "uniform", ["uniform", "linear"], "Weights of steps' losses."
-)
-_META_RATE = flags.DEFINE_float(
-    "meta_rate", None, "First rate of Adam; 0.005 for quadratics, else 0.003."
-)
-_PREPROCESSING = flags.DEFINE_float(
-    "preprocessing", None, "p of log and sign; 0 for none, as for quadratics."
-)
-_OUTPUT_SCALE = flags.DEFINE_float(
-    "output_scale", None, "Of the network; 0.1 for quadratics, else 0.01."
-)
-_VALIDATE_EVERY = flags.DEFINE_integer(
-    "validate_every", 100, "Batches from one validation to the next."
-)
-_VALIDATION_INSTANCES = flags.DEFINE_integer(
-    "validation_instances", None, "512 quadratics, 10 networks."
-)
-_TEST_INSTANCES = flags.DEFINE_integer(
-    "test_instances", None, "1024 quadratics, 20 networks."
 )
 _TIME_LIMIT = flags.DEFINE_float(
     "time_limit", 0.0, "Minutes after which training stops; 0 for none."
@@ -89,29 +127,64 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights and problems.")
 _OUTPUT = flags.DEFINE_string(
     "output", "results/learned_optimizer", "Folder to write to."
 )
+# Those whose default depends on the kind of problem.
+_CHOICES = {
+    flag.name: flag
+    for flag in (
+        flags.DEFINE_integer("steps", None, "Steps of an optimization."),
+        flags.DEFINE_integer(
+            "first_steps", None, "Steps at the beginning of training."
+        ),
+        flags.DEFINE_integer("truncation", None, "Steps of a window."),
+        flags.DEFINE_integer("instances", None, "Instances of a batch."),
+        flags.DEFINE_integer("batches", None, "Batches."),
+        flags.DEFINE_enum(
+            "objective", None, ["loss", "log_ratio"], "What is minimized."
+        ),
+        flags.DEFINE_float(
+            "meta_rate", None, "First rate of the Adam that meta-trains."
+        ),
+        flags.DEFINE_float(
+            "preprocessing", None, "p of log and sign, 0 for none; LSTM."
+        ),
+        flags.DEFINE_float("output_scale", None, "Of the network; LSTM."),
+        flags.DEFINE_integer(
+            "validate_every", None, "Batches from one validation to the next."
+        ),
+        flags.DEFINE_integer(
+            "validation_instances", None, "Instances in validation."
+        ),
+        flags.DEFINE_integer("validation_steps", None, "Steps in validation."),
+        flags.DEFINE_integer("test_instances", None, "Instances in tests."),
+    )
+}
+
+
+def _chosen() -> dict[str, float | str]:
+    """Returns what the flags say, or the default for the kind of problem."""
+    kind = _PROBLEM.value if _PROBLEM.value in _DEFAULTS else "network"
+    given = {
+        name: flag.value
+        for name, flag in _CHOICES.items()
+        if flag.value is not None
+    }
+    # A run that is shorter than the default's beginning begins with all.
+    chosen = {**_DEFAULTS[kind], **given}
+    if "first_steps" not in given:
+        chosen["first_steps"] = min(chosen["first_steps"], chosen["steps"])
+    return chosen
 
 
 def _settings() -> run_lib.Settings:
-    def either(flag, quadratic, network):
-        chosen = quadratic if _PROBLEM.value == "quadratic" else network
-        return chosen if flag.value is None else flag.value
-
+    chosen = _chosen()
+    del chosen["test_instances"]
     return run_lib.Settings(
         rule=_RULE.value,
         problem=_PROBLEM.value,
         scaling=_SCALING.value,
-        steps=_STEPS.value,
-        truncation=_TRUNCATION.value,
-        instances=either(_INSTANCES, 128, 1),
-        batches=either(_BATCHES, 3000, 1500),
-        objective=either(_OBJECTIVE, "loss", "log_ratio"),
         weights=_WEIGHTS.value,
-        meta_rate=either(_META_RATE, 0.005, 0.003),
-        preprocessing=either(_PREPROCESSING, 0.0, 10.0),
-        output_scale=either(_OUTPUT_SCALE, 0.1, 0.01),
         seed=_SEED.value,
-        validate_every=_VALIDATE_EVERY.value,
-        validation_instances=either(_VALIDATION_INSTANCES, 512, 10),
+        **chosen,
     )
 
 
@@ -123,7 +196,7 @@ def _rule(settings, directory: pathlib.Path):
 
 def _at(steps: int) -> list[int]:
     return sorted(
-        {t for t in (0, 10, 50, 100, 200, 500) if t < steps} | {steps}
+        {t for t in (0, 10, 50, 100, 200, 500, 1000) if t < steps} | {steps}
     )
 
 
@@ -133,6 +206,62 @@ def _print_row(name: str, means: dict[int, float], rates) -> None:
     print(f"{label:20}{numbers}")
 
 
+def _tests(settings):
+    """Yields families to test on, with the rates of the baselines."""
+    names = _TEST.value or [settings.problem]
+    if optimizees.MIXTURE in names:
+        raise app.UsageError("After training on the mixture, pass --test.")
+    tune_on = _TUNE_ON.value
+    if settings.problem == optimizees.MIXTURE:
+        tune_on = "test"
+    rates = {}
+    for name in names:
+        family = name if tune_on == "test" else settings.problem
+        if family not in rates:
+            rates[family] = run_lib.tuned_baselines(
+                optimizees.make(family),
+                _TUNING_STEPS.value or settings.steps,
+                _TUNING_INSTANCES.value or min(_test_instances(), 512),
+                together=_together(family),
+                seed=settings.seed,
+            )
+        yield name, rates[family]
+
+
+def _test_instances() -> int:
+    return _chosen()["test_instances"]
+
+
+def _together(family: str) -> int:
+    """Returns how many instances to optimize at once."""
+    return min(_test_instances(), 128 if family == "quadratic" else 4)
+
+
+def _test(name, rule, rates, settings, directory: pathlib.Path) -> dict:
+    """Compares on a family; prints, draws and returns mean losses."""
+    curves = run_lib.compare(
+        optimizees.make(name),
+        {settings.rule: rule},
+        rates,
+        _TEST_STEPS.value,
+        _test_instances(),
+        together=_together(name),
+        seed=settings.seed,
+    )
+    np.savez(directory / f"{name}.npz", **curves)
+    learned_optimizer_figures.draw_losses(
+        curves, directory / name, trained_steps=settings.steps
+    )
+    at = _at(_TEST_STEPS.value)
+    report = run_lib.summary(curves, settings.rule, at)
+    print(f"\n{name}: mean loss of {_test_instances()} problems")
+    print(f"{'step':20}" + "".join(f"{t:11d}" for t in at))
+    for rule_name, means in report["mean"].items():
+        _print_row(rule_name, means, rates)
+    _print_row("best other / rule", report["best_other_over_rule"], {})
+    return {"rates": rates, "test_instances": _test_instances(), **report}
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
@@ -140,41 +269,9 @@ def main(argv):
     directory = pathlib.Path(_OUTPUT.value) / settings.problem
     directory.mkdir(parents=True, exist_ok=True)
     rule = _rule(settings, directory)
-    count = _TEST_INSTANCES.value
-    if count is None:
-        count = 1024 if settings.problem == "quadratic" else 20
-    together = min(count, 128 if settings.problem == "quadratic" else 4)
-    rates = run_lib.tuned_baselines(
-        optimizees.make(settings.problem),
-        settings.steps,
-        min(count, 512),
-        together=together,
-        seed=settings.seed,
-    )
-    report = {"rates": rates, "test_instances": count}
-    for name in _TEST.value or [settings.problem]:
-        curves = run_lib.compare(
-            optimizees.make(name),
-            {settings.rule: rule},
-            rates,
-            _TEST_STEPS.value,
-            count,
-            together=together,
-            seed=settings.seed,
-        )
-        at = _at(_TEST_STEPS.value)
-        report[name] = run_lib.summary(curves, settings.rule, at)
-        np.savez(directory / f"{name}.npz", **curves)
-        learned_optimizer_figures.draw_losses(
-            curves, directory / name, trained_steps=settings.steps
-        )
-        print(f"\n{name}: mean loss of {count} problems")
-        print(f"{'step':20}" + "".join(f"{t:11d}" for t in at))
-        for rule_name, means in report[name]["mean"].items():
-            _print_row(rule_name, means, rates)
-        _print_row(
-            "best other / rule", report[name]["best_other_over_rule"], {}
-        )
+    report = {}
+    for name, rates in _tests(settings):
+        report[name] = _test(name, rule, rates, settings, directory)
     (directory / "results.json").write_text(json.dumps(report, indent=1) + "\n")
 
 

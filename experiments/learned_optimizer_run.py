@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import time
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ import keras_meta
 from experiments import checkpoint
 from experiments import optimizees
 from keras_meta.learners.optimization import Optimization
-from keras_meta.optimizers.presets import load_rule
 from keras_meta.optimizers.presets import save_rule
 from keras_meta.problems import Problem
 from keras_meta.update_rules.update_rule import UpdateRule
@@ -26,6 +26,8 @@ _VALIDATION_SEED, _TUNING_SEED, _TEST_SEED = (2**32 * i for i in (1, 2, 3))
 # The last part of a run whose mean loss is what a rate is tuned for.
 _TAIL = 10
 RATES = np.logspace(-4, 1, 11)
+_BEST = "best.npz"
+RULES = ("lstm", "hierarchical", "hyperparameters")
 BASELINES = {
     "sgd": keras_meta.GradientDescent,
     "momentum": keras_meta.Momentum,
@@ -39,10 +41,12 @@ class Settings:
     """Everything that a run of meta-training depends on.
 
     Attributes:
-        rule: `"lstm"`.
-        problem: Name of the family of problems.
+        rule: One of `RULES`.
+        problem: Name of the family of problems, or of their mixture.
         scaling: Logarithm of the largest random scale; 0 for none.
         steps: Steps of an optimization.
+        first_steps: Steps of an optimization in the first epoch. They are
+            doubled at even intervals until they are `steps` half-way.
         truncation: Steps of a window.
         instances: Problem instances of a batch.
         batches: Batches.
@@ -54,13 +58,16 @@ class Settings:
         output_scale: See `keras_meta.CoordinatewiseLSTM`.
         seed: Seed of weights and problems.
         validate_every: Batches from one validation to the next.
-        validation_instances: Problem instances of a validation.
+        validation_instances: Problem instances of a validation, for each
+            family.
+        validation_steps: Steps of an optimization in validation.
     """
 
     rule: str
     problem: str
     scaling: float
     steps: int
+    first_steps: int
     truncation: int
     instances: int
     batches: int
@@ -72,6 +79,7 @@ class Settings:
     seed: int
     validate_every: int
     validation_instances: int
+    validation_steps: int
 
 
 class _Best(keras.callbacks.Callback):
@@ -93,10 +101,17 @@ class _Best(keras.callbacks.Callback):
         earlier = [x["val_loss"] for x in self.history]
         self.history.append(row)
         if row["val_loss"] < min(earlier, default=np.inf):
-            save_rule(self.model.rule, self._directory / "preset")
+            _save(self.model.rule, self._directory)
         self._history.write_text(json.dumps(self.history, indent=1))
         if self._time_limit and seconds > 60 * self._time_limit:
             self.model.stop_training = True
+
+
+def _save(rule: UpdateRule, directory: pathlib.Path) -> None:
+    with (directory / _BEST).open("wb") as file:
+        np.savez(file, *rule.get_weights())
+    if rule.fits_any_model:
+        save_rule(rule, directory / "preset")
 
 
 def train(
@@ -116,46 +131,51 @@ def train(
         ValueError: If the folder holds a run with other settings.
     """
     _note_settings(settings, directory)
-    problem = optimizees.make(settings.problem)
-    if settings.scaling:
-        problem = keras_meta.problems.RandomScaling(
-            problem, -settings.scaling, settings.scaling
-        )
+    families = _problems(settings)
+    lengths = _lengths(settings)
     learner = keras_meta.OptimizerLearner(
         _rule(settings),
-        problem,
+        families,
         settings.steps,
         truncation=settings.truncation,
+        evaluation_steps=settings.validation_steps,
         objective=settings.objective,
         step_weights=_step_weights(settings),
     )
-    windows = settings.steps // settings.truncation
+    # Windows, each an iteration of the optimizer, until the end of an epoch.
+    windows = (
+        settings.validate_every * np.cumsum(lengths) // (settings.truncation)
+    )
     learner.compile(
         keras.optimizers.Adam(
             keras.optimizers.schedules.CosineDecay(
-                settings.meta_rate, settings.batches * windows
+                settings.meta_rate, int(windows[-1])
             ),
             global_clipnorm=1.0,
         )
     )
-    done = checkpoint.restore(learner, directory) // windows
+    iterations = checkpoint.restore(learner, directory)
+    epochs_done = int(np.searchsorted(windows, iterations, side="right"))
     learner.fit(
         keras_meta.problems.batches(
             settings.instances,
             seed=settings.seed,
-            start=done * settings.instances,
+            start=epochs_done * settings.validate_every * settings.instances,
         ),
         steps_per_epoch=settings.validate_every,
-        initial_epoch=done // settings.validate_every,
-        epochs=-(-settings.batches // settings.validate_every),
-        validation_data=_validation(settings),
+        initial_epoch=epochs_done,
+        epochs=len(lengths),
+        validation_data=_validation(settings, len(families)),
         callbacks=[
+            keras_meta.callbacks.LengthenUnroll(dict(enumerate(lengths))),
             _Best(directory, time_limit),
             checkpoint.Checkpoint(directory),
         ],
         verbose=2,
     )
-    return load_rule(directory / "preset")
+    with np.load(directory / _BEST) as weights:
+        learner.rule.set_weights(list(weights.values()))
+    return learner.rule
 
 
 def _note_settings(settings: Settings, directory: pathlib.Path) -> None:
@@ -177,7 +197,39 @@ def _note_settings(settings: Settings, directory: pathlib.Path) -> None:
     path.write_text(json.dumps(mine, indent=1) + "\n")
 
 
+def _problems(settings: Settings) -> list[Problem]:
+    if settings.problem == optimizees.MIXTURE:
+        families = optimizees.mixture()
+    else:
+        families = [optimizees.make(settings.problem)]
+    if settings.scaling:
+        families = [
+            keras_meta.problems.RandomScaling(
+                family, -settings.scaling, settings.scaling
+            )
+            for family in families
+        ]
+    return families
+
+
+def _lengths(settings: Settings) -> list[int]:
+    """Returns the steps of an optimization in each epoch."""
+    epochs = -(-settings.batches // settings.validate_every)
+    doublings = math.log2(settings.steps / settings.first_steps)
+    lengths = []
+    for epoch in range(epochs):
+        share = min(1.0, 2 * epoch / max(epochs - 1, 1))
+        steps = settings.first_steps * 2 ** math.ceil(share * doublings)
+        steps -= steps % settings.truncation
+        lengths.append(min(steps, settings.steps))
+    return lengths
+
+
 def _rule(settings: Settings) -> UpdateRule:
+    if settings.rule == "hyperparameters":
+        return keras_meta.LearnedHyperparameters()
+    if settings.rule == "hierarchical":
+        return keras_meta.HierarchicalRNN(seed=settings.seed)
     return keras_meta.CoordinatewiseLSTM(
         preprocessing=settings.preprocessing or None,
         output_scale=settings.output_scale,
@@ -191,12 +243,12 @@ def _step_weights(settings: Settings) -> np.ndarray | None:
     return np.arange(1, settings.steps + 1) / settings.steps
 
 
-def _validation(settings: Settings) -> tf.data.Dataset:
+def _validation(settings: Settings, families: int) -> tf.data.Dataset:
     together = min(settings.validation_instances, settings.instances)
     return keras_meta.problems.batches(
         together,
         seed=settings.seed + _VALIDATION_SEED,
-        num_batches=settings.validation_instances // together,
+        num_batches=settings.validation_instances // together * families,
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow_datasets as tfds
 
 from keras_meta import problems
@@ -12,6 +14,8 @@ from keras_meta import problems
 _LAYERS = keras.layers
 _BATCH_SIZE = 128
 _FEW_CIFAR_CLASSES = {"cifar5": 5, "cifar2": 2}
+# Side of the tiles whose mean is a pixel of the mixture's images.
+_TILE = 4
 
 # Every family by the name of a flag; see `make`.
 NAMES = (
@@ -21,10 +25,13 @@ NAMES = (
     "mnist_two_layers",
     "mnist_relu",
     "fashion_mnist",
+    "fashion_mnist_relu",
     "cifar10",
     "cifar5",
     "cifar2",
 )
+# The name of `mixture`.
+MIXTURE = "mixture"
 
 
 def make(name: str, data_dir: str | None = None) -> problems.Problem:
@@ -34,54 +41,109 @@ def make(name: str, data_dir: str | None = None) -> problems.Problem:
         name: `"quadratic"`, the paper's family in 10 dimensions.
             `"mnist"`, an MLP of 20 sigmoid units; with `_40_units`,
             `_two_layers` of 20, or `_relu` in place of the sigmoid.
-            `"fashion_mnist"`, the same on other images. `"cifar10"`,
-            `"cifar5"`, `"cifar2"`: a convolutional network on that many
-            classes. Losses are those on minibatches of 128 training images.
+            `"fashion_mnist"`, the same on other images;
+            `"fashion_mnist_relu"`, two layers of 64 rectified units on them.
+            `"cifar10"`, `"cifar5"`, `"cifar2"`: a convolutional network on
+            that many classes. Losses are those on minibatches of 128
+            training images.
         data_dir: Folder of the prepared data sets.
     """
     if name == "quadratic":
         return problems.Quadratic()
     if name.startswith("cifar"):
-        return _cifar(_FEW_CIFAR_CLASSES.get(name, 10), data_dir)
+        classes = _FEW_CIFAR_CLASSES.get(name, 10)
+        images = _images("cifar10", classes, data_dir)
+        return _classification(images, _convolutions(), classes)
     units, activation = {
         "mnist_40_units": ([40], "sigmoid"),
         "mnist_two_layers": ([20, 20], "sigmoid"),
         "mnist_relu": ([20], "relu"),
+        "fashion_mnist_relu": ([64, 64], "relu"),
     }.get(name, ([20], "sigmoid"))
-    images = "fashion_mnist" if name == "fashion_mnist" else "mnist"
+    dataset = "fashion_mnist" if name.startswith("fashion") else "mnist"
+    images = _images(dataset, 10, data_dir)
+    return _classification(images, _dense(units, activation), 10)
+
+
+def mixture(data_dir: str | None = None) -> list[problems.Problem]:
+    """Returns small problems of many kinds, to learn from together.
+
+    Quadratic functions with coordinates of all scales; and, on images of
+    MNIST shrunk to 7 x 7, a linear classifier, networks of sigmoid, tanh and
+    rectified units of one to three layers, with scales and without, and on
+    small, noisy batches.
+
+    Args:
+        data_dir: Folder of the prepared data sets.
+    """
+    images, labels = _images("mnist", 10, data_dir)
+    tiles = images.reshape([-1, 28 // _TILE, _TILE, 28 // _TILE, _TILE, 1])
+    data = tiles.mean(axis=(2, 4)), labels
+
+    def network(units, activation, batch_size=_BATCH_SIZE):
+        layers = _dense(units, activation)
+        return _classification(data, layers, 10, batch_size)
+
+    return [
+        problems.RandomScaling(problems.Quadratic()),
+        network([], None),
+        network([20], "relu"),
+        problems.RandomScaling(network([20], "sigmoid"), -1.0, 1.0),
+        network([20, 20], "relu", batch_size=32),
+        problems.RandomScaling(network([20, 20], "tanh"), -1.0, 1.0),
+        network([20, 20, 20], "relu"),
+    ]
+
+
+def _dense(
+    units: Sequence[int], activation: str | None
+) -> list[keras.layers.Layer]:
     layers = [_LAYERS.Dense(n, activation) for n in units]
-    return _classification(images, layers, 10, data_dir)
+    return [_LAYERS.Flatten(), *layers]
 
 
-def _cifar(classes: int, data_dir: str | None) -> problems.Problem:
+def _convolutions() -> list[keras.layers.Layer]:
     layers = []
-    for _ in range(3):
+    for filters in (8, 16, 16):
         layers += [
-            _LAYERS.Conv2D(16, 3, padding="same", use_bias=False),
+            _LAYERS.Conv2D(filters, 3, padding="same", use_bias=False),
             _LAYERS.BatchNormalization(),
             _LAYERS.ReLU(),
             _LAYERS.MaxPooling2D(2),
         ]
-    layers += [_LAYERS.Flatten(), _LAYERS.Dense(32, "relu")]
-    return _classification("cifar10", layers, classes, data_dir)
+    return [*layers, _LAYERS.Flatten(), _LAYERS.Dense(32, "relu")]
+
+
+def _images(
+    name: str, classes: int, data_dir: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the training images of the first classes, and their labels."""
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
+    x, y = tfds.as_numpy(
+        tfds.load(
+            name,
+            split="train",
+            as_supervised=True,
+            data_dir=data_dir,
+            batch_size=-1,
+        )
+    )
+    return x[y < classes], y[y < classes]
 
 
 def _classification(
-    name: str, hidden: list, classes: int, data_dir: str | None
+    data: tuple[np.ndarray, np.ndarray],
+    hidden: list[keras.layers.Layer],
+    classes: int,
+    batch_size: int = _BATCH_SIZE,
 ) -> problems.Problem:
-    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
-    images = tfds.load(
-        name, split="train", as_supervised=True, data_dir=data_dir
-    ).filter(lambda _, label: label < classes)
-    shape = images.element_spec[0].shape
     model = keras.Sequential(
         [
-            keras.Input(shape),
+            keras.Input(data[0].shape[1:]),
             _LAYERS.Rescaling(1 / 255),
-            *([] if len(hidden) > 2 else [_LAYERS.Flatten()]),
             *hidden,
             _LAYERS.Dense(classes),
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    return problems.ModelProblem(model, images, loss, batch_size=_BATCH_SIZE)
+    return problems.ModelProblem(model, data, loss, batch_size=batch_size)

@@ -48,14 +48,6 @@ _META_STEPS = flags.DEFINE_integer("meta_steps", 3, "Timed meta-steps.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to.")
 
 
-def resident(key="VmRSS"):
-    """Returns the memory of this process from the kernel's books, bytes."""
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"The kernel tells no {key}.")
-
-
 def make_step(mode, steps):
     """Returns a function that takes a meta-step and returns its loss."""
     import keras
@@ -95,7 +87,7 @@ def make_step(mode, steps):
 def measure(mode, steps, meta_steps):
     """Returns peak memory and times of a meta-step, in this process."""
     step = make_step(mode, steps)
-    at_rest = resident()
+    at_rest = machine_lib.memory("VmRSS")
     begun = time.perf_counter()
     loss = float(step())
     first = time.perf_counter() - begun
@@ -110,7 +102,7 @@ def measure(mode, steps, meta_steps):
         "loss": loss,
         "first_step_s": first,
         "ms_an_inner_step": 1e3 * sorted(seconds)[meta_steps // 2] / steps,
-        "peak_mb": (resident("VmHWM") - at_rest) / 1e6,
+        "peak_mb": (machine_lib.memory("VmHWM") - at_rest) / 1e6,
     }
 
 

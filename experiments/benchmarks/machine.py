@@ -29,6 +29,21 @@ def versions():
     return found
 
 
+def memory(key, process="self"):
+    """Returns the memory of a process from the kernel's books, bytes.
+
+    Args:
+        key: `"VmRSS"` for what is resident now, `"VmHWM"` for the most that
+            was.
+        process: Number of the process.
+    """
+    books = pathlib.Path(f"/proc/{process}/status")
+    for line in books.read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"The kernel tells no {key}.")
+
+
 def write_record(path, **found):
     """Writes a benchmark's findings as JSON, with the versions they are of.
 

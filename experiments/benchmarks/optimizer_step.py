@@ -4,7 +4,7 @@
 
 applies Keras's Adam, the LSTM optimizer, the hierarchical one, and the LSTM
 written down straightforwardly in JAX to 16 thousand and 1 million parameters
-(`--parameters=10000000` for more; the LSTM needs some 10 GB then), and
+(`--parameters=10000000` for more), and
 meta-trains the LSTM through windows of 20 steps on 16 thousand parameters,
 here and in JAX. The gradient costs next to nothing, so that what is measured
 is the optimizer.
@@ -63,6 +63,7 @@ def measure(setting, contenders):
     for contender in contenders:
         try:
             worker = Worker(contender, setting, parameters, None)
+            at_rest = worker.memory("VmRSS")
             steps = worker.run(2)
         except (ImportError, RuntimeError) as error:
             rows[contender.name] = str(error).splitlines()[0]
@@ -71,13 +72,15 @@ def measure(setting, contenders):
         rows[contender.name] = {
             "first_s": steps[0].seconds,
             "results": [step.loss for step in steps],
+            "at_rest_mb": at_rest / 1e6,
         }
     seconds = turns.take_turns(workers, _ROUNDS.value, _TURN.value)
-    for worker in workers.values():
+    for name, worker in workers.items():
+        peak_mb = worker.memory("VmHWM") / 1e6
         worker.stop()
-    for name in workers:
         clock = 1e3 * seconds[name][0]
         rows[name] |= {
+            "peak_mb": peak_mb - rows[name]["at_rest_mb"],
             "ms": float(np.median(clock)),
             "ms_10_90_percent": np.quantile(clock, [0.1, 0.9]).tolist(),
             "over_ours": float(
@@ -103,7 +106,9 @@ def complaints(rows):
 
 def format_table(rows):
     """Returns the table of the rows."""
-    lines = [f"{'':<30}{'ms':>9}{'10-90 %':>17}{'of ours':>9}{'first s':>9}"]
+    lines = [
+        f"{'':<30}{'ms':>9}{'10-90 %':>17}{'of ours':>9}{'first s':>9}{'MB':>7}"
+    ]
     for name, row in rows.items():
         if isinstance(row, str):
             lines.append(f"{name:<30} skipped: {row}")
@@ -112,6 +117,7 @@ def format_table(rows):
         lines.append(
             f"{name:<30}{row['ms']:>9.2f}{f'{low:.2f}-{high:.2f}':>17}"
             f"{row['over_ours']:>9.2f}{row['first_s']:>9.1f}"
+            f"{row['peak_mb']:>7.0f}"
         )
     return "\n".join(lines)
 
@@ -142,7 +148,8 @@ def main(argv):
         "\nms       one step, or one window with the meta-update, from the "
         "median step\nof ours  time over that of the keras_meta LSTM, median "
         "over the rounds\nfirst s  the first step, with tracing and "
-        "compilation"
+        "compilation\nMB       the most memory at any time, over that before "
+        "the first step"
     )
     if _OUTPUT.value:
         machine_lib.write_record(

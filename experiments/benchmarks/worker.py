@@ -11,6 +11,8 @@ import os
 import time
 from typing import NamedTuple
 
+from experiments.benchmarks import machine
+
 PEERS = "experiments.benchmarks.peers"
 STOP_SECONDS = 5.0
 
@@ -143,6 +145,10 @@ class Worker:
         """Runs the next `count` steps."""
         self._pipe.send(count)
         return self._receive()
+
+    def memory(self, key: str) -> int:
+        """Returns the memory of the process; see `machine.memory`."""
+        return machine.memory(key, self._process.pid)
 
     def stop(self) -> None:
         """Ends the process; one that does not end by itself is killed."""

@@ -9,7 +9,6 @@ import keras
 
 from keras_meta.optimizers.learned_optimizer import LearnedOptimizer
 from keras_meta.update_rules.hierarchical_rnn import HierarchicalRNN
-from keras_meta.update_rules.update_rule import UpdateRule
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -31,6 +30,15 @@ class HierarchicalRNNOptimizer(LearnedOptimizer):
         - [Wichrowska et al., 2017](https://arxiv.org/abs/1703.04813).
     """
 
+    _rule_class = HierarchicalRNN
+    _rule_arguments = (
+        "units",
+        "time_scales",
+        "initial_rate",
+        "attention",
+        "seed",
+    )
+
     def __init__(
         self,
         units: Sequence[int] = (10, 20, 20),
@@ -51,29 +59,3 @@ class HierarchicalRNNOptimizer(LearnedOptimizer):
             seed=seed,
         )
         super().__init__(rule, learning_rate, name, **kwargs)
-
-    @classmethod
-    def _from_rule(cls, rule: UpdateRule, preset: str, **kwargs):
-        cls._require(rule, HierarchicalRNN, preset)
-        optimizer = cls(
-            rule.units,
-            time_scales=rule.time_scales,
-            initial_rate=rule.initial_rate,
-            attention=rule.attention,
-            **kwargs,
-        )
-        optimizer.rule.set_weights(rule.get_weights())
-        return optimizer
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        config = super().get_config()
-        del config["rule"]
-        return {
-            **config,
-            "units": self.rule.units,
-            "time_scales": self.rule.time_scales,
-            "initial_rate": self.rule.initial_rate,
-            "attention": self.rule.attention,
-            "seed": self.rule.seed,
-        }

@@ -43,6 +43,11 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     >>> history = model.fit(tf.ones([8, 2]), tf.ones([8, 1]), verbose=0)
     """
 
+    # Of a class for one kind of rule: the kind, and those arguments of the
+    # constructor that are the rule's.
+    _rule_class: type[UpdateRule] = UpdateRule
+    _rule_arguments: tuple[str, ...] = ()
+
     def __init__(
         self,
         rule: UpdateRule,
@@ -152,34 +157,36 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             preset: Name of a preset that ships with the package, see
                 `keras_meta.optimizers.preset_names`, or a folder that
                 `save_to_preset` wrote.
-            **kwargs: Further arguments of the constructor.
+            **kwargs: Further arguments of the constructor, in place of those
+                of the preset if it has them too.
 
         Raises:
             ValueError: If there is no such preset, or if it holds a rule of
                 another kind.
         """
-        return cls._from_rule(load_rule(preset), preset, **kwargs)
-
-    @classmethod
-    def _from_rule(cls, rule: UpdateRule, preset: str, **kwargs):
-        return cls(rule, **kwargs)
-
-    @classmethod
-    def _require(cls, rule: UpdateRule, kind: type, preset: str) -> None:
-        if not isinstance(rule, kind):
+        rule = load_rule(preset)
+        if not isinstance(rule, cls._rule_class):
             raise ValueError(
-                f"`preset` must hold a {kind.__name__} for {cls.__name__}. "
-                f"Received: preset={preset!r}, which holds a "
+                f"`preset` must hold a {cls._rule_class.__name__} for "
+                f"{cls.__name__}. Received: preset={preset!r}, which holds a "
                 f"{type(rule).__name__}. Use "
                 "keras_meta.optimizers.LearnedOptimizer.from_preset."
             )
+        if not cls._rule_arguments:
+            return cls(rule, **kwargs)
+        optimizer = cls(**{**cls._arguments_of(rule), **kwargs})
+        optimizer.rule.set_weights(rule.get_weights())
+        return optimizer
+
+    @classmethod
+    def _arguments_of(cls, rule: UpdateRule) -> dict[str, Any]:
+        if not cls._rule_arguments:
+            return {"rule": keras.saving.serialize_keras_object(rule)}
+        return {name: getattr(rule, name) for name in cls._rule_arguments}
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "rule": keras.saving.serialize_keras_object(self.rule),
-        }
+        return {**super().get_config(), **self._arguments_of(self.rule)}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

@@ -9,7 +9,6 @@ import keras
 
 from keras_meta.optimizers.learned_optimizer import LearnedOptimizer
 from keras_meta.update_rules.coordinatewise_lstm import CoordinatewiseLSTM
-from keras_meta.update_rules.update_rule import UpdateRule
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -29,6 +28,9 @@ class LSTMOptimizer(LearnedOptimizer):
         - [Andrychowicz et al., 2016](https://arxiv.org/abs/1606.04474).
     """
 
+    _rule_class = CoordinatewiseLSTM
+    _rule_arguments = ("units", "preprocessing", "output_scale", "seed")
+
     def __init__(
         self,
         units: Sequence[int] = (20, 20),
@@ -47,27 +49,3 @@ class LSTMOptimizer(LearnedOptimizer):
             seed=seed,
         )
         super().__init__(rule, learning_rate, name, **kwargs)
-
-    @classmethod
-    def _from_rule(cls, rule: UpdateRule, preset: str, **kwargs):
-        cls._require(rule, CoordinatewiseLSTM, preset)
-        optimizer = cls(
-            rule.units,
-            preprocessing=rule.preprocessing,
-            output_scale=rule.output_scale,
-            **kwargs,
-        )
-        optimizer.rule.set_weights(rule.get_weights())
-        return optimizer
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        config = super().get_config()
-        del config["rule"]
-        return {
-            **config,
-            "units": self.rule.units,
-            "preprocessing": self.rule.preprocessing,
-            "output_scale": self.rule.output_scale,
-            "seed": self.rule.seed,
-        }

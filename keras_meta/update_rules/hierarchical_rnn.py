@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,9 @@ import keras
 import tensorflow as tf
 
 from keras_meta.update_rules import coordinates
+from keras_meta.update_rules.hierarchical_network import network_step
 from keras_meta.update_rules.recompute import recompute
+from keras_meta.update_rules.tensor_columns import TensorColumns
 from keras_meta.update_rules.update_rule import UpdateRule
 
 # Of weights, over the root of their number of inputs.
@@ -21,9 +22,6 @@ _INPUT_DECAY_BIAS = 2.2
 _SCALE_DECAY_BIAS = 3.2
 _RATE_MOMENTUM_LOGIT = 3.2
 _STEP_OFFSET = -1.0
-# Logarithms of rates stay within.
-_LARGEST_LOG_RATE = 33.0
-_TINY = 1e-16
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -201,10 +199,12 @@ class HierarchicalRNN(UpdateRule):
         tasks = state["global"].shape[1]
         if tasks is None:
             tasks = tf.shape(state["global"])[1]
-        tensors = _Tensors.of(params, tasks)
+        tensors = TensorColumns.of(params, tasks)
         parameters = state.get("parameters", params)
         moves, new_state = recompute(
-            lambda *arguments: _step(tensors, self.time_scales, *arguments),
+            lambda *arguments: network_step(
+                tensors, self.time_scales, *arguments
+            ),
             coordinates.join(grads, self.compute_dtype)[tf.newaxis],
             {k: v for k, v in state.items() if k != "parameters"},
             {k: tf.convert_to_tensor(v) for k, v in self._by_name.items()},
@@ -231,181 +231,3 @@ class HierarchicalRNN(UpdateRule):
             "attention": self.attention,
             "seed": self.seed,
         }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Tensors:
-    """Which columns belong to which tensor of which task.
-
-    Attributes:
-        sizes: Coordinates of each tensor of one task.
-        tasks: Number of tasks.
-    """
-
-    sizes: list[int]
-    tasks: int | tf.Tensor
-
-    @classmethod
-    def of(cls, params, tasks) -> _Tensors:
-        sizes = [coordinates.count([p]) // tasks for p in params]
-        return cls(sizes, tasks)
-
-    def mean(self, x: tf.Tensor) -> tf.Tensor:
-        """`[n, coordinates]` to means, `[n, tensors * tasks]`."""
-        parts = tf.split(x, [size * self.tasks for size in self.sizes], axis=1)
-        means = [
-            tf.reduce_mean(tf.reshape(part, [x.shape[0], self.tasks, size]), -1)
-            for part, size in zip(parts, self.sizes, strict=True)
-        ]
-        return tf.concat(means, axis=1)
-
-    def spread(self, y: tf.Tensor) -> tf.Tensor:
-        """`[n, tensors * tasks]` to each coordinate, `[n, coordinates]`."""
-        parts = tf.split(y, [self.tasks] * len(self.sizes), axis=1)
-        spread = [
-            tf.repeat(part, size, axis=1)
-            for part, size in zip(parts, self.sizes, strict=True)
-        ]
-        return tf.concat(spread, axis=1)
-
-    def mean_of_tensors(self, y: tf.Tensor) -> tf.Tensor:
-        """`[n, tensors * tasks]` to means over tensors, `[n, tasks]`."""
-        shape = [y.shape[0], len(self.sizes), self.tasks]
-        return tf.reduce_mean(tf.reshape(y, shape), axis=1)
-
-    def to_tensors(self, z: tf.Tensor) -> tf.Tensor:
-        """`[n, tasks]` to each tensor, `[n, tensors * tasks]`."""
-        return tf.tile(z, [1, len(self.sizes)])
-
-    def mean_of_all(self, x: tf.Tensor) -> tf.Tensor:
-        """`[n, coordinates]` to means over all of a task, `[n, tasks]`."""
-        count = sum(self.sizes)
-        shares = [tf.fill([self.tasks], size / count) for size in self.sizes]
-        weights = tf.cast(tf.concat(shares, axis=0), x.dtype)
-        return len(self.sizes) * self.mean_of_tensors(self.mean(x) * weights)
-
-
-def _step(tensors: _Tensors, time_scales: int, gradient, state, weights):
-    """Returns moves and the state.
-
-    The moves are those of the parameters, `[1, coordinates]`, and with
-    attention those to where the next gradient is taken.
-    """
-    averages, squares, scaled = _averages(gradient, state, time_scales)
-    mean_log_rate = tensors.to_tensors(tensors.mean_of_all(state["log_rate"]))
-    features = _features(
-        scaled, squares, state["log_rate"] - tensors.spread(mean_log_rate)
-    )
-
-    to_parameter = _affine(weights, "tensor_to_parameter", state["tensor"])
-    to_parameter += tensors.to_tensors(
-        _affine(weights, "global_to_parameter", state["global"])
-    )
-    parameter = _gru(
-        weights,
-        "parameter",
-        features,
-        state["parameter"],
-        tensors.spread(to_parameter),
-    )
-    tensor = _gru(
-        weights,
-        "tensor",
-        tensors.mean(tf.concat([parameter, features], axis=0)),
-        state["tensor"],
-        tensors.to_tensors(
-            _affine(weights, "global_to_tensor", state["global"])
-        ),
-    )
-    everything = _gru(
-        weights, "global", tensors.mean_of_tensors(tensor), state["global"]
-    )
-
-    def direction(name, shortcut):
-        free = weights[name] @ parameter + weights[shortcut] @ scaled
-        length = tf.sqrt(tensors.mean(tf.square(free)) + _TINY)
-        return free / tensors.spread(length)
-
-    step_log_rate = _clip(
-        state["log_rate"] + _affine(weights, "rate_change", parameter)
-    )
-    momentum = tf.sigmoid(weights["rate_momentum_logit"])
-    rate = tf.exp(step_log_rate + weights["step_offset"])
-    moves = [rate * direction("direction", "shortcut")]
-    if "attention" in weights:
-        attended = direction("attention", "attention_shortcut")
-        moves.append(tf.exp(step_log_rate) * attended)
-    return moves, {
-        "parameter": parameter,
-        "tensor": tensor,
-        "global": everything,
-        "input_decay": tf.sigmoid(_affine(weights, "input_decay", parameter)),
-        "scale_decay": tf.sigmoid(_affine(weights, "scale_decay", parameter)),
-        "averages": averages,
-        "squares": squares,
-        "log_rate": momentum * state["log_rate"]
-        + (1 - momentum) * step_log_rate,
-    }
-
-
-def _averages(gradient, state, time_scales: int):
-    """Returns averages, mean squares and scaled averages, by time scale."""
-    # The square root of a decay doubles the time.
-    exponents = tf.constant(
-        [[2.0**-i] for i in range(time_scales)], gradient.dtype
-    )
-    decay = _power(state["input_decay"], exponents)
-    averages = (1 - decay) * gradient + decay * state["averages"]
-    decay = state["scale_decay"]
-    squares = (1 - decay) * tf.square(averages) + decay * state["squares"]
-    return (
-        averages,
-        squares,
-        tf.asinh(averages * tf.math.rsqrt(squares + _TINY)),
-    )
-
-
-def _power(base: tf.Tensor, exponents: tf.Tensor) -> tf.Tensor:
-    """Powers whose derivative at zero is zero, where it is infinite."""
-    is_zero = tf.equal(base, 0)
-    power = tf.pow(tf.where(is_zero, tf.ones_like(base), base), exponents)
-    return tf.where(is_zero, tf.zeros_like(power), power)
-
-
-def _features(scaled, squares, relative_log_rate) -> tf.Tensor:
-    """Returns what a parameter's GRU sees, `[3 * time_scales, coordinates]`."""
-    logs = tf.math.log(squares + _TINY)
-    return tf.concat(
-        [
-            scaled,
-            scaled[:-1] * scaled[1:],
-            logs - tf.reduce_mean(logs, axis=0, keepdims=True),
-            relative_log_rate,
-        ],
-        axis=0,
-    )
-
-
-def _affine(weights, name: str, x: tf.Tensor) -> tf.Tensor:
-    return weights[name] @ x + weights[f"{name}_bias"]
-
-
-def _gru(weights, name: str, x, before, bias=None) -> tf.Tensor:
-    """Returns a GRU's new state; `bias` acts on both gates and content."""
-    units = before.shape[0]
-    gates = weights[f"{name}_gates"] @ tf.concat([x, before], axis=0)
-    gates += weights[f"{name}_gates_bias"]
-    if bias is not None:
-        gates += bias[: 2 * units]
-    reset, keep = tf.split(tf.sigmoid(gates), 2, axis=0)
-    content = weights[f"{name}_content"] @ tf.concat([x, reset * before], 0)
-    content += weights[f"{name}_content_bias"]
-    if bias is not None:
-        content += bias[2 * units :]
-    return keep * before + (1 - keep) * tf.tanh(content)
-
-
-def _clip(log_rate: tf.Tensor) -> tf.Tensor:
-    """Clips, and lets the gradient through as if it did not."""
-    clipped = tf.clip_by_value(log_rate, -_LARGEST_LOG_RATE, _LARGEST_LOG_RATE)
-    return log_rate + tf.stop_gradient(clipped - log_rate)

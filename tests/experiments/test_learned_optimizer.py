@@ -17,6 +17,7 @@ def settings(**changes):
         "problem": "quadratic",
         "scaling": 0.0,
         "steps": 4,
+        "first_steps": 4,
         "truncation": 2,
         "instances": 4,
         "batches": 4,
@@ -28,6 +29,7 @@ def settings(**changes):
         "seed": 0,
         "validate_every": 2,
         "validation_instances": 8,
+        "validation_steps": 4,
     }
     return run_lib.Settings(**{**values, **changes})
 
@@ -48,7 +50,12 @@ def test_binary(run_binary, tmp_path):
     assert "mean loss of 8 problems" in printed
     folder = tmp_path / "quadratic"
     report = json.loads((folder / "results.json").read_text())
-    assert set(report["rates"]) == {"sgd", "momentum", "rmsprop", "adam"}
+    assert set(report["quadratic"]["rates"]) == {
+        "sgd",
+        "momentum",
+        "rmsprop",
+        "adam",
+    }
     with np.load(folder / "quadratic.npz") as curves:
         assert curves["lstm"].shape == (8, 13)
         mean = curves["lstm"].mean(axis=0)[12]
@@ -57,10 +64,20 @@ def test_binary(run_binary, tmp_path):
     LSTMOptimizer.from_preset(str(folder / "preset"))
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path):
-    run_lib.train(settings(), tmp_path / "whole")
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param("lstm", marks=pytest.mark.slow),
+        pytest.param("hierarchical", marks=pytest.mark.slow),
+        "hyperparameters",
+    ],
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, rule):
+    # The second epoch has twice the steps of the first.
+    changes = {"rule": rule, "first_steps": 2}
+    run_lib.train(settings(**changes), tmp_path / "whole")
     for time_limit in (1e-9, 0.0):
-        run_lib.train(settings(), tmp_path / "parts", time_limit)
+        run_lib.train(settings(**changes), tmp_path / "parts", time_limit)
     whole, parts = [
         json.loads((tmp_path / name / "history.json").read_text())
         for name in ("whole", "parts")
@@ -68,6 +85,15 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path):
     assert len(whole) == len(parts) == 2
     for a, b in zip(whole, parts, strict=True):
         assert a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("first_steps", "expected"),
+    [(16, [16] * 5), (2, [2, 8, 16, 16, 16]), (4, [4, 8, 16, 16, 16])],
+)
+def test_steps_are_doubled_until_half_way(first_steps, expected):
+    chosen = settings(steps=16, first_steps=first_steps, batches=10)
+    assert run_lib._lengths(chosen) == expected
 
 
 def test_other_settings_do_not_go_on(tmp_path):
@@ -122,6 +148,15 @@ def test_summary():
     assert report["mean"]["adam"] == {1: 3.0, 2: 4.0}
     assert report["best_other_over_rule"] == {1: 2.0, 2: 2.0}
     assert report["half_width"]["lstm"][2] == pytest.approx(1.96)
+
+
+@pytest.mark.slow
+def test_mixture():
+    if "TFDS_DATA_DIR" not in os.environ:
+        pytest.skip("TFDS_DATA_DIR does not name a folder with data sets")
+    for problem in optimizees.mixture():
+        losses = problem.losses(*problem.draw(0, 0, 2), 0)
+        assert np.isfinite(losses).all()
 
 
 _QUICK = ("quadratic", "mnist_40_units", "fashion_mnist", "cifar5")

@@ -64,13 +64,6 @@ def test_config_round_trip():
     assert twin.get_config() == rule.get_config()
 
 
-@pytest.fixture
-def float32():
-    keras.config.set_floatx("float32")
-    yield
-    keras.config.set_floatx("float64")
-
-
 @pytest.mark.usefixtures("float32")
 def test_meta_training_finds_better_numbers():
     rule = LearnedHyperparameters(0.001)

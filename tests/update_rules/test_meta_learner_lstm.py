@@ -123,15 +123,6 @@ def test_parameters_nearly_stand_still_at_first():
         assert 0 < change < 0.1
 
 
-@pytest.fixture
-def float32():
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
-    yield
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-
-
 def _few_shot_data():
     """Tasks that tell two clouds apart, whose labels are drawn anew."""
     rng = np.random.default_rng(0)

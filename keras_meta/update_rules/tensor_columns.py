@@ -1,0 +1,65 @@
+"""Which columns of joined coordinates belong to which tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from keras_meta.update_rules import coordinates
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorColumns:
+    """Which columns belong to which tensor of which task.
+
+    Attributes:
+        sizes: Coordinates of each tensor of one task.
+        tasks: Number of tasks.
+    """
+
+    sizes: list[int]
+    tasks: int | tf.Tensor
+
+    @classmethod
+    def of(
+        cls, params: Sequence[tf.Tensor], tasks: int | tf.Tensor
+    ) -> TensorColumns:
+        """Returns the columns of parameters, as `coordinates` joins them."""
+        sizes = [coordinates.count([p]) // tasks for p in params]
+        return cls(sizes, tasks)
+
+    def mean(self, x: tf.Tensor) -> tf.Tensor:
+        """`[n, coordinates]` to means, `[n, tensors * tasks]`."""
+        parts = tf.split(x, [size * self.tasks for size in self.sizes], axis=1)
+        means = [
+            tf.reduce_mean(tf.reshape(part, [x.shape[0], self.tasks, size]), -1)
+            for part, size in zip(parts, self.sizes, strict=True)
+        ]
+        return tf.concat(means, axis=1)
+
+    def spread(self, y: tf.Tensor) -> tf.Tensor:
+        """`[n, tensors * tasks]` to each coordinate, `[n, coordinates]`."""
+        parts = tf.split(y, [self.tasks] * len(self.sizes), axis=1)
+        spread = [
+            tf.repeat(part, size, axis=1)
+            for part, size in zip(parts, self.sizes, strict=True)
+        ]
+        return tf.concat(spread, axis=1)
+
+    def mean_of_tensors(self, y: tf.Tensor) -> tf.Tensor:
+        """`[n, tensors * tasks]` to means over tensors, `[n, tasks]`."""
+        shape = [y.shape[0], len(self.sizes), self.tasks]
+        return tf.reduce_mean(tf.reshape(y, shape), axis=1)
+
+    def to_tensors(self, z: tf.Tensor) -> tf.Tensor:
+        """`[n, tasks]` to each tensor, `[n, tensors * tasks]`."""
+        return tf.tile(z, [1, len(self.sizes)])
+
+    def mean_of_all(self, x: tf.Tensor) -> tf.Tensor:
+        """`[n, coordinates]` to means over all of a task, `[n, tasks]`."""
+        count = sum(self.sizes)
+        shares = [tf.fill([self.tasks], size / count) for size in self.sizes]
+        weights = tf.cast(tf.concat(shares, axis=0), x.dtype)
+        return len(self.sizes) * self.mean_of_tensors(self.mean(x) * weights)
