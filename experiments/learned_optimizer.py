@@ -206,7 +206,7 @@ def _print_row(name: str, means: dict[int, float], rates) -> None:
     print(f"{label:20}{numbers}")
 
 
-def _tests(settings):
+def _tests(settings, directory: pathlib.Path):
     """Yields families to test on, with the rates of the baselines."""
     names = _TEST.value or [settings.problem]
     if optimizees.MIXTURE in names:
@@ -214,18 +214,27 @@ def _tests(settings):
     tune_on = _TUNE_ON.value
     if settings.problem == optimizees.MIXTURE:
         tune_on = "test"
-    rates = {}
     for name in names:
         family = name if tune_on == "test" else settings.problem
-        if family not in rates:
-            rates[family] = run_lib.tuned_baselines(
-                optimizees.make(family),
-                _TUNING_STEPS.value or settings.steps,
-                _TUNING_INSTANCES.value or min(_test_instances(), 512),
-                together=_together(family),
-                seed=settings.seed,
-            )
-        yield name, rates[family]
+        yield name, _rates(family, settings, directory)
+
+
+def _rates(family: str, settings, directory: pathlib.Path) -> dict[str, float]:
+    """Returns the tuned rates, which are kept in the folder."""
+    setting = {
+        "steps": _TUNING_STEPS.value or settings.steps,
+        "instances": _TUNING_INSTANCES.value or min(_test_instances(), 512),
+        "together": _together(family),
+        "seed": settings.seed,
+    }
+    path = directory / f"rates_{family}.json"
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if kept["setting"] == setting:
+            return kept["rates"]
+    rates = run_lib.tuned_baselines(optimizees.make(family), **setting)
+    path.write_text(json.dumps({"setting": setting, "rates": rates}) + "\n")
+    return rates
 
 
 def _test_instances() -> int:
@@ -270,7 +279,7 @@ def main(argv):
     directory.mkdir(parents=True, exist_ok=True)
     rule = _rule(settings, directory)
     report = {}
-    for name, rates in _tests(settings):
+    for name, rates in _tests(settings, directory):
         report[name] = _test(name, rule, rates, settings, directory)
     (directory / "results.json").write_text(json.dumps(report, indent=1) + "\n")
 
