@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 
 import keras
@@ -21,7 +22,8 @@ class LengthenUnroll(keras.callbacks.Callback):
             it was made with.
 
     Raises:
-        ValueError: If epoch 0 is missing.
+        ValueError: If epoch 0 is missing, or if `fit` is of another model or
+            one of the numbers does not fit it.
 
     Example:
     >>> curriculum = LengthenUnroll({0: 20, 5: 60, 10: 100})
@@ -29,19 +31,27 @@ class LengthenUnroll(keras.callbacks.Callback):
 
     def __init__(self, steps: Mapping[int, int]):
         super().__init__()
-        if 0 not in steps:
+        epochs = [*steps]
+        whole = all(isinstance(e, numbers.Integral) for e in epochs)
+        if not whole or 0 not in epochs:
             raise ValueError(
-                "`steps` must say how many steps to begin with, at epoch 0. "
+                "`steps` must say by the number of an epoch how many steps to "
+                "take from it on, and have an epoch 0. "
                 f"Received: steps={dict(steps)}"
             )
         self.steps = dict(steps)
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Sets the steps for the epoch that begins."""
+    def on_train_begin(self, logs=None):
+        """Tries all steps, so that none fails after hours."""
         if not isinstance(self.model, OptimizerLearner):
             raise ValueError(
                 "LengthenUnroll needs a keras_meta.OptimizerLearner. Received: "
                 f"{type(self.model).__name__}"
             )
+        for steps in self.steps.values():
+            self.model.steps = steps
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Sets the steps for the epoch that begins."""
         latest = max(e for e in self.steps if e <= epoch)
         self.model.steps = self.steps[latest]

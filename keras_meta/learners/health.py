@@ -25,6 +25,11 @@ class Failure(NamedTuple):
     step: int
     task: int
 
+    @property
+    def is_outer(self) -> bool:
+        """Whether every inner loss was finite."""
+        return self.cause == _OUTER
+
 
 @dataclasses.dataclass
 class Report:
@@ -115,10 +120,16 @@ class Health:
         """
         self._first(_INNER, tf.logical_not(tf.math.is_finite(losses)), first)
 
-    def report_outer_loss(self, loss: tf.Tensor) -> None:
-        """Reports a loss, a scalar, that is not finite."""
-        bad = tf.logical_not(tf.math.is_finite(loss))
-        self._first(_OUTER, tf.reshape(bad, [1, 1]))
+    def report_outer(
+        self, is_finite: tf.Tensor, step: int | tf.Tensor = 0
+    ) -> None:
+        """Reports that what is learned from is not finite, unless it is.
+
+        Args:
+            is_finite: A boolean scalar.
+            step: The step at which.
+        """
+        self._first(_OUTER, tf.reshape(tf.logical_not(is_finite), [1, 1]), step)
 
     def take(self) -> Failure | None:
         """Returns the failure that was reported, and forgets it."""

@@ -111,7 +111,7 @@ class Learner(MetaTraining):
         check_update_rule(update_rule)
         self.update_rule = update_rule
         adapted = select_adapted(model, adapt)
-        self.update_rule.attach(adapted, steps)
+        self.update_rule.attach_again(adapted, steps)
         self._inner_loop = InnerLoop(
             TaskBatched(model, adapted), update_rule, batch_statistics
         )
@@ -287,8 +287,10 @@ class Learner(MetaTraining):
         if outputs is not None:
             self._report_health(episode, outputs[0])
         carry = Carry(*carry)
-        weights = self.update_rule.final(carry.weights, carry.rule_state)
-        return carry._replace(weights=weights), outputs
+        weights, rule_state = self.update_rule.final(
+            carry.weights, carry.rule_state
+        )
+        return carry._replace(weights=weights, rule_state=rule_state), outputs
 
     def _share(self, episode: Episode, start: Carry, steps: int, training):
         """Computes what the steps have in common, see `InnerLoop.share`."""

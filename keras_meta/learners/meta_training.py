@@ -183,8 +183,8 @@ class MetaTraining(keras.Model):
 
     def _apply(self, x, y, sample_weight, result: MetaGradient):
         """Updates the learned weights; returns the step's logs."""
-        self._health.report_outer_loss(result.loss)
-        # A step that failed moves nothing.
+        self._health.report_outer(tf.math.is_finite(result.loss))
+        # A step that failed leaves the weights finite.
         is_ok = self._health.is_ok
         gradients = [
             g if g is None else tf.where(is_ok, g, tf.zeros_like(g))

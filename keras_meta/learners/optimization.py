@@ -44,8 +44,7 @@ class Optimization:
 
     def start(self, params: list[tf.Tensor]) -> Run:
         """Returns what is carried to the first step."""
-        if self.rule.fits_any_model:
-            self.rule.attach(self.problem.variables, steps=1)
+        self.rule.attach_again(self.problem.variables)
         return Run(list(params), self.rule.init_state(params))
 
     def take_steps(
@@ -65,20 +64,28 @@ class Optimization:
         """
 
         def step(i, run):
-            losses, gradients = self.evaluate(run.params, data, first + i)
+            losses, gradients = self.evaluate(run, data, first + i)
             seen = losses if self.second_order else tf.stop_gradient(losses)
             state = self.rule.observe(run.rule_state, seen)
             params, state = self.rule.update(run.params, gradients, state)
             return Run(params, state), losses
 
         run, losses = unroll(step, run, steps, lay_out=False)
-        last, _ = self.evaluate(run.params, data, first + steps)
+        last, _ = self.evaluate(run, data, first + steps)
         return run, tf.concat([losses, last[tf.newaxis]], axis=0)
 
     def evaluate(
-        self, params: list[tf.Tensor], data: Any, step: int | tf.Tensor
+        self, run: Run, data: Any, step: int | tf.Tensor
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Returns the losses and their gradients, which the rule sees."""
+        """Returns the losses, and the gradients that the rule sees."""
+        losses, gradients = self._evaluate_at(run.params, data, step)
+        if self.rule.attends:
+            result, _ = self.rule.final(*run)
+            losses, _ = self._evaluate_at(result, data, step)
+        return losses, gradients
+
+    def _evaluate_at(self, params, data, step):
+        """Returns the losses and their gradients."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(params)
             losses = self.problem.losses(

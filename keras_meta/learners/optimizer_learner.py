@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Sequence
 
 import keras
@@ -12,6 +13,7 @@ from keras.src.trainers.trainer import model_supports_jit
 
 from keras_meta.episodes.checks import check_choice
 from keras_meta.episodes.checks import check_positive
+from keras_meta.learners.health import Failure
 from keras_meta.learners.health import Health
 from keras_meta.learners.optimization import Optimization
 from keras_meta.learners.optimization import Run
@@ -58,7 +60,7 @@ class OptimizerLearner(keras.Model):
             problems of all sizes count alike.
         second_order: Whether gradients that the rule sees are differentiated
             as functions of the parameters. They count as constants in the
-            paper.
+            first paper; a rule with attention needs it.
         name: Name of the model.
 
     Raises:
@@ -99,11 +101,13 @@ class OptimizerLearner(keras.Model):
         second_order: bool = False,
         name: str | None = None,
     ):
-        super().__init__(name=name)
+        # Keras would round what the rule is given to half precision.
+        super().__init__(name=name, dtype=keras.config.floatx(), autocast=False)
         check_rule(rule)
         problems = _as_problems(problem)
         truncation = steps if truncation is None else truncation
-        evaluation_steps = evaluation_steps or steps
+        if evaluation_steps is None:
+            evaluation_steps = steps
         check_positive(
             steps=steps,
             truncation=truncation,
@@ -115,6 +119,12 @@ class OptimizerLearner(keras.Model):
                 "A rule that learns something of each tensor has one problem. "
                 f"Received: rule={type(rule).__name__} and {len(problems)} "
                 "problems. Pass keras_meta.CoordinatewiseLSTM(), for instance."
+            )
+        if rule.attends and not second_order:
+            raise ValueError(
+                "A rule learns where to take gradients by differentiating "
+                "them. Received: a rule with attention=True, and "
+                "second_order=False. Pass second_order=True."
             )
         if not rule.built:
             rule.attach(problems[0].variables, steps)
@@ -149,10 +159,16 @@ class OptimizerLearner(keras.Model):
     @steps.setter
     def steps(self, steps: int) -> None:
         most = len(self._step_weights)
-        if steps % self.truncation or not 0 < steps <= most:
+        whole = isinstance(steps, numbers.Integral)
+        if not whole or steps % self.truncation or not 0 < steps <= most:
             raise ValueError(
                 f"`steps` must be a multiple of truncation={self.truncation} "
-                f"and at most {most}. Received: steps={steps}"
+                f"and at most {most}. Received: steps={steps!r}"
+            )
+        if not self._step_weights[:steps].any():
+            raise ValueError(
+                "`step_weights` must not be zero for all steps. Received: "
+                f"weights of which the first {steps} are, for steps={steps}."
             )
         self._steps = steps
         self._windows.assign(steps // self.truncation)
@@ -198,7 +214,7 @@ class OptimizerLearner(keras.Model):
             problem, self.rule, self.second_order, bool(self.jit_compile)
         )
         run = optimization.start(params)
-        losses, _ = optimization.evaluate(run.params, data, 0)
+        losses, _ = optimization.evaluate(run, data, 0)
         return optimization, run, data, losses
 
     def _train_on(self, problem: Problem, x):
@@ -216,8 +232,9 @@ class OptimizerLearner(keras.Model):
                 values = self._values(losses[1:], first_losses)
                 part = tf.slice(weights, [first], [self.truncation])
                 window_loss = tf.tensordot(part, values, axes=1)
-            self._learn(tape, window_loss)
+                scaled = self.optimizer.scale_loss(window_loss)
             self._health.report_inner_losses(losses, first)
+            self._learn(tape, scaled, first)
             final_loss = tf.reduce_mean(losses[-1])
             flat = keras.tree.flatten(run)
             return number + 1, flat, loss + window_loss, final_loss
@@ -250,6 +267,7 @@ class OptimizerLearner(keras.Model):
         _, losses = optimization.take_steps(run, data, 0, self.evaluation_steps)
         self._health.report_inner_losses(losses)
         loss = tf.reduce_mean(self._values(losses[1:], first_losses))
+        self._health.report_outer(tf.math.is_finite(loss))
         return loss, tf.reduce_mean(losses[-1])
 
     def _values(self, losses: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
@@ -263,17 +281,37 @@ class OptimizerLearner(keras.Model):
             losses = tf.math.log(losses + _TINY) - tf.math.log(first + _TINY)
         return tf.reduce_mean(losses, axis=1)
 
-    def _learn(self, tape: tf.GradientTape, loss: tf.Tensor) -> None:
+    def _learn(
+        self, tape: tf.GradientTape, loss: tf.Tensor, step: tf.Tensor
+    ) -> None:
+        """Learns from a window, unless something in it is not finite.
+
+        Args:
+            tape: The tape of the window.
+            loss: What to lower.
+            step: The window's first step.
+        """
         variables = self.rule.trainable_variables
         gradients = tape.gradient(
             loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        is_ok = tf.reduce_all(
-            [tf.reduce_all(tf.math.is_finite(x)) for x in (loss, *gradients)]
+        needed = [loss, *gradients]
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            # It looks for the scale at which gradients are finite.
+            needed = [loss]
+        is_finite = tf.reduce_all(
+            [tf.reduce_all(tf.math.is_finite(x)) for x in needed]
         )
-        # A window that failed moves nothing.
-        gradients = [tf.where(is_ok, g, tf.zeros_like(g)) for g in gradients]
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self._health.report_outer(is_finite, step)
+
+        def apply():
+            self.optimizer.apply_gradients(
+                zip(gradients, variables, strict=True)
+            )
+            return True
+
+        # Momentum would move the weights though the gradients be zero.
+        tf.cond(self._health.is_ok, apply, lambda: False)
 
     def _resolve_auto_jit_compile(self) -> bool:
         return model_supports_jit(self)
@@ -299,11 +337,9 @@ class OptimizerLearner(keras.Model):
             logs = function(iterator)
             failure = self._health.take()
             if failure is not None:
-                hint = _AT_THE_START if failure.step == 0 else _ON_THE_WAY
                 raise FloatingPointError(
-                    f"The loss of instance {failure.task} in the batch is not "
-                    f"finite at optimization step {failure.step}. {hint} The "
-                    "rule's weights are as finite as before."
+                    f"{_describe(failure, self.objective)} The rule has "
+                    "learned nothing since."
                 )
             return logs
 
@@ -316,6 +352,24 @@ class OptimizerLearner(keras.Model):
             "hold data. Save the rule: keras_meta.optimizers.LearnedOptimizer("
             "learner.rule).save_to_preset(...), or `learner.save_weights`."
         )
+
+
+def _describe(failure: Failure, objective: str) -> str:
+    if not failure.is_outer:
+        hint = _AT_THE_START if failure.step == 0 else _ON_THE_WAY
+        return (
+            f"The loss of instance {failure.task} in the batch is not finite "
+            f"at optimization step {failure.step}. {hint}"
+        )
+    hint = (
+        "Lower `truncation`; if losses can be negative, use objective='loss'."
+        if objective == "log_ratio"
+        else "Lower `truncation`."
+    )
+    return (
+        "The meta-loss or its gradient is not finite in the window from "
+        f"optimization step {failure.step} on, though every loss is. {hint}"
+    )
 
 
 def _as_problems(problem) -> list[Problem]:
@@ -333,11 +387,12 @@ def _as_step_weights(weights, steps: int) -> np.ndarray:
     if weights is None:
         return np.ones(steps)
     weights = np.asarray(weights, float)
-    if weights.shape != (steps,) or not weights.sum() > 0:
+    is_fine = np.isfinite(weights) & (weights >= 0)
+    if weights.shape != (steps,) or not is_fine.all():
         raise ValueError(
-            f"`step_weights` must be None or {steps} numbers of positive sum, "
-            f"one for each of steps={steps}. Received: shape "
-            f"{weights.shape}, sum {weights.sum()}"
+            f"`step_weights` must be None or {steps} numbers of at least 0, "
+            f"one for each of steps={steps}. Received: shape {weights.shape}, "
+            f"values {weights}"
         )
     return weights
 

@@ -19,8 +19,9 @@ class HierarchicalRNNOptimizer(LearnedOptimizer):
         units: See `keras_meta.HierarchicalRNN`.
         time_scales: See `keras_meta.HierarchicalRNN`.
         initial_rate: See `keras_meta.HierarchicalRNN`.
-        attention: See `keras_meta.HierarchicalRNN`. At the end of `fit` the
-            model has the parameters.
+        attention: See `keras_meta.HierarchicalRNN`. During `fit` the model
+            is at the points where gradients are taken, where `weight_decay`
+            and constraints act; at its end it has the parameters.
         seed: See `keras_meta.HierarchicalRNN`.
         learning_rate: See `LearnedOptimizer`.
         name: Name of the optimizer.

@@ -33,7 +33,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     Raises:
         TypeError: If `rule` is not an update rule.
-        ValueError: If the rule needs the loss.
+        ValueError: If the rule needs the loss, or if it takes gradients
+            elsewhere than at the parameters and `use_ema` is set.
 
     Example:
     >>> import keras_meta
@@ -63,6 +64,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 f"not told. Received: rule={type(rule).__name__}. Use it in a "
                 "meta-learner: keras_meta.MAML(model, rule)."
             )
+        if rule.attends and self.use_ema:
+            raise ValueError(
+                "`use_ema` averages the points at which gradients are taken, "
+                "which are not the parameters with attention=True. Received: "
+                "use_ema=True. Leave out one of the two."
+            )
         self.rule = rule
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -70,8 +77,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        if self.rule.fits_any_model or not self.rule.built:
-            self.rule.attach(variables, steps=1)
+        self.rule.attach_again(variables)
         with tf.init_scope():
             initial = self.rule.init_state(
                 [tf.zeros(v.shape, v.dtype) for v in variables]
@@ -107,22 +113,27 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     def _update_all(self, _, variables, gradients, state, learning_rate):
         """Takes a step on one device, whose variables it is given."""
         values = [tf.convert_to_tensor(v) for v in variables]
+        old_state = keras.tree.pack_sequence_as(
+            self._state, [tf.convert_to_tensor(s) for s in state]
+        )
         moved, new_state = self.rule.update(
             values,
             [
                 tf.zeros_like(value) if g is None else _dense(g, value.dtype)
                 for g, value in zip(gradients, values, strict=True)
             ],
-            keras.tree.pack_sequence_as(
-                self._state, [tf.convert_to_tensor(s) for s in state]
-            ),
+            old_state,
         )
-        for variable, gradient, old, new in zip(
-            variables, gradients, values, moved, strict=True
-        ):
-            if gradient is not None:
-                rate = tf.cast(learning_rate, old.dtype)
-                variable.assign(old + rate * (new - old))
+        old, _ = self.rule.final(values, old_state)
+        new, _ = self.rule.final(moved, new_state)
+        for i, variable in enumerate(variables):
+            value = old[i]
+            if gradients[i] is not None:
+                rate = tf.cast(learning_rate, value.dtype)
+                value += rate * (new[i] - old[i])
+            if self.rule.attends:
+                value += moved[i] - new[i]
+            variable.assign(value)
         for variable, value in zip(
             state, keras.tree.flatten(new_state), strict=True
         ):
@@ -131,13 +142,13 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list) -> None:
         """Gives the model what the rule says is the result; `fit` calls it."""
         if self.built:
-            params = [v.value for v in self._trainable_variables]
-            state = keras.tree.map_structure(lambda v: v.value, self._state)
-            results = self.rule.final(params, state)
-            for variable, result in zip(
-                self._trainable_variables, results, strict=True
+            before = self._trainable_variables, self._state
+            values = keras.tree.map_structure(lambda v: v.value, before)
+            after = self.rule.final(*values)
+            for variable, value, result in zip(
+                *map(keras.tree.flatten, (before, values, after)), strict=True
             ):
-                if result is not variable.value:
+                if result is not value:
                     variable.assign(result)
         super().finalize_variable_values(var_list)
 
@@ -161,8 +172,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 of the preset if it has them too.
 
         Raises:
-            ValueError: If there is no such preset, or if it holds a rule of
-                another kind.
+            ValueError: If there is no such preset, if it holds a rule of
+                another kind, or if an argument does not fit its weights.
         """
         rule = load_rule(preset)
         if not isinstance(rule, cls._rule_class):
@@ -175,6 +186,15 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         if not cls._rule_arguments:
             return cls(rule, **kwargs)
         optimizer = cls(**{**cls._arguments_of(rule), **kwargs})
+        shapes = [w.shape for w in rule.weights]
+        if [w.shape for w in optimizer.rule.weights] != shapes:
+            given = {
+                k: v for k, v in kwargs.items() if k in cls._rule_arguments
+            }
+            raise ValueError(
+                f"The weights of preset={preset!r} are not those of a rule "
+                f"with other sizes. Received: {given}. Leave them out."
+            )
         optimizer.rule.set_weights(rule.get_weights())
         return optimizer
 

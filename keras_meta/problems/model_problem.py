@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,14 @@ from keras_meta.episodes.checks import check_positive
 from keras_meta.episodes.random_bits import integers_below
 from keras_meta.problems.problem import Problem
 from keras_meta.problems.words import instance_words
+from keras_meta.unroll.fallback import is_seed
 from keras_meta.unroll.inner_loss import InnerLoss
 from keras_meta.unroll.task_batched import TaskBatched
 
 _WEIGHT_STREAM = 103
 # One stream for each optimization step follows.
 _EXAMPLE_STREAM = 1000
+_STATE_STREAM = 2**31
 _READ_AT_ONCE = 4096
 
 
@@ -152,7 +155,7 @@ class ModelProblem(Problem):
         batched = self._task_batched
         result = batched(
             params,
-            batched.initial_state(),
+            self._state(data, step),
             x,
             training=True,
             second_order=second_order,
@@ -164,6 +167,23 @@ class ModelProblem(Problem):
                 penalties = map(variable.regularizer, tf.unstack(values))
                 losses += tf.cast(tf.stack([*penalties]), losses.dtype)
         return losses
+
+    def _state(self, data, step) -> list[tf.Tensor]:
+        """Returns what does not adapt, with other random numbers each step."""
+        words = instance_words(
+            data["seed"],
+            _STATE_STREAM + tf.cast(step, tf.int64),
+            data["index"],
+            rows=1,
+            words=2,
+        )
+        seed = tf.cast(words[0], tf.int64) % 2**31
+        variables = self._task_batched.state_variables
+        seeds = [i for i, v in enumerate(variables) if is_seed(v)]
+        state = self._task_batched.initial_state()
+        for i in seeds:
+            state[i] += tf.cast(seed, state[i].dtype)
+        return state
 
     def _examples(self, data, step, instances: int):
         words = instance_words(
@@ -192,10 +212,28 @@ def _initial(variable, initializer, words: tf.Tensor) -> tf.Tensor:
     """Returns an initial value that two random words decide."""
     if initializer is None:
         return tf.convert_to_tensor(variable)
+    if isinstance(initializer, _ForgetBias):
+        return initializer.around(_initial(variable, initializer.bias, words))
     drawn = type(initializer).from_config(initializer.get_config())
     seed = tf.cast(words, tf.int64)
     drawn.seed = _GivenSeed(seed)
     return drawn(variable.shape, dtype=variable.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ForgetBias:
+    """The biases of an LSTM, which are 1 for the gates that keep.
+
+    Attributes:
+        bias: How the others are drawn.
+    """
+
+    bias: keras.initializers.Initializer
+
+    def around(self, drawn: tf.Tensor) -> tf.Tensor:
+        """Returns drawn biases, `[4 * units]`, with those of 1."""
+        enter, keep, *others = tf.split(drawn, 4)
+        return tf.concat([enter, tf.ones_like(keep), *others], axis=0)
 
 
 def _initializers(model: keras.Model, chosen) -> list:
@@ -203,14 +241,45 @@ def _initializers(model: keras.Model, chosen) -> list:
     own = {}
     for layer in model._flatten_layers():
         for variable in layer._trainable_variables:
-            name = f"{variable.name.removesuffix('_kernel')}_initializer"
-            names = f"{variable.name}_initializer", name
-            found = [getattr(layer, n, None) for n in names]
-            own[id(variable)] = found[0] or found[1]
-    return [chosen or own.get(id(v)) for v in model.trainable_variables]
+            own[id(variable)] = _own_initializer(layer, variable)
+    found = [chosen or own.get(id(v)) for v in model.trainable_variables]
+    for variable, initializer in zip(
+        model.trainable_variables, found, strict=True
+    ):
+        known = keras.initializers.Initializer, _ForgetBias
+        if initializer is not None and not isinstance(initializer, known):
+            raise ValueError(
+                "`model` must draw its weights by Keras initializers, whose "
+                f"seed can be set. Received: {initializer!r} for "
+                f"{variable.path}. Pass `initializer=` for all weights, or "
+                "give that layer an instance of keras.initializers."
+            )
+    return found
+
+
+def _own_initializer(layer: keras.Layer, variable: keras.Variable):
+    name = f"{variable.name.removesuffix('_kernel')}_initializer"
+    names = f"{variable.name}_initializer", name
+    found = [getattr(layer, n, None) for n in names]
+    initializer = found[0] or found[1]
+    forgets = getattr(layer, "unit_forget_bias", False)
+    if forgets and variable.name == "bias" and initializer is not None:
+        return _ForgetBias(initializer)
+    return initializer
 
 
 def _read(data: tf.data.Dataset) -> Any:
+    if data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            "`data` is read once, so it must end. Received: an infinite one. "
+            "Leave out `.repeat()`."
+        )
+    shapes = keras.tree.flatten(data.element_spec)
+    if not all(spec.shape.is_fully_defined() for spec in shapes):
+        raise ValueError(
+            "`data` must yield single examples of one shape each. Received: "
+            f"{data.element_spec}. Leave out `.batch(...)`; resize images."
+        )
     parts = [*data.batch(_READ_AT_ONCE)]
     if not parts:
         raise ValueError("`data` must hold examples. Received: an empty one.")
@@ -226,10 +295,15 @@ def _load(data: Any) -> tuple[Any, tf.Tensor]:
             "`data` must be a pair (x, y) of arrays or a data set of such "
             f"pairs. Received: {type(data).__name__}"
         )
+    if any(leaf is None for leaf in data):
+        raise ValueError(
+            "`data` must hold inputs and labels. Received: None in their place."
+        )
     with tf.init_scope():
         x = keras.tree.map_structure(tf.convert_to_tensor, data[0])
         y = tf.convert_to_tensor(data[1])
-    sizes = {leaf.shape[0] for leaf in [*keras.tree.flatten(x), y]}
+    leaves = [*keras.tree.flatten(x), y]
+    sizes = {leaf.shape[0] if leaf.shape.rank else 0 for leaf in leaves}
     if len(sizes) != 1 or sizes == {0}:
         raise ValueError(
             "`data` must hold as many labels as inputs, and some. Received: "

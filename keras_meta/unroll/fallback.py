@@ -137,7 +137,7 @@ def _drop_task_axis(statistics):
 def _fold(scope: TaskScope, variable, task: tf.Tensor) -> tf.Tensor:
     """Returns the task's value of a state; random seeds differ by task."""
     value = scope.get_current_value(variable)
-    if not _is_seed(variable):
+    if not is_seed(variable):
         return value
     stride = (tf.cast(task, tf.int64) + 1) * _SEED_STRIDE % _SEED_RANGE
     return value + tf.cast(tf.stack([stride, 0]), value.dtype)
@@ -145,7 +145,7 @@ def _fold(scope: TaskScope, variable, task: tf.Tensor) -> tf.Tensor:
 
 def _merge_updates(scope: TaskScope, variable, values: tf.Tensor) -> tf.Tensor:
     """Returns one new value of a state from those of all tasks."""
-    if _is_seed(variable):
+    if is_seed(variable):
         kept = scope.get_current_value(variable)
         return tf.stack([kept[0], values[0][1]])
     if variable.dtype.startswith(("float", "bfloat")):
@@ -153,5 +153,6 @@ def _merge_updates(scope: TaskScope, variable, values: tf.Tensor) -> tf.Tensor:
     return values[0]
 
 
-def _is_seed(variable) -> bool:
+def is_seed(variable: keras.Variable) -> bool:
+    """Returns whether a variable is the state of random numbers."""
     return variable.path.endswith("seed_generator_state")

@@ -15,6 +15,7 @@ from keras_meta.update_rules.lstm import LSTMWeights
 from keras_meta.update_rules.lstm import add_lstm
 from keras_meta.update_rules.lstm import lstm_step
 from keras_meta.update_rules.recompute import recompute
+from keras_meta.update_rules.units import as_units
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -103,12 +104,6 @@ class CoordinatewiseLSTM(UpdateRule):
         # Gradients of half precision would be too coarse to learn from.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        units = [*units]
-        if not units or not all(isinstance(n, int) and n > 0 for n in units):
-            raise ValueError(
-                "`units` must be positive integers, one for each layer. "
-                f"Received: units={units}"
-            )
         if preprocessing is not None and not preprocessing > 0:
             raise ValueError(
                 "`preprocessing` must be positive or None. Received: "
@@ -119,7 +114,7 @@ class CoordinatewiseLSTM(UpdateRule):
                 "`output_scale` must be positive. Received: "
                 f"output_scale={output_scale!r}"
             )
-        self.units = units
+        self.units = as_units(units, "the layers")
         self.preprocessing = preprocessing
         self.output_scale = output_scale
         self.seed = seed

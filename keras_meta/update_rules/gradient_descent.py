@@ -79,7 +79,6 @@ class GradientDescent(UpdateRule):
 
     def attach(self, variables: Sequence[keras.Variable], steps: int) -> None:
         """Creates the learned rates; see `UpdateRule.attach`."""
-        self._ranks = [len(v.shape) for v in variables]
         owners = [v.path.rpartition("/")[0] for v in variables]
         layers = list(dict.fromkeys(owners))
         self._layer_of = [layers.index(owner) for owner in owners]
@@ -148,7 +147,8 @@ class GradientDescent(UpdateRule):
             bound = self.clip_value
             grads = [tf.clip_by_value(g, -bound, bound) for g in grads]
         if self.clip_norm is not None:
-            grads = _clip_task_norms(grads, self._ranks, self.clip_norm)
+            ranks = [len(shape) for shape in self.attached_shapes]
+            grads = _clip_task_norms(grads, ranks, self.clip_norm)
         return grads
 
     def get_config(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from keras_meta.update_rules import coordinates
 from keras_meta.update_rules.hierarchical_network import network_step
 from keras_meta.update_rules.recompute import recompute
 from keras_meta.update_rules.tensor_columns import TensorColumns
+from keras_meta.update_rules.units import as_units
 from keras_meta.update_rules.update_rule import UpdateRule
 
 # Of weights, over the root of their number of inputs.
@@ -38,8 +39,10 @@ class HierarchicalRNN(UpdateRule):
     gradients and their sizes are averaged. The weights are shared by all
     parameters, so the rule fits any model.
 
-    This is the published network but for one fault of its code, in which
-    the global GRU sees the last tensor alone.
+    This is the published network but for a fault of its code, in which the
+    global GRU sees the last tensor alone; for gradients below 1e-6, which its
+    code counts as noise; and for where meta-training begins: the shortcuts
+    here at equal weights, attention at random ones, and rates at one value.
 
     Args:
         units: Units of the parameters', the tensors' and the global GRU.
@@ -47,9 +50,8 @@ class HierarchicalRNN(UpdateRule):
             time of the one before.
         initial_rate: Rate of all parameters before the first step.
         attention: Whether gradients are taken elsewhere than at the
-            parameters, at points that the network chooses too. The values
-            that `update` returns are those points then, and `final` returns
-            the parameters.
+            parameters, at points that the network chooses too. `update`
+            returns those points then, and `final` the parameters.
         seed: Seed of the initial weights.
 
     Raises:
@@ -75,14 +77,6 @@ class HierarchicalRNN(UpdateRule):
         # Gradients of half precision would be too coarse to learn from.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        units = [*units]
-        if len(units) != 3 or not all(
-            isinstance(n, int) and n > 0 for n in units
-        ):
-            raise ValueError(
-                "`units` must be three positive integers, for parameters, "
-                f"tensors and all of them. Received: units={units}"
-            )
         if not isinstance(time_scales, int) or time_scales < 2:
             raise ValueError(
                 "`time_scales` must be an integer, at least 2. Received: "
@@ -93,10 +87,10 @@ class HierarchicalRNN(UpdateRule):
                 "`initial_rate` must be positive. Received: "
                 f"initial_rate={initial_rate!r}"
             )
-        self.units = units
+        self.units = as_units(units, "parameters, tensors and the whole", 3)
         self.time_scales = time_scales
         self.initial_rate = initial_rate
-        self.attention = attention
+        self.attention = self.attends = attention
         self.seed = seed
         self._by_name: dict[str, keras.Variable] = {}
         self._add_grus()
@@ -158,20 +152,14 @@ class HierarchicalRNN(UpdateRule):
             name=name, shape=shape, initializer=initializer
         )
 
-    def attach(self, variables: Sequence[keras.Variable], steps: int) -> None:
-        """Learns whether parameters carry a task axis."""
-        self._ranks = [len(v.shape) for v in variables]
-        super().attach(variables, steps)
-
     def init_state(self, params) -> dict[str, Any]:
         """Returns the state of all GRUs, averages and rates.
 
         Tensors are `[..., coordinates]`, `[..., tensors * tasks]` or
         `[..., tasks]`.
         """
-        has_tasks = params[0].shape.rank > self._ranks[0]
         tasks = 1
-        if has_tasks:
+        if self.has_task_axis(params):
             tasks = params[0].shape[0] or tf.shape(params[0])[0]
         count = coordinates.count(params)
 
@@ -182,8 +170,8 @@ class HierarchicalRNN(UpdateRule):
         def filled(value, *shape):
             return tf.fill(shape, tf.constant(value, self.compute_dtype))
 
-        parameters = {"parameters": list(params)} if self.attention else {}
-        return parameters | {
+        offsets = [tf.zeros_like(p) for p in params]
+        return ({"offsets": offsets} if self.attention else {}) | {
             "parameter": start("parameter", count),
             "tensor": start("tensor", len(params) * tasks),
             "global": start("global", tasks),
@@ -200,26 +188,31 @@ class HierarchicalRNN(UpdateRule):
         if tasks is None:
             tasks = tf.shape(state["global"])[1]
         tensors = TensorColumns.of(params, tasks)
-        parameters = state.get("parameters", params)
+        parameters, _ = self.final(params, state)
         moves, new_state = recompute(
             lambda *arguments: network_step(
                 tensors, self.time_scales, *arguments
             ),
             coordinates.join(grads, self.compute_dtype)[tf.newaxis],
-            {k: v for k, v in state.items() if k != "parameters"},
+            {k: v for k, v in state.items() if k != "offsets"},
             {k: tf.convert_to_tensor(v) for k, v in self._by_name.items()},
         )
-        moved = [
-            [p - m for p, m in zip(parameters, part, strict=True)]
-            for part in (coordinates.split(m[0], parameters) for m in moves)
-        ]
+        moves = [coordinates.split(m[0], parameters) for m in moves]
         if self.attention:
-            new_state |= {"parameters": moved[0]}
-        return moved[-1], new_state
+            own, attended = moves
+            offsets = [m - a for m, a in zip(own, attended, strict=True)]
+            new_state |= {"offsets": offsets}
+        points = [p - m for p, m in zip(parameters, moves[-1], strict=True)]
+        return points, new_state
 
     def final(self, params, state):
         """Returns the parameters, which `params` are not with attention."""
-        return state.get("parameters", params)
+        if not self.attention:
+            return params, state
+        offsets = state["offsets"]
+        parameters = [p - o for p, o in zip(params, offsets, strict=True)]
+        zeros = [tf.zeros_like(o) for o in offsets]
+        return parameters, {**state, "offsets": zeros}
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -100,15 +99,10 @@ class MetaLearnerLSTM(UpdateRule):
             ),
         )
 
-    def attach(self, variables: Sequence[keras.Variable], steps: int) -> None:
-        """Learns whether parameters carry a task axis."""
-        self._ranks = [len(v.shape) for v in variables]
-        super().attach(variables, steps)
-
     def init_state(self, params) -> dict[str, Any]:
         """Returns zeros, `[coordinates]` or `[units, coordinates]` each."""
         count = coordinates.count(params)
-        lead = params[0].shape.rank - self._ranks[0]
+        lead = int(self.has_task_axis(params))
         tasks = params[0].shape[:lead]
         if not tasks.is_fully_defined():
             tasks = tf.shape(params[0])[:lead]

@@ -22,10 +22,16 @@ class UpdateRule(keras.layers.Layer):
             A Keras optimizer, which does not know the loss, cannot use it.
         fits_any_model: Whether the rule's weights do not depend on what it is
             attached to. It may be attached again then, to other variables.
+        attends: Whether `update` returns points at which gradients are to be
+            taken, which are others than the parameters; `final` tells these.
+        attached_shapes: Shapes of the variables that it is attached to, or
+            `None`.
     """
 
     needs_loss = False
     fits_any_model = False
+    attends = False
+    attached_shapes: Sequence[tuple[int, ...]] | None = None
 
     def __init__(self, **kwargs):
         kwargs.setdefault("dtype", keras.config.floatx())
@@ -38,7 +44,46 @@ class UpdateRule(keras.layers.Layer):
             variables: The variables to be adapted.
             steps: Number of steps of the inner loop in training.
         """
+        self.attached_shapes = [tuple(v.shape) for v in variables]
         self.built = True
+
+    def attach_again(
+        self, variables: Sequence[keras.Variable], steps: int = 1
+    ) -> None:
+        """Attaches a rule that may be attached already.
+
+        What it has learned stays, so it must not belong to other variables.
+
+        Args:
+            variables: The variables to be adapted.
+            steps: See `attach`.
+
+        Raises:
+            ValueError: If the rule belongs to variables of other shapes.
+        """
+        if self.fits_any_model or not self.built or not self.weights:
+            self.attach(variables, steps)
+            return
+        shapes = [tuple(v.shape) for v in variables]
+        mine = [tuple(shape) for shape in self.attached_shapes]
+        if shapes != mine:
+            raise ValueError(
+                f"This {type(self).__name__} belongs to variables of the "
+                f"shapes {mine}. Received: variables of the shapes {shapes}. "
+                "Make a new rule for them."
+            )
+
+    def has_task_axis(self, params: Sequence[tf.Tensor]) -> bool:
+        """Returns whether values of the variables carry a task axis.
+
+        Raises:
+            RuntimeError: If the rule is not attached.
+        """
+        if self.attached_shapes is None:
+            raise RuntimeError(
+                f"Call `attach` before the first step of {type(self).__name__}."
+            )
+        return params[0].shape.rank > len(self.attached_shapes[0])
 
     def init_state(self, params: Sequence[tf.Tensor]) -> Any:
         """Returns the state before the first step, nested tensors.
@@ -65,14 +110,18 @@ class UpdateRule(keras.layers.Layer):
 
     def final(
         self, params: Sequence[tf.Tensor], state: Any
-    ) -> Sequence[tf.Tensor]:
+    ) -> tuple[Sequence[tf.Tensor], Any]:
         """Returns the result of an optimization.
 
         Args:
             params: What the last `update` returned.
             state: The state that it returned.
+
+        Returns:
+            The parameters, and the state from which optimization goes on
+            there.
         """
-        return params
+        return params, state
 
     def update(
         self,

@@ -356,7 +356,7 @@ def test_the_curriculum_lengthens_the_unroll():
 
 
 def test_a_curriculum_begins_at_epoch_0():
-    with pytest.raises(ValueError, match="at epoch 0.*{1: 20}"):
+    with pytest.raises(ValueError, match="have an epoch 0.*{1: 20}"):
         keras_meta.callbacks.LengthenUnroll({1: 20})
 
 
@@ -389,6 +389,119 @@ def test_a_problem_that_diverges_stops_fit(jit_compile):
     assert_equal_weights(rule, twin)
     with pytest.raises(FloatingPointError, match="instance 1 .* step 3"):
         made.evaluate(batches(3, num_batches=1), verbose=0)
+
+
+def test_a_failed_window_does_not_even_move_by_momentum():
+    optimizers = [keras.optimizers.Adam(0.01) for _ in range(2)]
+    rule, twin = small_rule(), small_rule()
+    made = learner(rule, Cliff(), optimizer=optimizers[0])
+    with pytest.raises(FloatingPointError):
+        made.fit(batches(3, num_batches=1), verbose=0)
+    sound = learner(twin, Cliff(), steps=2, optimizer=optimizers[1])
+    sound.fit(batches(3, num_batches=1), verbose=0)
+    assert_equal_weights(rule, twin)
+
+
+class Negative(Valley):
+    """Functions without a logarithm."""
+
+    def losses(self, params, data, step, **options):
+        return super().losses(params, data, step, **options) - 100
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_losses_without_a_logarithm_stop_with_the_way_out(method):
+    made = learner(problem=Negative(), objective="log_ratio")
+    with pytest.raises(FloatingPointError, match="use objective='loss'"):
+        getattr(made, method)(batches(2, num_batches=1), verbose=0)
+
+
+def test_the_scale_of_the_loss_does_not_matter():
+    rules = small_rule(), small_rule()
+    for rule, scale in zip(rules, (None, 1024.0), strict=True):
+        optimizer = keras.optimizers.SGD(RATE, loss_scale_factor=scale)
+        made = learner(rule, optimizer=optimizer)
+        made.fit(batches(3, num_batches=1), verbose=0)
+    assert_equal_weights(*rules)
+
+
+def test_mixed_precision_around_it_changes_nothing():
+    rules = small_rule(), small_rule()
+    for rule, policy in zip(rules, ("float32", "mixed_float16"), strict=True):
+        keras.config.set_dtype_policy(policy)
+        try:
+            made = learner(rule)
+            made.fit(batches(3, num_batches=1), verbose=0)
+        finally:
+            keras.config.set_dtype_policy("float32")
+    assert_equal_weights(*rules)
+
+
+def attending_rule():
+    return keras_meta.HierarchicalRNN(
+        [3, 2, 2],
+        seed=0,
+        dtype="float64",
+        attention=True,
+        initial_rate=0.1,
+    )
+
+
+def test_with_attention_the_losses_are_those_of_the_parameters():
+    problem, rule = Valley(), attending_rule()
+    params, data = problem.draw(0, 0, 3)
+    optimization = Optimization(problem, rule, second_order=True)
+    _, losses = optimization.take_steps(optimization.start(params), data, 0, 3)
+    points, state = params, rule.init_state(params)
+    for i in range(4):
+        result, _ = rule.final(points, state)
+        np.testing.assert_allclose(losses[i], problem.losses(result, data, i))
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            loss = problem.losses(points, data, i)
+        gradients = tape.gradient(loss, points)
+        points, state = rule.update(points, gradients, state)
+
+
+def test_with_attention_both_directions_are_learned():
+    rule = attending_rule()
+    before = {w.name: tf.identity(w) for w in rule.weights}
+    made = learner(rule, second_order=True)
+    made.fit(batches(3, num_batches=1), verbose=0)
+    for name in ("direction", "attention"):
+        assert np.abs(rule._by_name[name] - before[name]).max() > 1e-9
+
+
+def test_attention_without_second_derivatives_is_refused():
+    with pytest.raises(ValueError, match="Pass second_order=True"):
+        learner(attending_rule())
+
+
+def test_a_rule_of_another_model_is_refused():
+    rule = keras_meta.LearnedHyperparameters(dtype="float64")
+    rule.attach([keras.Variable([0.0])], 1)
+    with pytest.raises(ValueError, match=r"belongs to .*\[\(1,\)\].*\(2, 2\)"):
+        learner(rule).fit(batches(2, num_batches=1), verbose=0)
+
+
+def test_steps_without_a_weight_are_refused():
+    made = learner(step_weights=[0, 0, 1, 1])
+    with pytest.raises(ValueError, match="first 2 are, for steps=2"):
+        made.fit(
+            batches(3, num_batches=1),
+            callbacks=[keras_meta.callbacks.LengthenUnroll({0: 2})],
+            verbose=0,
+        )
+
+
+def test_a_curriculum_that_does_not_fit_fails_before_it_begins():
+    made = learner()
+    with pytest.raises(ValueError, match="multiple of truncation=2.*steps=3"):
+        made.fit(
+            batches(3, num_batches=1),
+            callbacks=[keras_meta.callbacks.LengthenUnroll({0: 2, 9: 3})],
+            verbose=0,
+        )
 
 
 def test_bad_data_are_not_blamed_on_the_rule():
@@ -425,7 +538,10 @@ def test_what_is_no_rule_is_refused():
         ({"evaluation_steps": -1}, "`evaluation_steps` must be a positive"),
         ({"objective": "best"}, "`objective` must be one of .*'best'"),
         ({"step_weights": [1.0]}, r"`step_weights` must be .* shape \(1,\)"),
-        ({"step_weights": [0.0] * 4}, "`step_weights` .* sum 0.0"),
+        ({"step_weights": [0.0] * 4}, "`step_weights` .* not be zero for all"),
+        ({"step_weights": [1.0, -1.0, 1, 1]}, r"of at least 0.*-1\."),
+        ({"step_weights": [1.0, np.inf, 1, 1]}, "of at least 0.*inf"),
+        ({"evaluation_steps": 0}, "`evaluation_steps` must be a positive"),
         ({"rule": keras_meta.GradientDescent(0.1)}, "`rule` must have weights"),
     ],
 )

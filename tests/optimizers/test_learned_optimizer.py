@@ -142,19 +142,69 @@ def test_steps_through_keras_equal_the_rule_unrolled(make):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
+def attending(rate=1.0, **options):
+    return hierarchical(attention=True, learning_rate=rate, **options)
+
+
+def attended_and_parameters(model):
+    optimizer = model.optimizer
+    state = keras.tree.map_structure(tf.convert_to_tensor, optimizer._state)
+    values = [tf.convert_to_tensor(v) for v in model.trainable_variables]
+    parameters, _ = optimizer.rule.final(values, state)
+    return values, parameters
+
+
 def test_fit_ends_at_the_parameters_and_not_where_it_attended():
-    optimizer = hierarchical(attention=True)
-    model = fitted(optimizer)
-    parameters = optimizer._state["parameters"]
+    model = network()
+    x, y = data()
+    start = model.get_weights()
+    model.compile(attending(), "mse")
+    model.train_on_batch(x, y)
+    attended, parameters = attended_and_parameters(model)
+    assert np.abs(attended[0] - parameters[0]).max() > 1e-4
+    # The first step starts at the model's weights.
+    assert 1e-4 < np.abs(parameters[0] - start[0]).max() < 0.1
+    model.optimizer.finalize_variable_values(model.trainable_variables)
     for variable, parameter in zip(
         model.trainable_variables, parameters, strict=True
     ):
         np.testing.assert_array_equal(variable, parameter)
-    before = model.get_weights()
+    attended, parameters = attended_and_parameters(model)
+    np.testing.assert_array_equal(attended[0], parameters[0])
+
+
+def test_the_rate_scales_the_moves_of_the_parameters():
+    moves = []
+    for rate in (1.0, 0.25):
+        model = network()
+        start = model.get_weights()
+        model.compile(attending(rate), "mse")
+        model.train_on_batch(*data())
+        _, parameters = attended_and_parameters(model)
+        moves.append(np.subtract(parameters[0], start[0]))
+    np.testing.assert_allclose(moves[1], 0.25 * moves[0], rtol=1e-3, atol=1e-6)
+
+
+def test_weights_set_between_two_fits_are_where_it_goes_on():
+    model = fitted(attending())
+    model.set_weights([w + 5.0 for w in model.get_weights()])
     model.train_on_batch(*data())
-    attended = model.get_weights()
-    assert np.abs(attended[0] - optimizer._state["parameters"][0]).max() > 1e-5
-    assert np.abs(attended[0] - before[0]).max() > 1e-5
+    _, parameters = attended_and_parameters(model)
+    assert np.min(parameters[0]) > 2.0
+
+
+def test_averages_of_where_it_attended_are_refused():
+    with pytest.raises(ValueError, match="use_ema=True"):
+        attending(use_ema=True)
+
+
+def test_a_rule_of_another_model_is_refused():
+    rule = keras_meta.LearnedHyperparameters(0.1)
+    fitted(LearnedOptimizer(rule))
+    other = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
+    other.compile(LearnedOptimizer(rule), "mse")
+    with pytest.raises(ValueError, match="belongs to variables of the shapes"):
+        other.fit(*data(), verbose=0)
 
 
 def test_its_network_is_not_trained_by_fit():

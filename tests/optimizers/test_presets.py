@@ -6,7 +6,6 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_meta
 from keras_meta.optimizers import LearnedOptimizer
@@ -50,6 +49,18 @@ def test_arguments_of_the_constructor_are_passed_on(tmp_path):
     )
     assert float(optimizer.learning_rate) == 0.5
     assert optimizer.clipnorm == 2.0
+
+
+def test_arguments_of_the_rule_take_the_place_of_the_presets(tmp_path):
+    trained_lstm().save_to_preset(tmp_path)
+    optimizer = LSTMOptimizer.from_preset(str(tmp_path), output_scale=0.5)
+    assert optimizer.rule.output_scale == 0.5
+
+
+def test_sizes_are_those_of_the_preset(tmp_path):
+    trained_lstm().save_to_preset(tmp_path)
+    with pytest.raises(ValueError, match=r"other sizes.*'units': \(5,\)"):
+        LSTMOptimizer.from_preset(str(tmp_path), units=(5,), seed=1)
 
 
 def test_another_kind_of_rule_is_refused(tmp_path):
@@ -108,7 +119,8 @@ def test_a_shipped_preset_has_a_card_and_trains(name):
 
 
 def test_presets_are_part_of_the_package():
-    assert all(
-        tf.io.gfile.exists(str(SHIPPED / name / "weights.npz"))
-        for name in presets.preset_names()
-    )
+    names = presets.preset_names()
+    assert {"lstm_quadratic", "lstm_mnist"} <= set(names)
+    for name in names:
+        assert (SHIPPED / name / "weights.npz").is_file()
+        assert (SHIPPED / name / "card.md").is_file()

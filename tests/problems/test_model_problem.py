@@ -169,6 +169,66 @@ def test_what_does_not_fit_is_refused_at_once(data, loss, message):
         ModelProblem(network(), data, loss)
 
 
+def dropout_network():
+    return keras.Sequential(
+        [
+            keras.Input([4, 4, 1]),
+            layers.Flatten(),
+            layers.Dropout(0.5),
+            layers.Dense(2),
+        ]
+    )
+
+
+def test_dropout_drops_others_each_step_and_the_same_again():
+    x, _ = arrays()
+    same = np.repeat(x[:1], 20, axis=0), np.zeros([20], int)
+    family = ModelProblem(dropout_network(), same, CROSSENTROPY, batch_size=4)
+    params, data = family.draw(0, 0, 1)
+    losses = [float(family.losses(params, data, i)[0]) for i in (0, 1, 2, 0)]
+    assert len(set(losses[:3])) == 3
+    assert losses[3] == losses[0]
+    _, other = family.draw(0, 7, 1)
+    assert float(family.losses(params, other, 0)[0]) != losses[0]
+
+
+def test_an_lstm_begins_with_its_own_biases():
+    model = keras.Sequential(
+        [keras.Input([3, 2]), layers.LSTM(2), layers.Dense(2)]
+    )
+    data = np.zeros([6, 3, 2]), np.zeros([6], int)
+    family = ModelProblem(model, data, CROSSENTROPY)
+    params, _ = family.draw(0, 0, 2)
+    for i in range(2):
+        np.testing.assert_array_equal(params[2][i], [0, 0, 1, 1, 0, 0, 0, 0])
+
+
+def test_an_initializer_without_a_seed_is_refused():
+    model = network(kernel_initializer=lambda shape, dtype: tf.zeros(shape))
+    with pytest.raises(ValueError, match="Keras initializers.*dense.*kernel"):
+        ModelProblem(model, arrays(), CROSSENTROPY)
+    ModelProblem(model, arrays(), CROSSENTROPY, initializer="glorot_normal")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.repeat(), "infinite one. Leave out `.repeat"),
+        (lambda data: data.batch(8), "single examples.*Leave out `.batch"),
+    ],
+)
+def test_data_sets_of_other_kinds_are_refused(change, message):
+    data = change(tf.data.Dataset.from_tensor_slices(arrays()))
+    with pytest.raises(ValueError, match=message):
+        ModelProblem(network(), data, CROSSENTROPY)
+
+
+@pytest.mark.parametrize("data", [(arrays()[0], None), (1.0, 2)])
+def test_arrays_without_examples_are_refused(data):
+    with pytest.raises(ValueError, match="`data` must hold"):
+        ModelProblem(network(), data, CROSSENTROPY)
+
+
 def test_what_is_no_model_is_refused():
     with pytest.raises(TypeError, match="`model` must be a keras.Model"):
         ModelProblem(len, arrays(), CROSSENTROPY)

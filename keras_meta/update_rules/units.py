@@ -1,0 +1,38 @@
+"""Sizes of recurrent networks."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+
+
+def as_units(
+    units: Sequence[int], layers: str, count: int | None = None
+) -> list[int]:
+    """Checks the units of several layers.
+
+    Args:
+        units: What was given for the argument `units`.
+        layers: What has units, for the message.
+        count: How many numbers there must be; `None` for any.
+
+    Returns:
+        The units, a list of int.
+
+    Raises:
+        ValueError: If they are no positive integers, or not so many.
+    """
+    is_list = isinstance(units, Sequence) or hasattr(units, "__array__")
+    given = [*units] if is_list else []
+    fits = len(given) == count if count else bool(given)
+    if not fits or not all(_is_positive(n) for n in given):
+        raise ValueError(
+            f"`units` must be {count or 'some'} positive integers, one for "
+            f"each of {layers}. Received: units={units!r}"
+        )
+    return [int(n) for n in given]
+
+
+def _is_positive(n) -> bool:
+    whole = isinstance(n, numbers.Integral) and not isinstance(n, bool)
+    return whole and n > 0
