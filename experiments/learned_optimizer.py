@@ -83,7 +83,6 @@ _DEFAULTS = {
         "test_instances": 20,
     },
 }
-
 _RULE = flags.DEFINE_enum("rule", "lstm", run_lib.RULES, "What to train.")
 _PROBLEM = flags.DEFINE_enum(
     "problem",
@@ -99,10 +98,10 @@ _TEST = flags.DEFINE_multi_enum(
 )
 _TUNE_ON = flags.DEFINE_enum(
     "tune_on",
-    None,
+    "training",
     ["training", "test"],
-    "Which family the others' rates are tuned on; by default that of "
-    "training, but for the mixture that of the test.",
+    "Which family the others' rates are tuned on; after training on the "
+    "mixture always that of the test.",
 )
 _TUNING_STEPS = flags.DEFINE_integer(
     "tuning_steps", None, "Steps in tuning; by default those of training."
@@ -206,21 +205,17 @@ def _print_row(name: str, means: dict[int, float], rates) -> None:
     print(f"{label:20}{numbers}")
 
 
-def _tests(settings, directory: pathlib.Path):
-    """Yields families to test on, with the rates of the baselines."""
-    names = _TEST.value or [settings.problem]
+def _families() -> list[str]:
+    names = _TEST.value or [_PROBLEM.value]
     if optimizees.MIXTURE in names:
-        raise app.UsageError("After training on the mixture, pass --test.")
-    tune_on = _TUNE_ON.value
-    if settings.problem == optimizees.MIXTURE:
-        tune_on = "test"
-    for name in names:
-        family = name if tune_on == "test" else settings.problem
-        yield name, _rates(family, settings, directory)
+        raise app.UsageError("With --problem=mixture, pass --test too.")
+    return names
 
 
-def _rates(family: str, settings, directory: pathlib.Path) -> dict[str, float]:
-    """Returns the tuned rates, which are kept in the folder."""
+def _rates(name: str, settings, directory: pathlib.Path) -> dict[str, float]:
+    """Returns the tuned rates for a test, which are kept in the folder."""
+    on_test = "test" == _TUNE_ON.value or settings.problem == optimizees.MIXTURE
+    family = name if on_test else settings.problem
     setting = {
         "steps": _TUNING_STEPS.value or settings.steps,
         "instances": _TUNING_INSTANCES.value or min(_test_instances(), 512),
@@ -248,9 +243,10 @@ def _together(family: str) -> int:
 
 def _test(name, rule, rates, settings, directory: pathlib.Path) -> dict:
     """Compares on a family; prints, draws and returns mean losses."""
+    rule_name = run_lib.name_of(rule)
     curves = run_lib.compare(
         optimizees.make(name),
-        {settings.rule: rule},
+        {rule_name: rule},
         rates,
         _TEST_STEPS.value,
         _test_instances(),
@@ -259,14 +255,16 @@ def _test(name, rule, rates, settings, directory: pathlib.Path) -> dict:
     )
     np.savez(directory / f"{name}.npz", **curves)
     learned_optimizer_figures.draw_losses(
-        curves, directory / name, trained_steps=settings.steps
+        curves,
+        directory / name,
+        trained_steps=None if _PRESET.value else settings.steps,
     )
     at = _at(_TEST_STEPS.value)
-    report = run_lib.summary(curves, settings.rule, at)
+    report = run_lib.summary(curves, rule_name, at)
     print(f"\n{name}: mean loss of {_test_instances()} problems")
     print(f"{'step':20}" + "".join(f"{t:11d}" for t in at))
-    for rule_name, means in report["mean"].items():
-        _print_row(rule_name, means, rates)
+    for optimizer, means in report["mean"].items():
+        _print_row(optimizer, means, rates)
     _print_row("best other / rule", report["best_other_over_rule"], {})
     return {"rates": rates, "test_instances": _test_instances(), **report}
 
@@ -274,14 +272,18 @@ def _test(name, rule, rates, settings, directory: pathlib.Path) -> dict:
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    settings = _settings()
-    directory = pathlib.Path(_OUTPUT.value) / settings.problem
+    settings, families = _settings(), _families()
+    # A preset's results do not go among those of a rule trained here.
+    folder = pathlib.Path(_PRESET.value or settings.problem).name
+    directory = pathlib.Path(_OUTPUT.value) / folder
     directory.mkdir(parents=True, exist_ok=True)
     rule = _rule(settings, directory)
-    report = {}
-    for name, rates in _tests(settings, directory):
+    path = directory / "results.json"
+    report = json.loads(path.read_text()) if path.exists() else {}
+    for name in families:
+        rates = _rates(name, settings, directory)
         report[name] = _test(name, rule, rates, settings, directory)
-    (directory / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+        path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

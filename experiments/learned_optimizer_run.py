@@ -46,7 +46,7 @@ class Settings:
         scaling: Logarithm of the largest random scale; 0 for none.
         steps: Steps of an optimization.
         first_steps: Steps of an optimization in the first epoch. They are
-            doubled at even intervals until they are `steps` half-way.
+            doubled again and again until, before half-way, they are `steps`.
         truncation: Steps of a window.
         instances: Problem instances of a batch.
         batches: Batches.
@@ -98,6 +98,8 @@ class _Best(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.monotonic() - self._start
         row = {k: float(v) for k, v in logs.items()} | {"seconds": seconds}
+        # A run that was killed before it saved its state repeats an epoch.
+        del self.history[epoch:]
         earlier = [x["val_loss"] for x in self.history]
         self.history.append(row)
         if row["val_loss"] < min(earlier, default=np.inf):
@@ -215,10 +217,15 @@ def _problems(settings: Settings) -> list[Problem]:
 def _lengths(settings: Settings) -> list[int]:
     """Returns the steps of an optimization in each epoch."""
     epochs = -(-settings.batches // settings.validate_every)
+    if not settings.truncation <= settings.first_steps <= settings.steps:
+        raise ValueError(
+            f"--first_steps must be from --truncation={settings.truncation} to "
+            f"--steps={settings.steps}. Received: {settings.first_steps}"
+        )
     doublings = math.log2(settings.steps / settings.first_steps)
     lengths = []
     for epoch in range(epochs):
-        share = min(1.0, 2 * epoch / max(epochs - 1, 1))
+        share = min(1.0, 2 * epoch / (epochs - 1)) if epochs > 1 else 1.0
         steps = settings.first_steps * 2 ** math.ceil(share * doublings)
         steps -= steps % settings.truncation
         lengths.append(min(steps, settings.steps))
@@ -250,6 +257,16 @@ def _validation(settings: Settings, families: int) -> tf.data.Dataset:
         seed=settings.seed + _VALIDATION_SEED,
         num_batches=settings.validation_instances // together * families,
     )
+
+
+def name_of(rule: UpdateRule) -> str:
+    """Returns the one of `RULES` that a rule is of, or its class's name."""
+    kinds = {
+        keras_meta.CoordinatewiseLSTM: "lstm",
+        keras_meta.HierarchicalRNN: "hierarchical",
+        keras_meta.LearnedHyperparameters: "hyperparameters",
+    }
+    return kinds.get(type(rule), type(rule).__name__)
 
 
 def losses(
@@ -399,7 +416,11 @@ def summary(
         name: 1.96 * x.std(axis=0, ddof=1) / len(x) ** 0.5
         for name, x in curves.items()
     }
-    others = np.min([m for name, m in means.items() if name != rule], axis=0)
+    # One that diverges does not hide the others.
+    finite = [np.where(np.isfinite(m), m, np.inf) for m in means.values()]
+    others = np.min(
+        [m for n, m in zip(means, finite, strict=True) if n != rule], axis=0
+    )
     return {
         "mean": {n: {t: float(m[t]) for t in at} for n, m in means.items()},
         "half_width": {
@@ -408,7 +429,6 @@ def summary(
         "best_other_over_rule": {
             t: float(others[t] / means[rule][t]) for t in at
         },
-        "below_all_others_from_10_to_100": bool(
-            (means[rule][10:101] < others[10:101]).all()
-        ),
+        "below_all_others_from_10_to_100": len(others) > 100
+        and bool((means[rule][10:101] < others[10:101]).all()),
     }

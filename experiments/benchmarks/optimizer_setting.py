@@ -33,7 +33,12 @@ class Setting:
 def tensors(setting: Setting, seed: int) -> list[np.ndarray]:
     """Returns the parameters, float32 matrices of 100 rows or so."""
     rng = np.random.default_rng(seed)
-    columns = setting.parameters // setting.tensors // 100
+    columns, rest = divmod(setting.parameters, 100 * setting.tensors)
+    if rest or not columns:
+        raise ValueError(
+            f"--parameters must be a multiple of 100 * {setting.tensors}, for "
+            f"that many tensors. Received: {setting.parameters}"
+        )
     shapes = [(100, columns)] * setting.tensors
     return [rng.normal(size=s).astype("float32") for s in shapes]
 

@@ -74,6 +74,8 @@ def measure(setting, contenders):
             "results": [step.loss for step in steps],
             "at_rest_mb": at_rest / 1e6,
         }
+    if OURS not in workers:
+        raise RuntimeError(f"{OURS} failed: {rows[OURS]}")
     seconds = turns.take_turns(workers, _ROUNDS.value, _TURN.value)
     for name, worker in workers.items():
         peak_mb = worker.memory("VmHWM") / 1e6
@@ -99,6 +101,8 @@ def complaints(rows):
         for name, row in rows.items()
         if name.endswith(" LSTM") and isinstance(row, dict)
     ]
+    if len(results) < 2:
+        return ["nothing to compare the LSTM's results with"]
     if np.allclose(results, results[0], rtol=TOLERANCE):
         return []
     return [f"the LSTMs' results differ: {results}"]

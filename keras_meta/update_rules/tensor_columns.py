@@ -60,6 +60,6 @@ class TensorColumns:
     def mean_of_all(self, x: tf.Tensor) -> tf.Tensor:
         """`[n, coordinates]` to means over all of a task, `[n, tasks]`."""
         count = sum(self.sizes)
-        shares = [tf.fill([self.tasks], size / count) for size in self.sizes]
-        weights = tf.cast(tf.concat(shares, axis=0), x.dtype)
+        shares = tf.constant([size / count for size in self.sizes], x.dtype)
+        weights = tf.repeat(shares, self.tasks)
         return len(self.sizes) * self.mean_of_tensors(self.mean(x) * weights)

@@ -91,9 +91,21 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, rule):
     ("first_steps", "expected"),
     [(16, [16] * 5), (2, [2, 8, 16, 16, 16]), (4, [4, 8, 16, 16, 16])],
 )
-def test_steps_are_doubled_until_half_way(first_steps, expected):
+def test_steps_have_doubled_before_half_way(first_steps, expected):
     chosen = settings(steps=16, first_steps=first_steps, batches=10)
     assert run_lib._lengths(chosen) == expected
+
+
+def test_a_run_of_one_epoch_has_all_steps():
+    chosen = settings(steps=16, first_steps=2, batches=2)
+    assert run_lib._lengths(chosen) == [16]
+
+
+@pytest.mark.parametrize("first_steps", [0, 1, 17])
+def test_first_steps_out_of_range_are_refused(first_steps):
+    chosen = settings(steps=16, first_steps=first_steps)
+    with pytest.raises(ValueError, match="--first_steps must be from"):
+        run_lib._lengths(chosen)
 
 
 def test_other_settings_do_not_go_on(tmp_path):
@@ -148,6 +160,17 @@ def test_summary():
     assert report["mean"]["adam"] == {1: 3.0, 2: 4.0}
     assert report["best_other_over_rule"] == {1: 2.0, 2: 2.0}
     assert report["half_width"]["lstm"][2] == pytest.approx(1.96)
+    assert not report["below_all_others_from_10_to_100"]
+
+
+def test_a_baseline_that_diverges_does_not_hide_the_others():
+    curves = {
+        "lstm": np.full([2, 3], 2.0),
+        "adam": np.full([2, 3], 3.0),
+        "sgd": np.array([[4.0, 9.0, np.nan], [2.0, 2.0, np.inf]]),
+    }
+    report = run_lib.summary(curves, "lstm", [2])
+    assert report["best_other_over_rule"] == {2: 1.5}
 
 
 @pytest.mark.slow
