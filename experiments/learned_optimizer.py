@@ -71,14 +71,14 @@ _DEFAULTS = {
         "steps": 800,
         "first_steps": 100,
         "truncation": 50,
-        "instances": 8,
-        "batches": 840,
+        "instances": 4,
+        "batches": 800,
         "objective": "log_ratio",
         "meta_rate": 0.001,
         "preprocessing": 10.0,
         "output_scale": 0.01,
-        "validate_every": 70,
-        "validation_instances": 8,
+        "validate_every": 40,
+        "validation_instances": 4,
         "validation_steps": 1000,
         "test_instances": 20,
     },
@@ -118,6 +118,9 @@ _SCALING = flags.DEFINE_float(
 _TEST_STEPS = flags.DEFINE_integer("test_steps", 500, "Steps in tests.")
 _WEIGHTS = flags.DEFINE_enum(
     "weights", "uniform", ["uniform", "linear"], "Weights of steps' losses."
+)
+_START_FROM = flags.DEFINE_string(
+    "start_from", None, "Preset or folder of the rule to begin with."
 )
 _TIME_LIMIT = flags.DEFINE_float(
     "time_limit", 0.0, "Minutes after which training stops; 0 for none."
@@ -183,6 +186,7 @@ def _settings() -> run_lib.Settings:
         scaling=_SCALING.value,
         weights=_WEIGHTS.value,
         seed=_SEED.value,
+        start_from=_START_FROM.value,
         **chosen,
     )
 

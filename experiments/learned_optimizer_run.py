@@ -17,6 +17,7 @@ import keras_meta
 from experiments import checkpoint
 from experiments import optimizees
 from keras_meta.learners.optimization import Optimization
+from keras_meta.optimizers.presets import load_rule
 from keras_meta.optimizers.presets import save_rule
 from keras_meta.problems import Problem
 from keras_meta.update_rules.update_rule import UpdateRule
@@ -57,6 +58,8 @@ class Settings:
         preprocessing: See `keras_meta.CoordinatewiseLSTM`; 0 for none.
         output_scale: See `keras_meta.CoordinatewiseLSTM`.
         seed: Seed of weights and problems.
+        start_from: Preset or folder of the rule to begin with; `None` for a
+            new one.
         validate_every: Batches from one validation to the next.
         validation_instances: Problem instances of a validation, for each
             family.
@@ -77,6 +80,7 @@ class Settings:
     preprocessing: float
     output_scale: float
     seed: int
+    start_from: str | None
     validate_every: int
     validation_instances: int
     validation_steps: int
@@ -233,6 +237,8 @@ def _lengths(settings: Settings) -> list[int]:
 
 
 def _rule(settings: Settings) -> UpdateRule:
+    if settings.start_from:
+        return load_rule(settings.start_from)
     if settings.rule == "hyperparameters":
         return keras_meta.LearnedHyperparameters()
     if settings.rule == "hierarchical":

@@ -14,8 +14,6 @@ from keras_meta import problems
 _LAYERS = keras.layers
 _BATCH_SIZE = 128
 _FEW_CIFAR_CLASSES = {"cifar5": 5, "cifar2": 2}
-# Side of the tiles whose mean is a pixel of the mixture's images.
-_TILE = 4
 
 # Every family by the name of a flag; see `make`.
 NAMES = (
@@ -69,30 +67,45 @@ def mixture(data_dir: str | None = None) -> list[problems.Problem]:
     """Returns small problems of many kinds, to learn from together.
 
     Quadratic functions with coordinates of all scales; and, on images of
-    MNIST shrunk to 7 x 7, a linear classifier, networks of sigmoid, tanh and
-    rectified units of one to three layers, with scales and without, and on
-    small, noisy batches.
+    MNIST shrunk to 7 x 7 or 14 x 14, a linear classifier and networks of
+    sigmoid, tanh and rectified units of one or two layers, one on small,
+    noisy batches and one on a thousand images, which it can learn by heart.
+    The parameters of each network have a scale of their own, so that each
+    has another right rate.
 
     Args:
         data_dir: Folder of the prepared data sets.
     """
-    images, labels = _images("mnist", 10, data_dir)
-    tiles = images.reshape([-1, 28 // _TILE, _TILE, 28 // _TILE, _TILE, 1])
-    data = tiles.mean(axis=(2, 4)), labels
+    small = _shrunk(_images("mnist", 10, data_dir), 4)
+    middle = _shrunk(_images("mnist", 10, data_dir), 2)
+    few = small[0][:1000], small[1][:1000]
 
-    def network(units, activation, batch_size=_BATCH_SIZE):
+    def network(data, units, activation, batch_size=_BATCH_SIZE):
         layers = _dense(units, activation)
-        return _classification(data, layers, 10, batch_size)
+        made = _classification(data, layers, 10, batch_size)
+        return problems.RandomScaling(made, -2.5, 2.5, per="instance")
+
+    def uneven(family, per):
+        return problems.RandomScaling(family, -1.0, 1.0, per=per)
 
     return [
         problems.RandomScaling(problems.Quadratic()),
-        network([], None),
-        network([20], "relu"),
-        problems.RandomScaling(network([20], "sigmoid"), -1.0, 1.0),
-        network([20, 20], "relu", batch_size=32),
-        problems.RandomScaling(network([20, 20], "tanh"), -1.0, 1.0),
-        network([20, 20, 20], "relu"),
+        network(small, [], None),
+        network(middle, [20], "relu"),
+        uneven(network(small, [20], "sigmoid"), "coordinate"),
+        network(small, [20, 20], "relu", batch_size=32),
+        uneven(network(small, [20, 20], "tanh"), "tensor"),
+        network(middle, [64, 32], "relu"),
+        network(few, [32], "relu"),
     ]
+
+
+def _shrunk(data, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images whose pixels are the means of tiles, and the labels."""
+    images, labels = data
+    pixels = images.shape[1] // side
+    tiles = images.reshape([-1, pixels, side, pixels, side, 1])
+    return tiles.mean(axis=(2, 4)).astype("float32"), labels
 
 
 def _dense(

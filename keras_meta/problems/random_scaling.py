@@ -7,27 +7,31 @@ import math
 import keras
 import tensorflow as tf
 
+from keras_meta.episodes.checks import check_choice
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.problems.problem import Problem
 from keras_meta.problems.words import instance_words
 
-_STREAM = 102
+_STREAMS = {"coordinate": 102, "tensor": 104, "instance": 105}
 
 
 class RandomScaling(Problem):
-    """The same problems, each coordinate in a unit of its own.
+    """The same problems, their parameters in other units.
 
-    With a random `c` for each coordinate of each instance the function
-    `f(c * theta)` is optimized, from the first parameters divided by `c`. An
-    update rule trained so cannot count on gradients of one size.
+    With random `c` the function `f(c * theta)` is optimized, from the first
+    parameters divided by `c`. An update rule trained so cannot count on
+    gradients of one size, nor on one rate to be the right one.
 
     Args:
         problem: The family of problems.
         low: Smallest logarithm of a scale.
         high: Largest logarithm of a scale.
+        per: What has a scale of its own in an instance: each `"coordinate"`,
+            as in the paper, each `"tensor"`, or the `"instance"` one for all.
 
     Raises:
-        ValueError: If the range is not one of finite numbers in order.
+        ValueError: If the range is not one of finite numbers in order, or
+            `per` is none of the three.
         TypeError: If `problem` is none.
 
     Example:
@@ -41,7 +45,15 @@ class RandomScaling(Problem):
         - [Lv et al., 2017](https://arxiv.org/abs/1703.03633), section 3.1.
     """
 
-    def __init__(self, problem: Problem, low: float = -3.0, high: float = 3.0):
+    def __init__(
+        self,
+        problem: Problem,
+        low: float = -3.0,
+        high: float = 3.0,
+        *,
+        per: str = "coordinate",
+    ):
+        check_choice("per", per, tuple(_STREAMS))
         if not (math.isfinite(low) and math.isfinite(high) and low <= high):
             raise ValueError(
                 "`low` and `high` must be finite numbers in order. Received: "
@@ -55,6 +67,7 @@ class RandomScaling(Problem):
         self.problem = problem
         self.low = low
         self.high = high
+        self.per = per
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -64,17 +77,27 @@ class RandomScaling(Problem):
     def draw(self, seed, index, instances):
         """Draws instances and their scales; see `Problem.draw`."""
         params, data = self.problem.draw(seed, index, instances)
-        sizes = [p.shape[1:].num_elements() for p in params]
+        shapes = [self._scales_of(p) for p in params]
+        sizes = [math.prod(shape) for shape in shapes]
+        count = 1 if self.per == "instance" else sum(sizes)
         words = instance_words(
-            seed, _STREAM, index, rows=instances, words=sum(sizes)
+            seed, _STREAMS[self.per], index, rows=instances, words=count
         )
-        parts = tf.split(floats_between(words, self.low, self.high), sizes, 1)
+        logs = floats_between(words, self.low, self.high)
+        parts = [logs] * len(params)
+        if self.per != "instance":
+            parts = tf.split(logs, sizes, axis=1)
         scales = [
-            tf.cast(tf.exp(tf.reshape(part, p.shape)), p.dtype)
-            for part, p in zip(parts, params, strict=True)
+            tf.cast(tf.exp(tf.reshape(part, [-1, *shape])), p.dtype)
+            for part, shape, p in zip(parts, shapes, params, strict=True)
         ]
         scaled = [p / c for p, c in zip(params, scales, strict=True)]
         return scaled, {"data": data, "scales": scales}
+
+    def _scales_of(self, param: tf.Tensor) -> list[int]:
+        """Returns the shape of a parameter's scales."""
+        shape = param.shape[1:].as_list()
+        return shape if self.per == "coordinate" else [1] * len(shape)
 
     def losses(self, params, data, step, **options):
         """Returns the losses; see `Problem.losses`."""

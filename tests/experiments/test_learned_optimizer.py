@@ -27,6 +27,7 @@ def settings(**changes):
         "preprocessing": 0.0,
         "output_scale": 0.1,
         "seed": 0,
+        "start_from": None,
         "validate_every": 2,
         "validation_instances": 8,
         "validation_steps": 4,

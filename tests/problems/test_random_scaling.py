@@ -1,7 +1,9 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_meta.problems import ModelProblem
 from keras_meta.problems import Quadratic
 from keras_meta.problems import RandomScaling
 
@@ -38,6 +40,27 @@ def test_an_instance_depends_on_its_number_alone():
         tf.nest.flatten(together), tf.nest.flatten(alone), strict=True
     ):
         np.testing.assert_allclose(many[2:], one, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("per", "expected"), [("coordinate", 8), ("tensor", 2), ("instance", 1)]
+)
+def test_what_has_a_scale_of_its_own(per, expected):
+    model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
+    data = np.zeros([4, 3]), np.zeros([4, 2])
+    problem = RandomScaling(ModelProblem(model, data, "mse"), per=per)
+    params, drawn = problem.draw(0, 0, 3)
+    for i in range(3):
+        parts = [np.ravel(scale[i]) for scale in drawn["scales"]]
+        assert len(np.unique(np.concatenate(parts))) == expected
+    plain, _ = problem.problem.draw(0, 0, 3)
+    for p, c, q in zip(params, drawn["scales"], plain, strict=True):
+        np.testing.assert_allclose(p * c, q, rtol=1e-6)
+
+
+def test_another_sharing_is_refused():
+    with pytest.raises(ValueError, match="`per` must be one of .*'layer'"):
+        RandomScaling(Quadratic(3), per="layer")
 
 
 def test_what_is_no_problem_is_refused():
