@@ -1,4 +1,4 @@
-"""Learned optimizers: meta-training, and the test against tuned ones.
+r"""Learned optimizers: meta-training, and the test against tuned ones.
 
 Meta-trains an update rule on a family of problems, if the output folder does
 not hold one yet, and compares it on fresh problems of several families with
@@ -11,13 +11,13 @@ The quadratic functions of the paper, 10 to 20 minutes:
 
 A network on MNIST, and where else the rule works:
 
-  python -m experiments.learned_optimizer --problem=mnist --test=mnist
+  python -m experiments.learned_optimizer --problem=mnist --test=mnist \
       --test=mnist_40_units --test=mnist_two_layers --test=mnist_relu
 
 The hierarchical RNN on small problems of many kinds, for networks that it
 never saw, and long runs; here the others are tuned on the tested family:
 
-  python -m experiments.learned_optimizer --rule=hierarchical
+  python -m experiments.learned_optimizer --rule=hierarchical \
       --problem=mixture --test=fashion_mnist_relu --test_steps=2000
 """
 

@@ -2,8 +2,8 @@
 
 Trains a learner on characters, tests it on characters it has never seen,
 prints its accuracy (mean ± 95 % interval over tasks) beside the published
-one, writes results.json and draws figures. A stopped run goes on where it
-was; a finished one is not run again.
+one, writes results.json and draws figures. A run that was stopped, by
+--time_limit too, goes on where it was; a finished one is not run again.
 
 5-way 1-shot for ten minutes:
 
@@ -54,7 +54,9 @@ _QUERIES = flags.DEFINE_integer(
     "queries", 5, "Query images of each class.", lower_bound=1, upper_bound=19
 )
 _STEPS = flags.DEFINE_integer(
-    "steps", None, "Inner steps in training; 1 (20 ways: 5), for Reptile 5."
+    "steps",
+    None,
+    "Inner steps in training; 1 (20 ways: 5), for Reptile 5 (20 ways: 10).",
 )
 _EVALUATION_STEPS = flags.DEFINE_integer(
     "evaluation_steps",
@@ -65,8 +67,8 @@ _EVALUATION_STEPS = flags.DEFINE_integer(
 _INNER_RATE = flags.DEFINE_float(
     "inner_rate",
     None,
-    "Rate of the inner loop for the mean loss; 0.4, for Reptile 0.001 of "
-    "Adam, drawn from U[0.005, 0.1] for Meta-SGD.",
+    "Rate of the inner loop for the mean loss; 0.4, for Reptile 0.001 (20 "
+    "ways: 0.0005) of Adam, drawn from U[0.005, 0.1] for Meta-SGD.",
 )
 _META_RATE = flags.DEFINE_float(
     "meta_rate", None, "Rate of Adam, 0.001, or of Reptile's SGD, 1."

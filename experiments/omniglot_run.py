@@ -88,6 +88,7 @@ class Settings:
         """Name of the run's folder."""
         return (
             f"{self.algorithm}_{self.network}_{self.ways}way_{self.shots}shot"
+            f"_{self.iterations}"
         )
 
 
@@ -112,7 +113,7 @@ def run(
         The record, see `experiments.results`.
     """
     record = results.read(directory, settings)
-    if record is not None:
+    if record is not None and record["iterations"] >= settings.iterations:
         return record
     learner = make(settings, steps_per_execution)
     start = time.monotonic()

@@ -24,6 +24,7 @@ NAMES = (
     "mnist_relu",
     "fashion_mnist",
     "fashion_mnist_relu",
+    "fashion_mnist_convolutional",
     "cifar10",
     "cifar5",
     "cifar2",
@@ -40,7 +41,8 @@ def make(name: str, data_dir: str | None = None) -> problems.Problem:
             `"mnist"`, an MLP of 20 sigmoid units; with `_40_units`,
             `_two_layers` of 20, or `_relu` in place of the sigmoid.
             `"fashion_mnist"`, the same on other images;
-            `"fashion_mnist_relu"`, two layers of 64 rectified units on them.
+            `"fashion_mnist_relu"`, two layers of 64 rectified units on them;
+            `"fashion_mnist_convolutional"`, two convolutions and a mean.
             `"cifar10"`, `"cifar5"`, `"cifar2"`: a convolutional network on
             that many classes. Losses are those on minibatches of 128
             training images.
@@ -48,6 +50,9 @@ def make(name: str, data_dir: str | None = None) -> problems.Problem:
     """
     if name == "quadratic":
         return problems.Quadratic()
+    if name == "fashion_mnist_convolutional":
+        images = _images("fashion_mnist", 10, data_dir)
+        return _classification(images, _strided_convolutions(), 10)
     if name.startswith("cifar"):
         classes = _FEW_CIFAR_CLASSES.get(name, 10)
         images = _images("cifar10", classes, data_dir)
@@ -125,6 +130,13 @@ def _convolutions() -> list[keras.layers.Layer]:
             _LAYERS.MaxPooling2D(2),
         ]
     return [*layers, _LAYERS.Flatten(), _LAYERS.Dense(32, "relu")]
+
+
+def _strided_convolutions() -> list[keras.layers.Layer]:
+    convolutions = [
+        _LAYERS.Conv2D(n, 3, strides=2, activation="relu") for n in (16, 32)
+    ]
+    return [*convolutions, _LAYERS.GlobalAveragePooling2D()]
 
 
 def _images(

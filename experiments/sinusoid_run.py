@@ -66,7 +66,7 @@ class Settings:
     @property
     def name(self) -> str:
         """Name of the run's folder."""
-        return f"{self.algorithm}_{self.shots}shot"
+        return f"{self.algorithm}_{self.shots}shot_{self.iterations}"
 
 
 def run(settings: Settings, output: pathlib.Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from keras_meta.evaluation import Interval
 from keras_meta.evaluation import adaptation_curve
 from keras_meta.evaluation import evaluate_tasks
 from keras_meta.learners.anil import ANIL
+from keras_meta.learners.learner import Learner
 from keras_meta.learners.maml import MAML
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.optimizer_learner import OptimizerLearner
@@ -51,6 +52,7 @@ __all__ = [
     "HierarchicalRNN",
     "Interval",
     "LearnedHyperparameters",
+    "Learner",
     "MAML",
     "MetaLearnerLSTM",
     "MetaSGD",

@@ -9,9 +9,9 @@ those, on first use, and refuses the others with a reason:
 *   `keras_meta.addons.losses`: contrastive, triplet, n-pairs and more.
 *   `keras_meta.addons.activations`: mish, sparsemax, snake and more.
 
-No compiled operation of TensorFlow Addons is loaded. Install the package
-with `pip install keras-meta[addons]` on Python 3.11, the last version of
-Python it supports.
+No compiled operation of TensorFlow Addons is loaded. Install it as the extra
+`addons` of keras_meta, `pip install -e '.[addons]'` in a clone, on Python
+3.11, the last version of Python it supports.
 
 Example:
 ```python
@@ -201,7 +201,7 @@ def _parts() -> dict[str, Part]:
             "TensorFlow Addons is not installed. It needs Python 3.11 (this "
             f"is Python {sys.version_info.major}.{sys.version_info.minor}) "
             "and comes with the `addons` extra: "
-            "`pip install keras-meta[addons]`."
+            "`pip install -e '.[addons]'` in a clone of keras_meta."
         )
     return _load()
 

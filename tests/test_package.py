@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 
+import data_sets
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -32,19 +33,15 @@ def files():
 
 
 def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+    found = re.finditer(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+    return [block[1] for block in found]
 
 
-def run_blocks(language, monkeypatch, folder):
-    monkeypatch.chdir(folder)
+def run_recipes(kinds):
     namespace = {"__name__": "recipes"}
-    for i, code in enumerate(blocks(language)):
-        exec(compile(code, f"<README {language} {i}>", "exec"), namespace)
+    for i, code in enumerate(blocks(kinds)):
+        exec(compile(code, f"<README {i}>", "exec"), namespace)
     return namespace
-
-
-def data_dir():
-    return pathlib.Path(os.environ.get("TFDS_DATA_DIR", "nowhere"))
 
 
 def test_version_is_in_one_place():
@@ -131,27 +128,36 @@ def test_documents_name_what_exists(name, text):
     assert [x for x in modules if importlib.util.find_spec(x) is None] == []
 
 
-def test_recipes_run(monkeypatch, tmp_path):
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """A folder to work in, with pictures of birds."""
     rng = np.random.default_rng(0)
     for species in range(9):
-        folder = tmp_path / "birds" / f"species{species}"
-        folder.mkdir(parents=True)
+        pictures = tmp_path / "birds" / f"species{species}"
+        pictures.mkdir(parents=True)
         for i in range(6):
             picture = rng.integers(0, 256, (32, 30, 3), "uint8")
             png = tf.io.encode_png(picture).numpy()
-            (folder / f"{i}.png").write_bytes(png)
-    run_blocks("python", monkeypatch, tmp_path)
-    assert (tmp_path / "served" / "saved_model.pb").exists()
-
-
-@pytest.mark.skipif(
-    not all((data_dir() / x).exists() for x in ("cifar100", "fashion_mnist")),
-    reason="set TFDS_DATA_DIR to a folder with cifar100 and fashion_mnist",
-)
-def test_recipe_with_data_runs(monkeypatch, tmp_path):
+            (pictures / f"{i}.png").write_bytes(png)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    run = run_blocks("python tfds", monkeypatch, tmp_path)
-    x, y = next(iter(run["train"]))
+    return tmp_path
+
+
+NEEDS_DATA = data_sets.needs("cifar100", "fashion_mnist")
+
+
+@pytest.mark.skipif(not NEEDS_DATA.args[0], reason="all recipes run below")
+def test_recipes_without_data_run(folder):
+    run_recipes("python")
+    assert (folder / "served" / "saved_model.pb").exists()
+
+
+@NEEDS_DATA
+def test_recipes_run(folder):
+    run = run_recipes("python(?: tfds)?")
+    assert (folder / "served" / "saved_model.pb").exists()
+    x, y = next(iter(run["cifar_train"]))
     assert x["support_x"].shape == (4, 5, 32, 32, 3)
     assert y.shape == (4, 75)
     assert run["classifier"].get_metrics_result()["accuracy"] > 0.7

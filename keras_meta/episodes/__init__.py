@@ -1,12 +1,17 @@
 """Sources of episodes: few-shot tasks from data sets, arrays and folders.
 
-An episode source is a `tf.data.Dataset` of `(x, y)` as
-`model.fit` takes it, with
+`from_arrays`, `from_directory`, `from_tfds` and `sinusoids` return a source,
+`load_arrays`, `load_directory`, `load_tfds` and `omniglot` `Classes`, whose
+`episodes` does. A source is a `tf.data.Dataset` of `(x, y)` as `model.fit`
+takes it, without end unless `num_batches` is given, with
 
 *   `x["support_x"]`: `[tasks, ways * shots, ...]`, inputs to learn from.
 *   `x["support_y"]`: `[tasks, ways * shots]`, their labels.
 *   `x["query_x"]`: `[tasks, ways * queries, ...]`, inputs to predict.
 *   `y`: `[tasks, ways * queries]`, their labels.
+
+Those of `sinusoids` are `[tasks, shots, 1]` and `[tasks, queries, 1]`, labels
+too.
 """
 
 from keras_meta.episodes.arrays import from_arrays

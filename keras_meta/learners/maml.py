@@ -33,7 +33,7 @@ class MAML(Learner):
             `keras_meta.callbacks.AnnealStepWeights` shifts them to
             the last step over the first epochs.
         **kwargs: `evaluation_steps`, `adapt`, `inner_loss`, `first_order`,
-            `batch_statistics`, `name`; see `Learner`.
+            `checkpoint`, `batch_statistics`, `name`; see `Learner`.
 
     Example:
     ```python

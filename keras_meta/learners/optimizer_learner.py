@@ -46,6 +46,9 @@ class OptimizerLearner(keras.Model):
     mean over instances. The logs hold its mean over all steps (`loss`) and
     the loss after the last step (`final_loss`).
 
+    It runs on one device, and is not saved as a whole; its rule is, by
+    `LearnedOptimizer.save_to_preset`.
+
     Args:
         rule: The update rule; it needs weights to learn.
         problem: The family of problems, or several. Several take turns,
@@ -59,8 +62,8 @@ class OptimizerLearner(keras.Model):
             logarithm of the loss over that before the first step, in which
             problems of all sizes count alike.
         second_order: Whether gradients that the rule sees are differentiated
-            as functions of the parameters. They count as constants in the
-            first paper; a rule with attention needs it.
+            as functions of the parameters. They count as constants in
+            Andrychowicz et al.; a rule with attention needs it.
         name: Name of the model.
 
     Raises:

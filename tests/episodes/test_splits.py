@@ -1,5 +1,6 @@
 import os
 
+import data_sets
 import numpy as np
 import pytest
 
@@ -14,10 +15,7 @@ SIZES = {
     "cifar_fs": (64, 16, 20),
 }
 
-needs_data = pytest.mark.skipif(
-    "TFDS_DATA_DIR" not in os.environ,
-    reason="set TFDS_DATA_DIR to a folder with omniglot and cifar100",
-)
+needs_data = data_sets.needs("omniglot", "cifar100")
 
 
 @pytest.mark.parametrize("name", SIZES)

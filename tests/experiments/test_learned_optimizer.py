@@ -1,6 +1,6 @@
 import json
-import os
 
+import data_sets
 import keras
 import numpy as np
 import pytest
@@ -175,9 +175,8 @@ def test_a_baseline_that_diverges_does_not_hide_the_others():
 
 
 @pytest.mark.slow
+@data_sets.needs("mnist")
 def test_mixture():
-    if "TFDS_DATA_DIR" not in os.environ:
-        pytest.skip("TFDS_DATA_DIR does not name a folder with data sets")
     for problem in optimizees.mixture():
         losses = problem.losses(*problem.draw(0, 0, 2), 0)
         assert np.isfinite(losses).all()
@@ -193,9 +192,8 @@ _QUICK = ("quadratic", "mnist_40_units", "fashion_mnist", "cifar5")
         for x in optimizees.NAMES
     ],
 )
+@data_sets.needs("mnist", "fashion_mnist", "cifar10")
 def test_families(name):
-    if name != "quadratic" and "TFDS_DATA_DIR" not in os.environ:
-        pytest.skip("TFDS_DATA_DIR does not name a folder with data sets")
     problem = optimizees.make(name)
     params, data = problem.draw(0, 0, 2)
     losses = problem.losses(params, data, 0)

@@ -1,16 +1,11 @@
 import json
-import os
 import subprocess
 
+import data_sets
 import pytest
 
-needs_data = pytest.mark.skipif(
-    "TFDS_DATA_DIR" not in os.environ,
-    reason="TFDS_DATA_DIR does not name a folder with Omniglot prepared",
-)
 
-
-@needs_data
+@data_sets.needs("omniglot")
 def test_binary(run_binary, tmp_path):
     arguments = (
         "--network=mlp",
@@ -26,7 +21,7 @@ def test_binary(run_binary, tmp_path):
     )
     printed = run_binary("omniglot", *arguments)
     assert "89.70 ± 1.10" in printed
-    run = tmp_path / "maml_mlp_5way_1shot"
+    run = tmp_path / "maml_mlp_5way_1shot_5"
     record = json.loads((run / "results.json").read_text())
     assert record["iterations"] == 5
     history = (run / "history.csv").read_text().splitlines()

@@ -38,7 +38,8 @@ def test_binary(run_binary, tmp_path):
     )
     printed = run_binary("sinusoid", *arguments)
     assert "(1.13 ± 0.18, " in printed
-    record = json.loads((tmp_path / "maml_5shot/results.json").read_text())
+    path = tmp_path / "maml_5shot_20" / "results.json"
+    record = json.loads(path.read_text())
     assert record["iterations"] == 20
     assert record["measurements"]["10_shot_mse"]["tasks"] == 20
     for figure in ("adaptation_5shot", "curves_5shot"):
@@ -80,10 +81,10 @@ def test_algorithms_train(tmp_path, algorithm):
 
 def test_stopped_run_goes_on(tmp_path):
     sinusoid_run.run(_settings(iterations=1000), tmp_path / "short")
-    path = tmp_path / "long" / "maml_5shot"
+    path = tmp_path / "long" / "maml_5shot_2000"
     path.mkdir(parents=True)
     name = "checkpoint.weights.h5"
-    source = tmp_path / "short" / "maml_5shot" / name
+    source = tmp_path / "short" / "maml_5shot_1000" / name
     (path / name).write_bytes(source.read_bytes())
     resumed = sinusoid_run.run(_settings(iterations=2000), tmp_path / "long")
     straight = sinusoid_run.run(_settings(iterations=2000), tmp_path / "all")
