@@ -72,34 +72,34 @@ def mixture(data_dir: str | None = None) -> list[problems.Problem]:
     """Returns small problems of many kinds, to learn from together.
 
     Quadratic functions with coordinates of all scales; and, on images of
-    MNIST shrunk to 7 x 7 or 14 x 14, a linear classifier and networks of
-    sigmoid, tanh and rectified units of one or two layers, one on small,
-    noisy batches and one on a thousand images, which it can learn by heart.
-    The parameters of each network have a scale of their own, so that each
-    has another right rate.
+    MNIST, some of them shrunk, a linear classifier and networks of sigmoid,
+    tanh and rectified units of one or two layers, one on small, noisy
+    batches and one on a thousand images, which it can learn by heart. The
+    parameters of each network have a scale of their own, so that each has
+    another right rate.
 
     Args:
         data_dir: Folder of the prepared data sets.
     """
-    small = _shrunk(_images("mnist", 10, data_dir), 4)
-    middle = _shrunk(_images("mnist", 10, data_dir), 2)
-    few = small[0][:1000], small[1][:1000]
+    full = _images("mnist", 10, data_dir)
+    middle, small = _shrunk(full, 2), _shrunk(full, 4)
+    few = middle[0][:1000], middle[1][:1000]
 
     def network(data, units, activation, batch_size=_BATCH_SIZE):
         layers = _dense(units, activation)
         made = _classification(data, layers, 10, batch_size)
-        return problems.RandomScaling(made, -2.5, 2.5, per="instance")
+        return problems.RandomScaling(made, -1.0, 1.0, per="instance")
 
     def uneven(family, per):
         return problems.RandomScaling(family, -1.0, 1.0, per=per)
 
     return [
         problems.RandomScaling(problems.Quadratic()),
-        network(small, [], None),
-        network(middle, [20], "relu"),
+        network(full, [], None),
+        network(full, [20], "relu"),
         uneven(network(small, [20], "sigmoid"), "coordinate"),
-        network(small, [20, 20], "relu", batch_size=32),
-        uneven(network(small, [20, 20], "tanh"), "tensor"),
+        network(middle, [32, 32], "relu", batch_size=32),
+        uneven(network(full, [20, 20], "tanh"), "tensor"),
         network(middle, [64, 32], "relu"),
         network(few, [32], "relu"),
     ]
