@@ -59,7 +59,6 @@ class TensorColumns:
 
     def mean_of_all(self, x: tf.Tensor) -> tf.Tensor:
         """`[n, coordinates]` to means over all of a task, `[n, tasks]`."""
-        count = sum(self.sizes)
-        shares = tf.constant([size / count for size in self.sizes], x.dtype)
-        weights = tf.repeat(shares, self.tasks)
+        sizes = tf.cast(tf.stack(self.sizes), x.dtype)
+        weights = tf.repeat(sizes / tf.reduce_sum(sizes), self.tasks)
         return len(self.sizes) * self.mean_of_tensors(self.mean(x) * weights)

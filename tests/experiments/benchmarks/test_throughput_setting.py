@@ -60,8 +60,11 @@ def test_products_of_other_networks(network, products):
 @pytest.fixture
 def floatx():
     before = keras.config.floatx()
+    # The first time that it is asked for, Keras makes it of `floatx`.
+    policy = keras.config.dtype_policy()
     yield
     keras.config.set_floatx(before)
+    keras.config.set_dtype_policy(policy)
 
 
 @pytest.mark.usefixtures("floatx")
