@@ -30,6 +30,7 @@ import numpy as np
 from absl import app
 from absl import flags
 
+from experiments import learned_optimizer_comparison as comparison
 from experiments import learned_optimizer_figures
 from experiments import learned_optimizer_run as run_lib
 from experiments import optimizees
@@ -231,7 +232,7 @@ def _rates(name: str, settings, directory: pathlib.Path) -> dict[str, float]:
         kept = json.loads(path.read_text())
         if kept["setting"] == setting:
             return kept["rates"]
-    rates = run_lib.tuned_baselines(optimizees.make(family), **setting)
+    rates = comparison.tuned_baselines(optimizees.make(family), **setting)
     path.write_text(json.dumps({"setting": setting, "rates": rates}) + "\n")
     return rates
 
@@ -247,8 +248,8 @@ def _together(family: str) -> int:
 
 def _test(name, rule, rates, settings, directory: pathlib.Path) -> dict:
     """Compares on a family; prints, draws and returns mean losses."""
-    rule_name = run_lib.name_of(rule)
-    curves = run_lib.compare(
+    rule_name = comparison.name_of(rule)
+    curves = comparison.compare(
         optimizees.make(name),
         {rule_name: rule},
         rates,
@@ -264,7 +265,7 @@ def _test(name, rule, rates, settings, directory: pathlib.Path) -> dict:
         trained_steps=None if _PRESET.value else settings.steps,
     )
     at = _at(_TEST_STEPS.value)
-    report = run_lib.summary(curves, rule_name, at)
+    report = comparison.summary(curves, rule_name, at)
     print(f"\n{name}: mean loss of {_test_instances()} problems")
     print(f"{'step':20}" + "".join(f"{t:11d}" for t in at))
     for optimizer, means in report["mean"].items():

@@ -6,11 +6,14 @@ import pathlib
 import pytest
 
 
+def missing(*names: str) -> list[str]:
+    """Returns the data sets that `TFDS_DATA_DIR` does not hold."""
+    folder = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "nowhere"))
+    return [name for name in names if not (folder / name).is_dir()]
+
+
 def needs(*names: str) -> pytest.MarkDecorator:
     """Skips a test unless `TFDS_DATA_DIR` holds data sets."""
-    folder = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "nowhere"))
-    missing = [name for name in names if not (folder / name).is_dir()]
-    return pytest.mark.skipif(
-        bool(missing),
-        reason=f"TFDS_DATA_DIR does not hold {', '.join(missing)}",
-    )
+    absent = missing(*names)
+    reason = f"TFDS_DATA_DIR does not hold {', '.join(absent)}"
+    return pytest.mark.skipif(bool(absent), reason=reason)

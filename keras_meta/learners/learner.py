@@ -111,7 +111,7 @@ class Learner(MetaTraining):
         check_update_rule(update_rule)
         self.update_rule = update_rule
         adapted = select_adapted(model, adapt)
-        self.update_rule.attach_again(adapted, steps)
+        self.update_rule.ensure_attached(adapted, steps)
         self._inner_loop = InnerLoop(
             TaskBatched(model, adapted), update_rule, batch_statistics
         )

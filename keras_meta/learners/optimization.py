@@ -44,7 +44,7 @@ class Optimization:
 
     def start(self, params: list[tf.Tensor]) -> Run:
         """Returns what is carried to the first step."""
-        self.rule.attach_again(self.problem.variables)
+        self.rule.ensure_attached(self.problem.variables)
         return Run(list(params), self.rule.init_state(params))
 
     def take_steps(

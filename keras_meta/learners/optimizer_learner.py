@@ -129,8 +129,7 @@ class OptimizerLearner(keras.Model):
                 "them. Received: a rule with attention=True, and "
                 "second_order=False. Pass second_order=True."
             )
-        if not rule.built:
-            rule.attach(problems[0].variables, steps)
+        rule.ensure_attached(problems[0].variables, steps)
         if not rule.trainable_variables:
             raise ValueError(
                 "`rule` must have weights to learn. Received: "

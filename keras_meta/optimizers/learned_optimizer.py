@@ -77,7 +77,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        self.rule.attach_again(variables)
+        self.rule.ensure_attached(variables)
         with tf.init_scope():
             initial = self.rule.init_state(
                 [tf.zeros(v.shape, v.dtype) for v in variables]

@@ -178,12 +178,14 @@ class ModelProblem(Problem):
             words=2,
         )
         seed = tf.cast(words[0], tf.int64) % 2**31
-        variables = self._task_batched.state_variables
-        seeds = [i for i, v in enumerate(variables) if is_seed(v)]
-        state = self._task_batched.initial_state()
-        for i in seeds:
-            state[i] += tf.cast(seed, state[i].dtype)
-        return state
+        return [
+            value + tf.cast(seed, value.dtype) if is_seed(variable) else value
+            for variable, value in zip(
+                self._task_batched.state_variables,
+                self._task_batched.initial_state(),
+                strict=True,
+            )
+        ]
 
     def _examples(self, data, step, instances: int):
         words = instance_words(

@@ -47,12 +47,10 @@ class UpdateRule(keras.layers.Layer):
         self.attached_shapes = [tuple(v.shape) for v in variables]
         self.built = True
 
-    def attach_again(
+    def ensure_attached(
         self, variables: Sequence[keras.Variable], steps: int = 1
     ) -> None:
-        """Attaches a rule that may be attached already.
-
-        What it has learned stays, so it must not belong to other variables.
+        """Attaches the rule, unless it is and keeps what it has learned.
 
         Args:
             variables: The variables to be adapted.

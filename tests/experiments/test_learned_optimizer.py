@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import keras_meta
+from experiments import learned_optimizer_comparison as comparison
 from experiments import learned_optimizer_run as run_lib
 from experiments import optimizees
 from keras_meta.optimizers import LSTMOptimizer
@@ -123,10 +124,10 @@ def test_baselines_are_those_of_keras():
         "rmsprop": keras.optimizers.RMSprop(0.01),
         "adam": keras.optimizers.Adam(0.01, epsilon=1e-9),
     }
-    curves = run_lib.compare(
+    curves = comparison.compare(
         problem, {}, dict.fromkeys(pairs, 0.01), 5, 2, together=2, seed=0
     )
-    params, data = problem.draw(run_lib._TEST_SEED, 0, 2)
+    params, data = problem.draw(comparison._TEST_SEED, 0, 2)
     for name, optimizer in pairs.items():
         theta = keras.Variable(params[0])
         optimizer.build([theta])
@@ -140,14 +141,14 @@ def test_baselines_are_those_of_keras():
 
 def test_a_rate_is_tuned_for_the_end_of_the_run():
     problem = keras_meta.problems.Quadratic(2)
-    scores = run_lib.tune(problem, "sgd", 20, 16, together=8, seed=0)
+    scores = comparison.tune(problem, "sgd", 20, 16, together=8, seed=0)
     assert len(scores) == 11
     best = min(scores, key=scores.get)
     rates = sorted(scores)
     assert rates[0] < best < rates[-1]
     assert scores[rates[-1]] == np.inf
     # Twice the same problems and rates: the same scores.
-    again = run_lib.tune(problem, "sgd", 20, 16, together=16, seed=0)
+    again = comparison.tune(problem, "sgd", 20, 16, together=16, seed=0)
     assert again[best] == pytest.approx(scores[best], rel=1e-3)
 
 
@@ -157,7 +158,7 @@ def test_summary():
         "adam": np.array([[4.0, 3.0, 5.0], [2.0, 3.0, 3.0]]),
         "sgd": np.array([[4.0, 2.0, 9.0], [2.0, 2.0, 9.0]]),
     }
-    report = run_lib.summary(curves, "lstm", [1, 2])
+    report = comparison.summary(curves, "lstm", [1, 2])
     assert report["mean"]["adam"] == {1: 3.0, 2: 4.0}
     assert report["best_other_over_rule"] == {1: 2.0, 2: 2.0}
     assert report["half_width"]["lstm"][2] == pytest.approx(1.96)
@@ -170,7 +171,7 @@ def test_a_baseline_that_diverges_does_not_hide_the_others():
         "adam": np.full([2, 3], 3.0),
         "sgd": np.array([[4.0, 9.0, np.nan], [2.0, 2.0, np.inf]]),
     }
-    report = run_lib.summary(curves, "lstm", [2])
+    report = comparison.summary(curves, "lstm", [2])
     assert report["best_other_over_rule"] == {2: 1.5}
 
 

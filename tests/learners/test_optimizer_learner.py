@@ -1,7 +1,5 @@
 """Meta-training of update rules, against plain loops and differences."""
 
-import unittest.mock
-
 import keras
 import numpy as np
 import pytest
@@ -9,114 +7,16 @@ import tensorflow as tf
 
 import keras_meta
 from keras_meta.learners.optimization import Optimization
-from keras_meta.problems import Problem
 from keras_meta.problems import batches
 
-layers = keras.layers
-# Keras holds rates in float32; this one exactly.
-RATE = 1 / 128
-
-
-class Valley(Problem):
-    """Smooth functions of two tensors that differ by instance and step."""
-
-    variables = ()
-
-    def __init__(self, dtype="float64", bends=1.0):
-        self.dtype = dtype
-        self.bends = bends
-        self.variables = [
-            keras.Variable(tf.zeros(shape), dtype=dtype, name=name)
-            for name, shape in {"a": (2, 2), "b": (3,)}.items()
-        ]
-
-    def draw(self, seed, index, instances):
-        slopes = tf.cast(index, self.dtype) + tf.range(
-            1, instances + 1, dtype=self.dtype
-        )
-        a = tf.cos(slopes[:, tf.newaxis] * tf.range(4, dtype=self.dtype))
-        b = tf.sin(slopes[:, tf.newaxis] + tf.range(3, dtype=self.dtype))
-        return [tf.reshape(a, [-1, 2, 2]), b], slopes
-
-    def losses(self, params, data, step, *, second_order=False, xla=None):
-        a, b = params
-        phase = tf.cast(step, self.dtype) / 7
-        return (
-            tf.reduce_sum(tf.square(a), axis=[1, 2]) / (1 + data)
-            + self.bends * tf.reduce_sum(tf.sin(b + phase), axis=1)
-            + 4.0
-        )
-
-
-def small_rule(**options):
-    options = {"preprocessing": 3.0, "output_scale": 0.3, **options}
-    return keras_meta.CoordinatewiseLSTM(
-        [3, 2], seed=1, dtype="float64", **options
-    )
-
-
-def learner(rule=None, problem=None, steps=4, optimizer=None, **options):
-    jit_compile = options.pop("jit_compile", False)
-    made = keras_meta.OptimizerLearner(
-        rule or small_rule(),
-        problem or Valley(),
-        steps,
-        **{"truncation": 2, **options},
-    )
-    made.compile(
-        optimizer or keras.optimizers.SGD(RATE), jit_compile=jit_compile
-    )
-    return made
-
-
-def trajectory(rule, problem, carry, data, first, steps, second_order):
-    """A plain loop; returns the carry and the losses, differentiable."""
-    params, state = carry
-    losses = []
-    for i in range(first, first + steps + 1):
-        with tf.GradientTape() as tape:
-            tape.watch(params)
-            loss = problem.losses(params, data, i)
-        losses.append(loss)
-        if i == first + steps:
-            break
-        gradients = tape.gradient(loss, params)
-        if not second_order:
-            gradients = [tf.stop_gradient(g) for g in gradients]
-        params, state = rule.update(params, gradients, state)
-    return (params, state), tf.stack(losses)
-
-
-def by_hand(
-    rule, problem, steps, truncation, *, second_order=False, value=None
-):
-    """Takes SGD steps of `RATE` on each window; returns losses by window."""
-    params, data = problem.draw(0, 0, 3)
-    first = problem.losses(params, data, 0)
-    carry = params, rule.init_state(params)
-    values = []
-    for start in range(0, steps, truncation):
-        with tf.GradientTape() as tape:
-            carry, losses = trajectory(
-                rule, problem, carry, data, start, truncation, second_order
-            )
-            total = tf.reduce_sum(
-                tf.reduce_mean(
-                    (value or (lambda x, _: x))(losses[1:], first), 1
-                )
-            )
-        gradients = tape.gradient(total, rule.trainable_variables)
-        for variable, gradient in zip(
-            rule.trainable_variables, gradients, strict=True
-        ):
-            variable.assign_sub(RATE * gradient)
-        values.append(total)
-    return float(sum(values)) / steps, float(tf.reduce_mean(losses[-1]))
-
-
-def assert_equal_weights(rule, twin, tolerance=1e-10):
-    for x, y in zip(rule.weights, twin.weights, strict=True):
-        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+from .optimizer_helpers import RATE
+from .optimizer_helpers import Valley
+from .optimizer_helpers import assert_equal_weights
+from .optimizer_helpers import attending_rule
+from .optimizer_helpers import by_hand
+from .optimizer_helpers import learner
+from .optimizer_helpers import small_rule
+from .optimizer_helpers import trajectory
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -222,7 +122,11 @@ def test_the_unroll_equals_the_optimizer_of_keras():
     x = np.random.default_rng(0).normal(size=[30, 4]).astype("float32")
     y = np.random.default_rng(1).integers(3, size=[30])
     model = keras.Sequential(
-        [keras.Input([4]), layers.Dense(5, "tanh"), layers.Dense(3)]
+        [
+            keras.Input([4]),
+            keras.layers.Dense(5, "tanh"),
+            keras.layers.Dense(3),
+        ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     problem = keras_meta.problems.ModelProblem(
@@ -355,67 +259,6 @@ def test_the_curriculum_lengthens_the_unroll():
     assert_equal_weights(rule, twin)
 
 
-def test_a_curriculum_begins_at_epoch_0():
-    with pytest.raises(ValueError, match="have an epoch 0.*{1: 20}"):
-        keras_meta.callbacks.LengthenUnroll({1: 20})
-
-
-@pytest.mark.parametrize("steps", [3, 6, 0])
-def test_steps_that_do_not_fit_are_refused(steps):
-    with pytest.raises(ValueError, match=f"multiple of .*=2 .*steps={steps}"):
-        learner().steps = steps
-
-
-class Cliff(Valley):
-    """Instance 1 becomes NaN at step 3."""
-
-    def losses(self, params, data, step, **options):
-        losses = super().losses(params, data, step, **options)
-        bad = tf.logical_and(tf.equal(step, 3), tf.equal(data, 2.0))
-        nothing = tf.zeros([], losses.dtype)
-        return losses + tf.where(bad, nothing + np.nan, nothing)
-
-
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_problem_that_diverges_stops_fit(jit_compile):
-    rule, twin = small_rule(), small_rule()
-    made = learner(rule, Cliff(), jit_compile=jit_compile)
-    with pytest.raises(
-        FloatingPointError, match="instance 1 .* at optimization step 3.*clip"
-    ):
-        made.fit(batches(3, num_batches=1), verbose=0)
-    # The first window was sound and the second one changed nothing.
-    by_hand(twin, Valley(), 2, 2)
-    assert_equal_weights(rule, twin)
-    with pytest.raises(FloatingPointError, match="instance 1 .* step 3"):
-        made.evaluate(batches(3, num_batches=1), verbose=0)
-
-
-def test_a_failed_window_does_not_even_move_by_momentum():
-    optimizers = [keras.optimizers.Adam(0.01) for _ in range(2)]
-    rule, twin = small_rule(), small_rule()
-    made = learner(rule, Cliff(), optimizer=optimizers[0])
-    with pytest.raises(FloatingPointError):
-        made.fit(batches(3, num_batches=1), verbose=0)
-    sound = learner(twin, Cliff(), steps=2, optimizer=optimizers[1])
-    sound.fit(batches(3, num_batches=1), verbose=0)
-    assert_equal_weights(rule, twin)
-
-
-class Negative(Valley):
-    """Functions without a logarithm."""
-
-    def losses(self, params, data, step, **options):
-        return super().losses(params, data, step, **options) - 100
-
-
-@pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_losses_without_a_logarithm_stop_with_the_way_out(method):
-    made = learner(problem=Negative(), objective="log_ratio")
-    with pytest.raises(FloatingPointError, match="use objective='loss'"):
-        getattr(made, method)(batches(2, num_batches=1), verbose=0)
-
-
 def test_the_scale_of_the_loss_does_not_matter():
     rules = small_rule(), small_rule()
     for rule, scale in zip(rules, (None, 1024.0), strict=True):
@@ -435,16 +278,6 @@ def test_mixed_precision_around_it_changes_nothing():
         finally:
             keras.config.set_dtype_policy("float32")
     assert_equal_weights(*rules)
-
-
-def attending_rule():
-    return keras_meta.HierarchicalRNN(
-        [3, 2, 2],
-        seed=0,
-        dtype="float64",
-        attention=True,
-        initial_rate=0.1,
-    )
 
 
 def test_with_attention_the_losses_are_those_of_the_parameters():
@@ -472,95 +305,6 @@ def test_with_attention_both_directions_are_learned():
         assert np.abs(rule._by_name[name] - before[name]).max() > 1e-9
 
 
-def test_attention_without_second_derivatives_is_refused():
-    with pytest.raises(ValueError, match="Pass second_order=True"):
-        learner(attending_rule())
-
-
-def test_a_rule_of_another_model_is_refused():
-    rule = keras_meta.LearnedHyperparameters(dtype="float64")
-    rule.attach([keras.Variable([0.0])], 1)
-    with pytest.raises(ValueError, match=r"belongs to .*\[\(1,\)\].*\(2, 2\)"):
-        learner(rule).fit(batches(2, num_batches=1), verbose=0)
-
-
-def test_steps_without_a_weight_are_refused():
-    made = learner(step_weights=[0, 0, 1, 1])
-    with pytest.raises(ValueError, match="first 2 are, for steps=2"):
-        made.fit(
-            batches(3, num_batches=1),
-            callbacks=[keras_meta.callbacks.LengthenUnroll({0: 2})],
-            verbose=0,
-        )
-
-
-def test_a_curriculum_that_does_not_fit_fails_before_it_begins():
-    made = learner()
-    with pytest.raises(ValueError, match="multiple of truncation=2.*steps=3"):
-        made.fit(
-            batches(3, num_batches=1),
-            callbacks=[keras_meta.callbacks.LengthenUnroll({0: 2, 9: 3})],
-            verbose=0,
-        )
-
-
-def test_bad_data_are_not_blamed_on_the_rule():
-    class Broken(Valley):
-        def losses(self, params, data, step, **options):
-            return super().losses(params, data, step, **options) + np.nan
-
-    with pytest.raises(FloatingPointError, match="step 0.*problem's data"):
-        learner(problem=Broken()).fit(batches(2, num_batches=1), verbose=0)
-
-
-def test_the_curriculum_is_for_optimizer_learners():
-    model = keras.Sequential([keras.Input([1]), layers.Dense(1)])
-    model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="OptimizerLearner.*Sequential"):
-        model.fit(
-            np.zeros([2, 1]),
-            np.zeros([2, 1]),
-            callbacks=[keras_meta.callbacks.LengthenUnroll({0: 2})],
-            verbose=0,
-        )
-
-
-def test_what_is_no_rule_is_refused():
-    with pytest.raises(TypeError, match="`rule` must be .*rule=3"):
-        keras_meta.OptimizerLearner(3, Valley())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"steps": 0}, "`steps` must be a positive integer, got 0"),
-        ({"truncation": 3}, "multiple of truncation=3.*steps=4"),
-        ({"evaluation_steps": -1}, "`evaluation_steps` must be a positive"),
-        ({"objective": "best"}, "`objective` must be one of .*'best'"),
-        ({"step_weights": [1.0]}, r"`step_weights` must be .* shape \(1,\)"),
-        ({"step_weights": [0.0] * 4}, "`step_weights` .* not be zero for all"),
-        ({"step_weights": [1.0, -1.0, 1, 1]}, r"of at least 0.*-1\."),
-        ({"step_weights": [1.0, np.inf, 1, 1]}, "of at least 0.*inf"),
-        ({"evaluation_steps": 0}, "`evaluation_steps` must be a positive"),
-        ({"rule": keras_meta.GradientDescent(0.1)}, "`rule` must have weights"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        learner(**arguments)
-
-
-@pytest.mark.parametrize("problem", [3, [Valley(), "mnist"], []])
-def test_what_is_no_problem_is_refused(problem):
-    with pytest.raises(TypeError, match="`problem` must be"):
-        keras_meta.OptimizerLearner(small_rule(), problem)
-
-
-def test_other_data_are_refused():
-    with pytest.raises(ValueError, match=r"keras_meta.problems.batches"):
-        learner().fit(np.zeros([3, 2]), np.zeros([3, 1]), verbose=0)
-
-
 def test_the_first_state_is_learned_too():
     rule = keras_meta.HierarchicalRNN([3, 2, 2], seed=0, dtype="float64")
     made = learner(rule, truncation=4)
@@ -572,29 +316,6 @@ def test_the_first_state_is_learned_too():
     }
     starts = [x for name, x in moved.items() if name.endswith("_start")]
     assert len(starts) == 3 and min(starts) > 0
-
-
-def test_a_rule_of_one_model_has_one_problem():
-    rule = keras_meta.GradientDescent(0.05, "layer", dtype="float64")
-    with pytest.raises(ValueError, match="has one problem.*2 problems"):
-        learner(rule, [Valley(), Valley()])
-
-
-def test_several_replicas_are_refused():
-    made = learner()
-    strategy = unittest.mock.Mock(num_replicas_in_sync=2)
-    with (
-        unittest.mock.patch.object(
-            tf.distribute, "get_strategy", return_value=strategy
-        ),
-        pytest.raises(ValueError, match="one device.*2 replicas"),
-    ):
-        made.train_step({})
-
-
-def test_saving_as_a_whole_is_refused_with_the_way_out(tmp_path):
-    with pytest.raises(NotImplementedError, match="save_to_preset"):
-        learner().save(tmp_path / "learner.keras")
 
 
 def test_learned_rates_are_a_rule_too():

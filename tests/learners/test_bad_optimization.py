@@ -1,0 +1,193 @@
+"""What an `OptimizerLearner` refuses, and when it stops."""
+
+import unittest.mock
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_meta
+from keras_meta.problems import batches
+
+from .optimizer_helpers import Valley
+from .optimizer_helpers import assert_equal_weights
+from .optimizer_helpers import attending_rule
+from .optimizer_helpers import by_hand
+from .optimizer_helpers import learner
+from .optimizer_helpers import small_rule
+
+layers = keras.layers
+
+
+def test_a_curriculum_begins_at_epoch_0():
+    with pytest.raises(ValueError, match="have an epoch 0.*{1: 20}"):
+        keras_meta.callbacks.LengthenUnroll({1: 20})
+
+
+@pytest.mark.parametrize("steps", [3, 6, 0])
+def test_steps_that_do_not_fit_are_refused(steps):
+    with pytest.raises(ValueError, match=f"multiple of .*=2 .*steps={steps}"):
+        learner().steps = steps
+
+
+class Cliff(Valley):
+    """Instance 1 becomes NaN at step 3."""
+
+    def losses(self, params, data, step, **options):
+        losses = super().losses(params, data, step, **options)
+        bad = tf.logical_and(tf.equal(step, 3), tf.equal(data, 2.0))
+        nothing = tf.zeros([], losses.dtype)
+        return losses + tf.where(bad, nothing + np.nan, nothing)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_problem_that_diverges_stops_fit(jit_compile):
+    rule, twin = small_rule(), small_rule()
+    made = learner(rule, Cliff(), jit_compile=jit_compile)
+    with pytest.raises(
+        FloatingPointError, match="instance 1 .* at optimization step 3.*clip"
+    ):
+        made.fit(batches(3, num_batches=1), verbose=0)
+    # The first window was sound and the second one changed nothing.
+    by_hand(twin, Valley(), 2, 2)
+    assert_equal_weights(rule, twin)
+    with pytest.raises(FloatingPointError, match="instance 1 .* step 3"):
+        made.evaluate(batches(3, num_batches=1), verbose=0)
+
+
+def test_a_failed_window_does_not_even_move_by_momentum():
+    optimizers = [keras.optimizers.Adam(0.01) for _ in range(2)]
+    rule, twin = small_rule(), small_rule()
+    made = learner(rule, Cliff(), optimizer=optimizers[0])
+    with pytest.raises(FloatingPointError):
+        made.fit(batches(3, num_batches=1), verbose=0)
+    sound = learner(twin, Cliff(), steps=2, optimizer=optimizers[1])
+    sound.fit(batches(3, num_batches=1), verbose=0)
+    assert_equal_weights(rule, twin)
+
+
+class Negative(Valley):
+    """Functions without a logarithm."""
+
+    def losses(self, params, data, step, **options):
+        return super().losses(params, data, step, **options) - 100
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_losses_without_a_logarithm_stop_with_the_way_out(method):
+    made = learner(problem=Negative(), objective="log_ratio")
+    with pytest.raises(FloatingPointError, match="use objective='loss'"):
+        getattr(made, method)(batches(2, num_batches=1), verbose=0)
+
+
+def test_attention_without_second_derivatives_is_refused():
+    with pytest.raises(ValueError, match="Pass second_order=True"):
+        learner(attending_rule())
+
+
+def test_a_rule_of_another_model_is_refused():
+    rule = keras_meta.LearnedHyperparameters(dtype="float64")
+    rule.attach([keras.Variable([0.0])], 1)
+    with pytest.raises(ValueError, match=r"belongs to .*\[\(1,\)\].*\(2, 2\)"):
+        learner(rule).fit(batches(2, num_batches=1), verbose=0)
+
+
+def test_steps_without_a_weight_are_refused():
+    made = learner(step_weights=[0, 0, 1, 1])
+    with pytest.raises(ValueError, match="first 2 are, for steps=2"):
+        made.fit(
+            batches(3, num_batches=1),
+            callbacks=[keras_meta.callbacks.LengthenUnroll({0: 2})],
+            verbose=0,
+        )
+
+
+def test_a_curriculum_that_does_not_fit_fails_before_it_begins():
+    made = learner()
+    with pytest.raises(ValueError, match="multiple of truncation=2.*steps=3"):
+        made.fit(
+            batches(3, num_batches=1),
+            callbacks=[keras_meta.callbacks.LengthenUnroll({0: 2, 9: 3})],
+            verbose=0,
+        )
+
+
+def test_bad_data_are_not_blamed_on_the_rule():
+    class Broken(Valley):
+        def losses(self, params, data, step, **options):
+            return super().losses(params, data, step, **options) + np.nan
+
+    with pytest.raises(FloatingPointError, match="step 0.*problem's data"):
+        learner(problem=Broken()).fit(batches(2, num_batches=1), verbose=0)
+
+
+def test_the_curriculum_is_for_optimizer_learners():
+    model = keras.Sequential([keras.Input([1]), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="OptimizerLearner.*Sequential"):
+        model.fit(
+            np.zeros([2, 1]),
+            np.zeros([2, 1]),
+            callbacks=[keras_meta.callbacks.LengthenUnroll({0: 2})],
+            verbose=0,
+        )
+
+
+def test_what_is_no_rule_is_refused():
+    with pytest.raises(TypeError, match="`rule` must be .*rule=3"):
+        keras_meta.OptimizerLearner(3, Valley())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 0}, "`steps` must be a positive integer, got 0"),
+        ({"truncation": 3}, "multiple of truncation=3.*steps=4"),
+        ({"evaluation_steps": -1}, "`evaluation_steps` must be a positive"),
+        ({"objective": "best"}, "`objective` must be one of .*'best'"),
+        ({"step_weights": [1.0]}, r"`step_weights` must be .* shape \(1,\)"),
+        ({"step_weights": [0.0] * 4}, "`step_weights` .* not be zero for all"),
+        ({"step_weights": [1.0, -1.0, 1, 1]}, r"of at least 0.*-1\."),
+        ({"step_weights": [1.0, np.inf, 1, 1]}, "of at least 0.*inf"),
+        ({"evaluation_steps": 0}, "`evaluation_steps` must be a positive"),
+        ({"rule": keras_meta.GradientDescent(0.1)}, "`rule` must have weights"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        learner(**arguments)
+
+
+@pytest.mark.parametrize("problem", [3, [Valley(), "mnist"], []])
+def test_what_is_no_problem_is_refused(problem):
+    with pytest.raises(TypeError, match="`problem` must be"):
+        keras_meta.OptimizerLearner(small_rule(), problem)
+
+
+def test_other_data_are_refused():
+    with pytest.raises(ValueError, match=r"keras_meta.problems.batches"):
+        learner().fit(np.zeros([3, 2]), np.zeros([3, 1]), verbose=0)
+
+
+def test_a_rule_of_one_model_has_one_problem():
+    rule = keras_meta.GradientDescent(0.05, "layer", dtype="float64")
+    with pytest.raises(ValueError, match="has one problem.*2 problems"):
+        learner(rule, [Valley(), Valley()])
+
+
+def test_several_replicas_are_refused():
+    made = learner()
+    strategy = unittest.mock.Mock(num_replicas_in_sync=2)
+    with (
+        unittest.mock.patch.object(
+            tf.distribute, "get_strategy", return_value=strategy
+        ),
+        pytest.raises(ValueError, match="one device.*2 replicas"),
+    ):
+        made.train_step({})
+
+
+def test_saving_as_a_whole_is_refused_with_the_way_out(tmp_path):
+    with pytest.raises(NotImplementedError, match="save_to_preset"):
+        learner().save(tmp_path / "learner.keras")
