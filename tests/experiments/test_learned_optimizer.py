@@ -111,9 +111,9 @@ def test_first_steps_out_of_range_are_refused(first_steps):
 
 
 def test_other_settings_do_not_go_on(tmp_path):
-    run_lib.train(settings(batches=2), tmp_path)
+    run_lib._note_settings(settings(), tmp_path)
     with pytest.raises(ValueError, match="meta_rate=0.01, now 0.5.*--output"):
-        run_lib.train(settings(batches=2, meta_rate=0.5), tmp_path)
+        run_lib.train(settings(meta_rate=0.5), tmp_path)
 
 
 def test_baselines_are_those_of_keras():

@@ -75,7 +75,14 @@ def channels_first():
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize(
-    "make", [convolution, attention, einsum, pooling, channels_first]
+    "make",
+    [
+        convolution,
+        attention,
+        einsum,
+        pytest.param(pooling, marks=pytest.mark.slow),
+        pytest.param(channels_first, marks=pytest.mark.slow),
+    ],
 )
 def test_a_loop_takes_the_same_step(make, jit_compile, monkeypatch):
     moves = []

@@ -56,14 +56,21 @@ def momentum(rate=0.1, **options):
 
 OPTIONS = {
     "alone": {},
-    "clipnorm": {"clipnorm": 0.01},
-    "global_clipnorm": {"global_clipnorm": 0.02},
-    "clipvalue": {"clipvalue": 0.003},
-    "weight_decay": {"weight_decay": 0.1},
-    "ema": {"use_ema": True, "ema_momentum": 0.5},
-    "ema_overwrite": {"use_ema": True, "ema_overwrite_frequency": 4},
-    "accumulation": {"gradient_accumulation_steps": 3},
-    "loss_scale": {"loss_scale_factor": 128.0},
+    "clipnorm, weight_decay": {"clipnorm": 0.01, "weight_decay": 0.1},
+    "global_clipnorm, ema": {
+        "global_clipnorm": 0.02,
+        "use_ema": True,
+        "ema_momentum": 0.5,
+    },
+    "clipvalue, ema_overwrite": {
+        "clipvalue": 0.003,
+        "use_ema": True,
+        "ema_overwrite_frequency": 4,
+    },
+    "accumulation, loss_scale": {
+        "gradient_accumulation_steps": 3,
+        "loss_scale_factor": 128.0,
+    },
 }
 
 

@@ -179,7 +179,7 @@ RECURRENT = {
 }
 
 
-SLOW = ("cells", "convolutional")
+SLOW = ("bidirectional", "cells", "convolutional")
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,11 @@ def floatx():
 @pytest.mark.usefixtures("floatx")
 @pytest.mark.parametrize(
     ("network", "head_only"),
-    [("convolution", True), ("perceptron", False), ("transformer", False)],
+    [
+        ("convolution", True),
+        ("perceptron", False),
+        pytest.param("transformer", False, marks=pytest.mark.slow),
+    ],
 )
 def test_contenders_compute_the_same(network, head_only):
     setting = setting_lib.Setting(
