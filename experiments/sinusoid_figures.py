@@ -126,12 +126,17 @@ def draw_curves(
                 curve.mean[:end],
                 curve.half_width[:end],
                 algorithm,
+                label=plotting.name_of(algorithm) + _ending(curve, end),
             )
         panel.set_xlabel("gradient steps")
         panel.set_ylabel(f"mean squared error, {shots} shots")
         panel.set_ylim(bottom=0)
         figure.legend(loc="outside right center")
     return curves
+
+
+def _ending(curve: Curve, end: int) -> str:
+    return f",\ndiverges after {end - 1}" if end < len(curve.mean) else ""
 
 
 def _end(curve: Curve) -> int:

@@ -295,7 +295,7 @@ def _measure(
         y: Labels, `[tasks, q, ...]`.
         predictions: `[steps, tasks, q, ...]`.
     """
-    loss = InnerLoss(learner.loss)
+    loss = InnerLoss(learner.loss, labels="query_y")
     values = {"loss": [loss(y, p).numpy() for p in predictions]}
     for metric in _metrics(learner, y, predictions[0]):
         values[metric.name] = [_metric(metric, y, p) for p in predictions]

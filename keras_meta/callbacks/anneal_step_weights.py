@@ -5,6 +5,9 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from keras_meta.checks import check_decay
+from keras_meta.checks import check_positive
+
 
 class AnnealStepWeights(keras.callbacks.Callback):
     """Shifts the weights of a multi-step loss to the last step.
@@ -17,6 +20,10 @@ class AnnealStepWeights(keras.callbacks.Callback):
         rest: The rest, as a fraction of the first weight; MAML++'s code
             leaves 0.03.
 
+    Raises:
+        ValueError: If an argument is out of range, or if `fit` is of a learner
+            without a multi-step loss.
+
     References:
         - [Antoniou et al., 2019](https://arxiv.org/abs/1810.09502),
           section 4, multi-step loss optimization.
@@ -24,6 +31,8 @@ class AnnealStepWeights(keras.callbacks.Callback):
 
     def __init__(self, epochs: int, rest: float = 0.03):
         super().__init__()
+        check_positive(epochs=epochs)
+        check_decay(rest=rest)
         self.epochs = epochs
         self.rest = rest
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping
 
 import keras
 
+from keras_meta.checks import is_whole
 from keras_meta.learners.optimizer_learner import OptimizerLearner
 
 
@@ -31,13 +31,13 @@ class LengthenUnroll(keras.callbacks.Callback):
 
     def __init__(self, steps: Mapping[int, int]):
         super().__init__()
-        epochs = [*steps]
-        whole = all(isinstance(e, numbers.Integral) for e in epochs)
-        if not whole or 0 not in epochs:
+        is_mapping = isinstance(steps, Mapping)
+        if not is_mapping or not all(map(is_whole, steps)) or 0 not in steps:
             raise ValueError(
                 "`steps` must say by the number of an epoch how many steps to "
                 "take from it on, and have an epoch 0. "
-                f"Received: steps={dict(steps)}"
+                f"Received: steps={steps!r}. Write {{0: 20, 5: 100}}, for "
+                "instance."
             )
         self.steps = dict(steps)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import keras
 
+from keras_meta.checks import check_not_negative
+from keras_meta.learners.learner import Learner
+
 
 class SwitchToSecondOrder(keras.callbacks.Callback):
     """Trains with first-order meta-gradients up to an epoch.
@@ -14,6 +17,10 @@ class SwitchToSecondOrder(keras.callbacks.Callback):
     Args:
         epoch: The first epoch, counted from 0, with second derivatives.
 
+    Raises:
+        ValueError: If `epoch` is negative, or if `fit` is of another model
+            than a meta-learner.
+
     References:
         - [Antoniou et al., 2019](https://arxiv.org/abs/1810.09502),
           section 4, derivative-order annealing.
@@ -21,7 +28,16 @@ class SwitchToSecondOrder(keras.callbacks.Callback):
 
     def __init__(self, epoch: int):
         super().__init__()
+        check_not_negative(epoch=epoch)
         self.epoch = epoch
+
+    def on_train_begin(self, logs=None):
+        """Checks what is trained."""
+        if not isinstance(self.model, Learner):
+            raise ValueError(
+                "SwitchToSecondOrder needs a meta-learner such as "
+                f"keras_meta.MAML. Received: {type(self.model).__name__}"
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         """Sets the order for the epoch that begins."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_positive
 from keras_meta.evaluation import TaskEvaluator
 
 
@@ -24,7 +25,7 @@ class TaskEvaluation(keras.callbacks.Callback):
         every: Number of epochs from one evaluation to the next.
 
     Raises:
-        ValueError: If `every` is below 1.
+        ValueError: If `every` is no positive integer.
 
     Example:
     ```python
@@ -53,10 +54,7 @@ class TaskEvaluation(keras.callbacks.Callback):
         every: int = 1,
     ):
         super().__init__()
-        if every < 1:
-            raise ValueError(
-                f"`every` must be at least 1. Received: every={every}"
-            )
+        check_positive(every=every)
         self.episodes = episodes
         self.tasks = tasks
         self.prefix = prefix

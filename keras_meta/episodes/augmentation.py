@@ -6,7 +6,7 @@ import math
 import tensorflow as tf
 
 from keras_meta import addons
-from keras_meta.episodes.checks import check_choice
+from keras_meta.checks import check_choice
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.episodes.random_bits import integers_below
 from keras_meta.episodes.random_bits import random_words

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_meta.episodes.checks import check_choice
-from keras_meta.episodes.checks import check_positive
+from keras_meta.checks import check_choice
+from keras_meta.checks import check_positive
 from keras_meta.episodes.sampling import EpisodeSampler
 
 _QUARTER_TURN = 90

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from keras_meta.episodes.checks import check_choice
-from keras_meta.episodes.checks import check_positive
+from keras_meta.checks import check_choice
+from keras_meta.checks import check_positive
 
 _CHANNELS = (None, 1, 3)
 _INTERPOLATIONS = ("area", "bicubic", "bilinear", "lanczos3", "lanczos5")

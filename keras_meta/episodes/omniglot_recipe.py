@@ -3,8 +3,8 @@
 import os
 from collections.abc import Sequence
 
+from keras_meta.checks import check_choice
 from keras_meta.episodes.catalog import load_tfds
-from keras_meta.episodes.checks import check_choice
 from keras_meta.episodes.classes import Classes
 from keras_meta.episodes.splits import class_split
 

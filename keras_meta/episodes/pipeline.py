@@ -5,7 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_meta.episodes.checks import check_positive
+from keras_meta.checks import check_not_negative
+from keras_meta.checks import check_positive
 
 
 def episode_dataset(
@@ -40,11 +41,7 @@ def episode_dataset(
     check_positive(tasks=tasks)
     if num_batches is not None:
         check_positive(num_batches=num_batches)
-    if start < 0:
-        raise ValueError(
-            f"`start` must not be negative, got {start}. It is the index of "
-            "the first episode."
-        )
+    check_not_negative(start=start)
     draws = tf.data.Dataset.counter()
     if num_batches is not None:
         draws = tf.data.Dataset.range(-(-num_batches // together))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from keras_meta.checks import is_whole
 from keras_meta.unroll.checkpoint import CHECKPOINTS
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -58,7 +59,7 @@ def check_update_rule(update_rule) -> None:
 
 def check_steps(name: str, steps, least: int) -> None:
     """Checks a number of inner steps; raises on a bad one."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
+    if not is_whole(steps) or steps < least:
         raise ValueError(
             f"`{name}` must be an integer of at least {least}. Received: "
             f"{name}={steps!r}"

@@ -127,12 +127,12 @@ class Episode:
             )
 
 
-def check_query(y: Any, sample_weight: Any) -> None:
+def check_query(x: Any, y: Any, sample_weight: Any) -> None:
     """Checks the labels and weights of the query sets.
 
     Raises:
-        ValueError: If there are no labels, or weights that are not those of
-            examples.
+        ValueError: If there are no labels, or labels or weights that are not
+            those of the examples.
     """
     if y is None:
         raise ValueError(
@@ -140,6 +140,7 @@ def check_query(y: Any, sample_weight: Any) -> None:
             "Yield `(x, query_y)`."
         )
     labels = [tf.convert_to_tensor(leaf) for leaf in keras.tree.flatten(y)]
+    _check_labels_of_queries(x, labels)
     for weight in keras.tree.flatten(sample_weight):
         if weight is None:
             continue
@@ -155,6 +156,21 @@ def check_query(y: Any, sample_weight: Any) -> None:
                 f"Received: sample_weight.shape={shape}. Keras makes such "
                 "weights from class_weight=, which takes an example to be a "
                 "whole task; give weights of examples instead."
+            )
+
+
+def _check_labels_of_queries(x: Any, labels: list[tf.Tensor]) -> None:
+    if not isinstance(x, dict) or "query_x" not in x:
+        return
+    inputs = tf.convert_to_tensor(keras.tree.flatten(x["query_x"])[0]).shape
+    for shape in (label.shape for label in labels):
+        if None in (inputs.rank, shape.rank):
+            continue
+        if shape.rank < 2 or not shape[:2].is_compatible_with(inputs[:2]):
+            raise ValueError(
+                "`query_y` must have the shape [tasks, queries, ...] of "
+                f"`query_x`. Received: query_y.shape={shape}, "
+                f"query_x.shape={inputs}"
             )
 
 

@@ -10,6 +10,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 _OK, _LABEL, _INNER, _OUTER = range(4)
+_UNHARMED = (
+    " The optimizer saw a zero gradient in its place, so the weights are as "
+    "finite as before."
+)
 
 
 class Failure(NamedTuple):
@@ -139,11 +143,12 @@ class Health:
         self._report.assign(tf.zeros([3], tf.int32))
         return failure
 
-    def check(self, ways: int | None) -> None:
+    def check(self, ways: int | None, training: bool = False) -> None:
         """Raises if a failure was reported, and forgets it.
 
         Args:
             ways: Number of classes that the model tells apart, if it does.
+            training: Whether an optimizer took part.
 
         Raises:
             FloatingPointError: If a loss was not finite.
@@ -164,8 +169,8 @@ class Health:
             raise FloatingPointError(
                 "The loss of the query sets is not finite, though every "
                 "inner loss is: the query labels are out of range or contain "
-                "NaN, or the last inner step diverged. The optimizer saw a "
-                "zero gradient in its place, so the weights are finite."
+                "NaN, or the last inner step diverged."
+                f"{_UNHARMED if training else ''}"
             )
         hint = (
             "The data or the model's weights contain NaN or infinity."
@@ -175,8 +180,7 @@ class Health:
         )
         raise FloatingPointError(
             f"The inner loss is not finite at inner step {step} of task "
-            f"{task} in the batch. {hint} The optimizer saw a zero gradient "
-            "in its place, so the weights are as finite as before."
+            f"{task} in the batch. {hint}{_UNHARMED if training else ''}"
         )
 
     def _first(

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import is_number
 from keras_meta.learners.arguments import check_arguments
 from keras_meta.learners.arguments import check_steps
 from keras_meta.learners.arguments import check_update_rule
@@ -106,7 +107,7 @@ class Learner(MetaTraining):
         self.first_order = first_order
         self.checkpoint = checkpoint
         self.batch_statistics = batch_statistics
-        if isinstance(update_rule, (int, float)):
+        if is_number(update_rule):
             update_rule = GradientDescent(update_rule)
         check_update_rule(update_rule)
         self.update_rule = update_rule
@@ -159,7 +160,7 @@ class Learner(MetaTraining):
         if training:
             self._keep_state(start, carry)
         if tf.executing_eagerly():
-            self._check_health()
+            self._check_health(training)
         return predictions
 
     def trajectory(self, inputs: dict[str, Any], steps: int | None = None):
@@ -211,6 +212,13 @@ class Learner(MetaTraining):
         """
         steps = self._number_of_steps(False) if steps is None else steps
         check_steps("steps", steps, 0)
+        # The learner has one loss, so lists of labels are rows of an array.
+        support_y = tf.convert_to_tensor(support_y)
+        if not support_y.shape.rank:
+            raise ValueError(
+                "`support_y` must hold a label for each example, [n, ...]. "
+                f"Received: support_y={support_y.numpy()!r}"
+            )
         inputs = {
             "support_x": support_x,
             "support_y": support_y,

@@ -11,11 +11,13 @@ from keras.src.trainers.trainer import model_supports_jit
 
 from keras_meta.learners import many_steps
 from keras_meta.learners import task_blocks
+from keras_meta.learners.endless import refuses_endless
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
 from keras_meta.learners.health import Health
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.inner_loss import averages_examples
+from keras_meta.unroll.inner_loss import check_shapes
 from keras_meta.unroll.inner_loss import keras_mask
 
 
@@ -48,10 +50,14 @@ class MetaTraining(keras.Model):
         super().__init__(**kwargs)
         self._health = Health()
 
+    fit = refuses_endless(keras.Model.fit)
+    evaluate = refuses_endless(keras.Model.evaluate)
+    predict = refuses_endless(keras.Model.predict)
+
     def train_step(self, data):
         """Takes one meta-training step on a batch of tasks."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        check_query(y, sample_weight)
+        self._check_query(x, y, sample_weight)
         x = self._prepare(x)
         if tf.executing_eagerly() or not self._compiles_itself:
             return self._whole_step(x, y, sample_weight)
@@ -66,9 +72,18 @@ class MetaTraining(keras.Model):
 
     def test_step(self, data):
         """Evaluates a batch of tasks."""
-        _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        check_query(y, sample_weight)
+        self._check_query(*keras.utils.unpack_x_y_sample_weight(data))
         return super().test_step(data)
+
+    def _check_query(self, x, y, sample_weight) -> None:
+        """Refuses labels and weights that are not those of the query sets."""
+        check_query(x, y, sample_weight)
+        shape = getattr(self.model, "output_shape", None)
+        is_one = isinstance(shape, tuple) and not keras.tree.is_nested(y)
+        if is_one and (isinstance(self.loss, str) or callable(self.loss)):
+            y = tf.convert_to_tensor(y)
+            predictions = tf.TensorShape([*y.shape[:2], *shape[1:]])
+            check_shapes(self.loss, "query_y", y.shape, predictions)
 
     @property
     def _compiles_itself(self) -> bool:
@@ -228,7 +243,7 @@ class MetaTraining(keras.Model):
             function = self.train_function
             if self._takes_many_steps:
                 function = self._in_one_loop(function)
-            self.train_function = self._checked(function)
+            self.train_function = self._checked(function, training=True)
         return self.train_function
 
     def _in_one_loop(self, function):
@@ -257,7 +272,7 @@ class MetaTraining(keras.Model):
 
         def step(data):
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-            check_query(y, sample_weight)
+            self._check_query(x, y, sample_weight)
             return self._whole_step(self._prepare(x), y, sample_weight)
 
         return many_steps.make_many_steps(
@@ -307,11 +322,11 @@ class MetaTraining(keras.Model):
             self.predict_function = self._checked(self.predict_function)
         return self.predict_function
 
-    def _checked(self, function):
+    def _checked(self, function, training: bool = False):
         def call_and_check(iterator):
             self._build_metrics(iterator)
             outputs = function(iterator)
-            self._check_health()
+            self._check_health(training)
             return outputs
 
         return call_and_check
@@ -327,8 +342,8 @@ class MetaTraining(keras.Model):
             )
         self._health.report_inner_losses(losses)
 
-    def _check_health(self) -> None:
-        self._health.check(self._ways)
+    def _check_health(self, training: bool = False) -> None:
+        self._health.check(self._ways, training)
 
     @property
     def _ways(self) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import numbers
 from collections.abc import Sequence
 
 import keras
@@ -11,8 +10,10 @@ import numpy as np
 import tensorflow as tf
 from keras.src.trainers.trainer import model_supports_jit
 
-from keras_meta.episodes.checks import check_choice
-from keras_meta.episodes.checks import check_positive
+from keras_meta.checks import check_choice
+from keras_meta.checks import check_positive
+from keras_meta.checks import is_whole
+from keras_meta.learners.endless import refuses_endless
 from keras_meta.learners.health import Failure
 from keras_meta.learners.health import Health
 from keras_meta.learners.optimization import Optimization
@@ -161,11 +162,12 @@ class OptimizerLearner(keras.Model):
     @steps.setter
     def steps(self, steps: int) -> None:
         most = len(self._step_weights)
-        whole = isinstance(steps, numbers.Integral)
-        if not whole or steps % self.truncation or not 0 < steps <= most:
+        fits = is_whole(steps) and 0 < steps <= most
+        if not fits or steps % self.truncation:
             raise ValueError(
                 f"`steps` must be a multiple of truncation={self.truncation} "
-                f"and at most {most}. Received: steps={steps!r}"
+                f"and at most {most}. Received: steps={steps!r}. Windows have "
+                "`truncation` steps; with truncation=None there is one."
             )
         if not self._step_weights[:steps].any():
             raise ValueError(
@@ -174,6 +176,38 @@ class OptimizerLearner(keras.Model):
             )
         self._steps = steps
         self._windows.assign(steps // self.truncation)
+
+    fit = refuses_endless(keras.Model.fit)
+    evaluate = refuses_endless(keras.Model.evaluate)
+
+    def compile(self, optimizer="rmsprop", *, jit_compile="auto", **kwargs):
+        """Sets what meta-trains the rule.
+
+        Args:
+            optimizer: A Keras optimizer or its name.
+            jit_compile: Whether XLA compiles the steps.
+            **kwargs: Further arguments of `keras.Model.compile`; no loss and
+                no metrics, as these are the problems'.
+
+        Raises:
+            ValueError: If there is a loss or a metric.
+        """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    "An OptimizerLearner minimizes the loss of its problems. "
+                    f"Received: {name}={kwargs[name]!r} in `compile`. Leave it "
+                    "out; the loss is an argument of ModelProblem."
+                )
+        super().compile(optimizer, jit_compile=jit_compile, **kwargs)
+
+    def call(self, inputs, training=None):
+        """Refuses, as there is nothing to predict."""
+        raise NotImplementedError(
+            "An OptimizerLearner optimizes problems and predicts nothing. Use "
+            "`evaluate`, or compile a model with its rule: optimizer="
+            "keras_meta.optimizers.LearnedOptimizer(learner.rule)."
+        )
 
     @property
     def metrics(self) -> list[keras.Metric]:

@@ -15,6 +15,10 @@ from keras_meta.update_rules.hierarchical_rnn import HierarchicalRNN
 class HierarchicalRNNOptimizer(LearnedOptimizer):
     """Trains a Keras model by recurrent networks on three levels.
 
+    Its network has new weights, with which it trains nothing well, until they
+    are meta-trained: take a trained one by `from_preset`, or train the rule
+    by `keras_meta.OptimizerLearner`.
+
     Args:
         units: See `keras_meta.HierarchicalRNN`.
         time_scales: See `keras_meta.HierarchicalRNN`.

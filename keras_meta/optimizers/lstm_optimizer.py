@@ -15,6 +15,10 @@ from keras_meta.update_rules.coordinatewise_lstm import CoordinatewiseLSTM
 class LSTMOptimizer(LearnedOptimizer):
     """Trains a Keras model by a small LSTM shared by all its weights.
 
+    Its network has new weights, with which it trains nothing well, until they
+    are meta-trained: take a trained one by `from_preset`, or train the rule
+    by `keras_meta.OptimizerLearner`.
+
     Args:
         units: See `keras_meta.CoordinatewiseLSTM`.
         preprocessing: See `keras_meta.CoordinatewiseLSTM`.

@@ -59,6 +59,7 @@ def load_rule(preset: str) -> UpdateRule:
     Raises:
         ValueError: If there is no such preset or folder, or if its weights
             are those of another rule.
+        TypeError: If `preset` is no name.
     """
     path = _find(preset)
     config = json.loads((path / _CONFIG).read_text())
@@ -77,6 +78,11 @@ def load_rule(preset: str) -> UpdateRule:
 
 
 def _find(preset: str) -> pathlib.Path:
+    if not isinstance(preset, (str, pathlib.Path)):
+        raise TypeError(
+            f"`preset` must be the name of a preset, {preset_names()}, or a "
+            f"folder. Received: preset={preset!r}"
+        )
     for path in (pathlib.Path(preset), _SHIPPED / preset):
         if (path / _CONFIG).is_file():
             return path

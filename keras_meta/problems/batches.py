@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numbers
-
 import tensorflow as tf
 
-from keras_meta.episodes.checks import check_positive
+from keras_meta.checks import check_not_negative
+from keras_meta.checks import check_positive
 
 
 def batches(
@@ -43,11 +42,7 @@ def batches(
     check_positive(instances=instances)
     if num_batches is not None:
         check_positive(num_batches=num_batches)
-    for name, value in (("seed", seed), ("start", start)):
-        if not isinstance(value, numbers.Integral) or value < 0:
-            raise ValueError(
-                f"`{name}` must be an integer of at least 0, got {value!r}."
-            )
+    check_not_negative(seed=seed, start=start)
     counter = tf.data.Dataset.counter(start, instances)
     if num_batches is not None:
         counter = counter.take(num_batches)

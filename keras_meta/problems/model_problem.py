@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_meta.episodes.checks import check_positive
+from keras_meta.checks import check_positive
 from keras_meta.episodes.random_bits import integers_below
 from keras_meta.problems.problem import Problem
 from keras_meta.problems.words import instance_words
@@ -76,8 +76,9 @@ class ModelProblem(Problem):
         if not model.built or not model.trainable_variables:
             raise ValueError(
                 "`model` must be built and have weights to train. Received: "
-                f"model={model.name!r}, built={model.built}. Give it a "
-                "keras.Input, or call it on data once."
+                f"model={model.name!r}, built={model.built}, with "
+                f"{len(model.trainable_variables)} weights to train. Give it "
+                "a keras.Input or call it on data once, and unfreeze it."
             )
         check_positive(batch_size=batch_size)
         self.model = model
@@ -89,7 +90,7 @@ class ModelProblem(Problem):
         self._initializers = _initializers(model, initializer)
         self._x, self._y = _load(data)
         self._check_labels()
-        self._check_shapes()
+        self._check_losses()
 
     def _check_labels(self) -> None:
         shape = getattr(self.model, "output_shape", None)
@@ -106,9 +107,17 @@ class ModelProblem(Problem):
                 f"to {high}."
             )
 
-    def _check_shapes(self) -> None:
+    def _check_losses(self) -> None:
+        has_gradient = []
+
         def trace():
-            return self.losses(*self.draw(0, 0, instances=1), step=0)
+            params, data = self.draw(0, 0, instances=1)
+            with tf.GradientTape() as tape:
+                tape.watch(params)
+                losses = self.losses(params, data, step=0)
+            has_gradient.extend(
+                g is not None for g in tape.gradient(losses, params)
+            )
 
         try:
             tf.function(trace, autograph=False).get_concrete_function()
@@ -118,6 +127,12 @@ class ModelProblem(Problem):
                 "`model`, `data` and `loss` do not fit each other. Received: "
                 f"x of the shape {x}, y of the shape {self._y.shape}. {error}"
             ) from error
+        if not any(has_gradient):
+            raise ValueError(
+                "`loss` must have a gradient with respect to the model's "
+                f"weights. Received: {self.loss.loss!r}, which has none; "
+                "metrics such as the accuracy do not."
+            )
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -288,6 +303,11 @@ def _read(data: tf.data.Dataset) -> Any:
     return keras.tree.map_structure(lambda *x: tf.concat(x, 0), *parts)
 
 
+def _describe(data: Any) -> str:
+    kind = type(data).__name__
+    return f"{kind} of {len(data)}" if isinstance(data, (tuple, list)) else kind
+
+
 def _load(data: Any) -> tuple[Any, tf.Tensor]:
     """Returns all examples as tensors."""
     if isinstance(data, tf.data.Dataset):
@@ -295,7 +315,7 @@ def _load(data: Any) -> tuple[Any, tf.Tensor]:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ValueError(
             "`data` must be a pair (x, y) of arrays or a data set of such "
-            f"pairs. Received: {type(data).__name__}"
+            f"pairs. Received: {_describe(data)}"
         )
     if any(leaf is None for leaf in data):
         raise ValueError(

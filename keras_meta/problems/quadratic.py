@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from keras_meta.episodes.checks import check_choice
-from keras_meta.episodes.checks import check_positive
+from keras_meta.checks import check_choice
+from keras_meta.checks import check_positive
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.problems.problem import Problem
 from keras_meta.problems.words import instance_words

@@ -61,8 +61,8 @@ class InnerLoss:
         reduction = getattr(self.loss, "reduction", "sum_over_batch_size")
         if reduction in (None, "none"):
             raise ValueError(
-                "`inner_loss` must reduce to one number per task. Received a "
-                f"loss with reduction={reduction!r}; use "
+                "The loss must reduce to one number for each task. Received: "
+                f"{self.loss!r} with reduction={reduction!r}. Use "
                 "reduction='sum_over_batch_size' or 'sum'."
             )
         self._reduction = reduction
@@ -70,16 +70,12 @@ class InnerLoss:
     @property
     def is_sparse(self) -> bool:
         """Whether labels are class numbers."""
-        return self._function is keras.losses.sparse_categorical_crossentropy
+        return _is_sparse(self.loss)
 
     @property
     def ignored_class(self) -> int | None:
         """The class number whose examples do not count."""
         return getattr(self.loss, "ignore_class", None)
-
-    @property
-    def _function(self):
-        return _example_wise_function(self.loss)
 
     def __call__(
         self,
@@ -98,7 +94,7 @@ class InnerLoss:
         mask = None if keras.tree.is_nested(y_pred) else keras_mask(y_pred)
         y_pred = keras.tree.map_structure(_at_least_float32, y_pred)
         if _is_example_wise(self.loss):
-            self._check_shapes(y_true, y_pred)
+            check_shapes(self.loss, self._labels, y_true.shape, y_pred.shape)
             y_true, y_pred = self._align(y_true, y_pred)
             return self._reduced(y_true, y_pred, sample_weight, mask)
         if y_true.dtype.is_integer and not keras.tree.is_nested(y_pred):
@@ -109,23 +105,6 @@ class InnerLoss:
         if mask is not None:
             tasks["mask"] = mask
         return tf.vectorized_map(lambda task: self._one_task(**task), tasks)
-
-    def _check_shapes(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> None:
-        """Refuses what would fail obscurely or broadcast silently."""
-        needed = y_pred.shape[:-1] if self.is_sparse else y_pred.shape
-        one_output = y_pred.shape[-1] == 1 or y_true.shape[-1] == 1
-        fits = y_true.shape.is_compatible_with(needed)
-        fits = fits or one_output and _same_but_last_one(y_true, needed)
-        if not fits:
-            name = getattr(self.loss, "name", None) or self.loss.__name__
-            raise ValueError(
-                f"The inner loss '{name}' needs `{self._labels}` of the shape "
-                f"{needed} for predictions of the shape {y_pred.shape} "
-                "([tasks, examples, ...]). Received: "
-                f"{self._labels}.shape={y_true.shape}. Use a loss that fits "
-                "the labels (sparse_categorical_crossentropy for class "
-                "numbers, categorical_crossentropy for one-hot labels)."
-            )
 
     def _align(self, y_true: tf.Tensor, y_pred: tf.Tensor):
         """Gives both a last axis, over which the loss of an example reduces."""
@@ -176,6 +155,39 @@ class InnerLoss:
         return tf.reduce_mean(values, axes)
 
 
+def check_shapes(
+    loss, labels: str, y_true: tf.TensorShape, y_pred: tf.TensorShape
+) -> None:
+    """Refuses labels that would fail obscurely or broadcast silently.
+
+    Args:
+        loss: A Keras loss, its name, or a function. Nothing is refused where
+            it is not known to compare each example alone.
+        labels: What the message calls the labels.
+        y_true: Their shape.
+        y_pred: The shape of the predictions.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+    """
+    loss = keras.losses.get(loss)
+    if not _is_example_wise(loss) or None in (y_true.rank, y_pred.rank):
+        return
+    needed = y_pred[:-1] if _is_sparse(loss) else y_pred
+    one_output = y_pred[-1] == 1 or y_true[-1] == 1
+    fits = y_true.is_compatible_with(needed)
+    fits = fits or one_output and _same_but_last_one(y_true, needed)
+    if not fits:
+        name = getattr(loss, "name", None) or loss.__name__
+        raise ValueError(
+            f"The loss '{name}' needs `{labels}` of the shape {needed} for "
+            f"predictions of the shape {y_pred} ([tasks, examples, ...]). "
+            f"Received: {labels}.shape={y_true}. Use a loss that fits the "
+            "labels (sparse_categorical_crossentropy for class numbers, "
+            "categorical_crossentropy for one-hot labels)."
+        )
+
+
 def averages_examples(loss, is_weighted: bool) -> bool:
     """Whether a loss is known to be the mean over examples, each taken alone.
 
@@ -210,9 +222,14 @@ def _example_wise_function(loss):
     return _EXAMPLE_WISE.get(type(loss), loss)
 
 
-def _same_but_last_one(a: tf.Tensor, shape: tf.TensorShape) -> bool:
+def _is_sparse(loss) -> bool:
+    sparse = keras.losses.sparse_categorical_crossentropy
+    return _example_wise_function(loss) is sparse
+
+
+def _same_but_last_one(a: tf.TensorShape, b: tf.TensorShape) -> bool:
     """Whether shapes agree up to a last axis of size 1 in one of them."""
-    short, long = sorted([a.shape, shape], key=lambda s: s.rank)
+    short, long = sorted([a, b], key=lambda s: s.rank)
     same = long.rank == short.rank + 1 and long[-1] == 1
     return same and short.is_compatible_with(long[:-1])
 

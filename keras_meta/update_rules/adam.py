@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_decay
+from keras_meta.checks import check_positive_number
 from keras_meta.update_rules.gradient_descent import GradientDescent
 
 
@@ -40,11 +42,8 @@ class Adam(GradientDescent):
         **kwargs,
     ):
         super().__init__(learning_rate, learn, **kwargs)
-        for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
-            if not 0 <= value < 1:
-                raise ValueError(
-                    f"`{name}` must be in [0, 1). Received: {name}={value}"
-                )
+        check_decay(beta_1=beta_1, beta_2=beta_2)
+        check_positive_number(epsilon=epsilon)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon

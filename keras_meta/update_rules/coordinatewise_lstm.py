@@ -10,6 +10,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_positive_number
+from keras_meta.checks import check_seed
 from keras_meta.update_rules import coordinates
 from keras_meta.update_rules.lstm import LSTMWeights
 from keras_meta.update_rules.lstm import add_lstm
@@ -104,16 +106,10 @@ class CoordinatewiseLSTM(UpdateRule):
         # Gradients of half precision would be too coarse to learn from.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        if preprocessing is not None and not preprocessing > 0:
-            raise ValueError(
-                "`preprocessing` must be positive or None. Received: "
-                f"preprocessing={preprocessing!r}"
-            )
-        if not output_scale > 0:
-            raise ValueError(
-                "`output_scale` must be positive. Received: "
-                f"output_scale={output_scale!r}"
-            )
+        if preprocessing is not None:
+            check_positive_number(preprocessing=preprocessing)
+        check_positive_number(output_scale=output_scale)
+        check_seed(seed)
         self.units = as_units(units, "the layers")
         self.preprocessing = preprocessing
         self.output_scale = output_scale

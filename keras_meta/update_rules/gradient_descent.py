@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_positive_number
+from keras_meta.checks import is_number
 from keras_meta.update_rules.update_rule import UpdateRule
 
 _SHARINGS = (None, "scalar", "layer", "step", "layer_step", "parameter")
@@ -62,15 +64,10 @@ class GradientDescent(UpdateRule):
             raise ValueError(
                 f"`learn` must be one of {_SHARINGS}. Received: learn={learn!r}"
             )
-        for name, value in (
-            ("clip_norm", clip_norm),
-            ("clip_value", clip_value),
-        ):
-            if value is not None and not value > 0:
-                raise ValueError(
-                    f"`{name}` must be positive or None. Received: "
-                    f"{name}={value!r}"
-                )
+        bounds = {"clip_norm": clip_norm, "clip_value": clip_value}
+        check_positive_number(
+            **{k: v for k, v in bounds.items() if v is not None}
+        )
         self.learning_rate = _as_rate(learning_rate, learn)
         self.learn = learn
         self.clip_norm = clip_norm
@@ -166,7 +163,7 @@ class GradientDescent(UpdateRule):
 
 
 def _as_rate(rate, learn):
-    if isinstance(rate, (int, float)) and not isinstance(rate, bool):
+    if is_number(rate):
         return float(rate)
     if learn is None:
         raise ValueError(

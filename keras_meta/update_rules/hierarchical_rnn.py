@@ -9,6 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_positive_number
+from keras_meta.checks import check_seed
+from keras_meta.checks import is_whole
 from keras_meta.update_rules import coordinates
 from keras_meta.update_rules.hierarchical_network import network_step
 from keras_meta.update_rules.recompute import recompute
@@ -77,16 +80,13 @@ class HierarchicalRNN(UpdateRule):
         # Gradients of half precision would be too coarse to learn from.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        if not isinstance(time_scales, int) or time_scales < 2:
+        if not is_whole(time_scales) or time_scales < 2:
             raise ValueError(
                 "`time_scales` must be an integer, at least 2. Received: "
                 f"time_scales={time_scales!r}"
             )
-        if not initial_rate > 0:
-            raise ValueError(
-                "`initial_rate` must be positive. Received: "
-                f"initial_rate={initial_rate!r}"
-            )
+        check_positive_number(initial_rate=initial_rate)
+        check_seed(seed)
         self.units = as_units(units, "parameters, tensors and the whole", 3)
         self.time_scales = time_scales
         self.initial_rate = initial_rate

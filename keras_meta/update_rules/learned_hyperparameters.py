@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_positive_number
+from keras_meta.checks import is_number
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -56,15 +58,11 @@ class LearnedHyperparameters(UpdateRule):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not learning_rate > 0:
-            raise ValueError(
-                "`learning_rate` must be positive. Received: "
-                f"learning_rate={learning_rate}"
-            )
-        if not 0 < momentum < 1:
+        check_positive_number(learning_rate=learning_rate)
+        if not (is_number(momentum) and 0 < momentum < 1):
             raise ValueError(
                 "`momentum` must be in (0, 1), where it can be learned. "
-                f"Received: momentum={momentum}"
+                f"Received: momentum={momentum!r}"
             )
         self.learning_rate = learning_rate
         self.momentum = momentum

@@ -7,6 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_positive
+from keras_meta.checks import check_positive_number
+from keras_meta.checks import check_seed
 from keras_meta.update_rules import coordinates
 from keras_meta.update_rules.coordinatewise_lstm import log_and_sign
 from keras_meta.update_rules.lstm import add_lstm
@@ -65,15 +68,9 @@ class MetaLearnerLSTM(UpdateRule):
     ):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        if not isinstance(units, int) or units < 1:
-            raise ValueError(
-                f"`units` must be a positive integer. Received: units={units!r}"
-            )
-        if not preprocessing > 0:
-            raise ValueError(
-                "`preprocessing` must be positive. Received: "
-                f"preprocessing={preprocessing!r}"
-            )
+        check_positive(units=units)
+        check_positive_number(preprocessing=preprocessing)
+        check_seed(seed)
         self.units = units
         self.preprocessing = preprocessing
         self.seed = seed

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_decay
 from keras_meta.update_rules.gradient_descent import GradientDescent
 
 
@@ -43,10 +44,7 @@ class Momentum(GradientDescent):
         **kwargs,
     ):
         super().__init__(learning_rate, learn, **kwargs)
-        if not 0 <= momentum < 1:
-            raise ValueError(
-                f"`momentum` must be in [0, 1). Received: momentum={momentum}"
-            )
+        check_decay(momentum=momentum)
         self.momentum = momentum
         self.nesterov = nesterov
 

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_decay
+from keras_meta.checks import check_positive_number
 from keras_meta.update_rules.gradient_descent import GradientDescent
 
 
@@ -40,12 +42,8 @@ class RMSprop(GradientDescent):
         **kwargs,
     ):
         super().__init__(learning_rate, learn, **kwargs)
-        if not 0 <= rho < 1:
-            raise ValueError(f"`rho` must be in [0, 1). Received: rho={rho}")
-        if not epsilon > 0:
-            raise ValueError(
-                f"`epsilon` must be positive. Received: epsilon={epsilon}"
-            )
+        check_decay(rho=rho)
+        check_positive_number(epsilon=epsilon)
         self.rho = rho
         self.epsilon = epsilon
 

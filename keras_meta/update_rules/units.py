@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
+
+from keras_meta.checks import is_whole
 
 
 def as_units(
@@ -25,14 +26,9 @@ def as_units(
     is_list = isinstance(units, Sequence) or hasattr(units, "__array__")
     given = [*units] if is_list else []
     fits = len(given) == count if count else bool(given)
-    if not fits or not all(_is_positive(n) for n in given):
+    if not fits or not all(is_whole(n) and n > 0 for n in given):
         raise ValueError(
             f"`units` must be {count or 'some'} positive integers, one for "
             f"each of {layers}. Received: units={units!r}"
         )
     return [int(n) for n in given]
-
-
-def _is_positive(n) -> bool:
-    whole = isinstance(n, numbers.Integral) and not isinstance(n, bool)
-    return whole and n > 0

@@ -122,7 +122,7 @@ def test_a_loss_that_does_not_reduce():
     x, y = regression()
     loss = keras.losses.MeanSquaredError(reduction=None)
     learner = compiled(keras_meta.MAML(mlp(), inner_loss=loss))
-    with refuses(ValueError, "`inner_loss` must reduce.*=None; use"):
+    with refuses(ValueError, "must reduce to one number.*=None. Use"):
         learner.fit(x, y, verbose=0)
 
 
@@ -143,7 +143,7 @@ def test_class_numbers_for_a_loss_of_another_shape(loss, outputs, name):
     learner = compiled(keras_meta.MAML(mlp(outputs)), loss=loss)
     with refuses(
         ValueError,
-        rf"inner loss '{name}' needs `support_y` of the shape \(2, 6, 3\)"
+        rf"loss '{name}' needs `support_y` of the shape \(2, 6, 3\)"
         r".*Received: support_y.shape=\(2, 6\). Use a loss that fits",
     ):
         learner(x)
@@ -165,7 +165,61 @@ def test_targets_that_would_broadcast(outputs):
     x, y = regression(outputs=3 - outputs)
     learner = compiled(keras_meta.MAML(mlp(outputs)))
     with refuses(ValueError, "'mean_squared_error' needs `support_y`"):
+        learner(x)
+    _, fine = regression(outputs=outputs)
+    with refuses(ValueError, "'mean_squared_error' needs `query_y`"):
         learner.fit(x, y, verbose=0)
+    with refuses(ValueError, "'mean_squared_error' needs `support_y`"):
+        learner.fit(x, fine, verbose=0)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 5, 1)])
+def test_query_labels_of_other_sizes(shape):
+    x, y = regression()
+    assert y.shape == (3, 4, 1)
+    learner = compiled(keras_meta.MAML(mlp()))
+    for run in (learner.fit, learner.evaluate):
+        with refuses(ValueError, r"`query_y` must have the shape \[tasks, que"):
+            run(x, np.ones(shape, "float32"), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("run", "named"),
+    [
+        (lambda learner, data: learner.fit(data), "steps_per_epoch"),
+        (lambda learner, data: learner.evaluate(data), "steps"),
+        (lambda learner, data: learner.predict(data), "steps"),
+        (
+            lambda learner, data: learner.fit(
+                data.take(1), validation_data=data
+            ),
+            "validation_steps",
+        ),
+    ],
+)
+def test_data_without_an_end(run, named):
+    data = keras_meta.episodes.sinusoids(shots=3, queries=3, tasks=2)
+    learner = compiled(keras_meta.MAML(mlp(inputs=1)))
+    with refuses(ValueError, f"has no end.*{named}=None.*num_batches="):
+        run(learner, data)
+
+
+def test_data_without_an_end_and_steps():
+    data = keras_meta.episodes.sinusoids(shots=3, queries=3, tasks=2)
+    learner = compiled(keras_meta.MAML(mlp(inputs=1)))
+    options = {"validation_data": data, "validation_steps": 1, "verbose": 0}
+    learner.fit(data, steps_per_epoch=2, **options)
+    assert learner.optimizer.iterations == 2
+    learner.evaluate(data, steps=1, verbose=0)
+
+
+def test_adapting_to_lists():
+    learner = compiled(keras_meta.MAML(mlp(), 0.1))
+    x, y = np.ones([2, 2], "float32"), np.array([[1.0], [2.0]], "float32")
+    adapted = learner.adapt(x, y.tolist())
+    np.testing.assert_allclose(adapted(x), learner.adapt(x, y)(x), rtol=1e-6)
+    with refuses(ValueError, r"`support_y` must hold a label for each example"):
+        learner.adapt(x, 1.0)
 
 
 def test_targets_without_their_last_axis_are_understood():

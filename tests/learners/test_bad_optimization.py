@@ -31,6 +31,38 @@ def test_steps_that_do_not_fit_are_refused(steps):
         learner().steps = steps
 
 
+def test_fewer_steps_than_a_window_are_refused():
+    with pytest.raises(ValueError, match="truncation=20.*truncation=None"):
+        keras_meta.OptimizerLearner(small_rule(), Valley(), steps=10)
+
+
+@pytest.mark.parametrize(
+    "options", [{"loss": "mse"}, {"metrics": ["accuracy"]}]
+)
+def test_losses_and_metrics_are_those_of_the_problems(options):
+    made = learner()
+    with pytest.raises(ValueError, match=f"{[*options][0]}=.*Leave it out"):
+        made.compile("adam", **options)
+
+
+def test_there_is_nothing_to_predict():
+    with pytest.raises(NotImplementedError, match="predicts nothing.*`evalu"):
+        learner().predict(batches(2, num_batches=1), verbose=0)
+
+
+def test_problems_without_an_end():
+    with pytest.raises(ValueError, match="steps_per_epoch=None"):
+        learner().fit(batches(2))
+    with pytest.raises(ValueError, match="steps=None"):
+        learner().evaluate(batches(2))
+
+
+def test_callbacks_of_meta_learners_are_refused():
+    switch = keras_meta.callbacks.SwitchToSecondOrder(1)
+    with pytest.raises(ValueError, match="a meta-learner.*OptimizerLearner"):
+        learner().fit(batches(2, num_batches=1), callbacks=[switch])
+
+
 class Cliff(Valley):
     """Instance 1 becomes NaN at step 3."""
 

@@ -234,6 +234,25 @@ def test_what_is_no_model_is_refused():
         ModelProblem(len, arrays(), CROSSENTROPY)
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        keras.metrics.sparse_categorical_accuracy,
+        lambda y_true, y_pred: tf.stop_gradient(CROSSENTROPY(y_true, y_pred)),
+    ],
+)
+def test_a_loss_without_a_gradient_is_refused(loss):
+    with pytest.raises(ValueError, match="`loss` must have a gradient"):
+        ModelProblem(network(), arrays(), loss)
+
+
+def test_a_frozen_model_is_refused():
+    model = network()
+    model.trainable = False
+    with pytest.raises(ValueError, match="with 0 weights to train.*unfreeze"):
+        ModelProblem(model, arrays(), CROSSENTROPY)
+
+
 def test_an_empty_data_set_is_refused():
     data = tf.data.Dataset.from_tensor_slices(arrays()).take(0)
     with pytest.raises(ValueError, match="`data` must hold examples"):

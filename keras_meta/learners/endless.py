@@ -1,0 +1,54 @@
+"""Data sets without an end, which Keras would read for ever."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+
+import tensorflow as tf
+
+# What says how much to read of an argument, by its name.
+_STEPS_OF_TRAINING = {
+    "x": "steps_per_epoch",
+    "validation_data": "validation_steps",
+}
+_STEPS_OF_EVALUATION = {"x": "steps"}
+
+
+def refuses_endless(method: Callable) -> Callable:
+    """Makes `fit`, `evaluate` or `predict` of Keras refuse endless data.
+
+    Episodes have no end by default, and Keras would read them until stopped.
+
+    Args:
+        method: The method of `keras.Model`.
+
+    Returns:
+        The method, which raises a `ValueError` if a `tf.data.Dataset` is
+        known to be infinite and nothing says how many batches to take.
+    """
+    signature = inspect.signature(method)
+    is_fit = "validation_data" in signature.parameters
+    limits = _STEPS_OF_TRAINING if is_fit else _STEPS_OF_EVALUATION
+
+    @functools.wraps(method)
+    def checked(self, *args, **kwargs):
+        given = signature.bind(self, *args, **kwargs).arguments
+        for data, steps in limits.items():
+            if given.get(steps) is None and _is_endless(given.get(data)):
+                raise ValueError(
+                    f"`{data}` has no end, so {method.__name__} would not "
+                    f"end either. Received: a data set of infinite size and "
+                    f"{steps}=None. Pass `{steps}=`, or give the data set an "
+                    "end: `num_batches=` of its source, or `.take(...)`."
+                )
+        return method(self, *args, **kwargs)
+
+    return checked
+
+
+def _is_endless(data: object) -> bool:
+    if not isinstance(data, tf.data.Dataset):
+        return False
+    return bool(data.cardinality() == tf.data.INFINITE_CARDINALITY)

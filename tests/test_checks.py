@@ -1,0 +1,68 @@
+"""Arguments of another kind are refused by their name, before any work."""
+
+import re
+
+import numpy as np
+import pytest
+
+import keras_meta
+from keras_meta.episodes import sinusoids
+from keras_meta.optimizers import LSTMOptimizer
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (keras_meta.CoordinatewiseLSTM, "output_scale"),
+        (keras_meta.CoordinatewiseLSTM, "preprocessing"),
+        (keras_meta.CoordinatewiseLSTM, "seed"),
+        (keras_meta.HierarchicalRNN, "initial_rate"),
+        (keras_meta.HierarchicalRNN, "time_scales"),
+        (keras_meta.HierarchicalRNN, "seed"),
+        (keras_meta.LearnedHyperparameters, "learning_rate"),
+        (keras_meta.LearnedHyperparameters, "momentum"),
+        (keras_meta.MetaLearnerLSTM, "preprocessing"),
+        (keras_meta.MetaLearnerLSTM, "units"),
+        (keras_meta.Momentum, "momentum"),
+        (keras_meta.GradientDescent, "clip_norm"),
+        (keras_meta.GradientDescent, "learning_rate"),
+        (keras_meta.RMSprop, "rho"),
+        (keras_meta.RMSprop, "epsilon"),
+        (keras_meta.Adam, "beta_2"),
+        (keras_meta.Adam, "epsilon"),
+        (keras_meta.callbacks.AnnealStepWeights, "epochs"),
+        (keras_meta.callbacks.SwitchToSecondOrder, "epoch"),
+        (keras_meta.callbacks.LengthenUnroll, "steps"),
+        (keras_meta.problems.batches, "seed"),
+    ],
+)
+@pytest.mark.parametrize("value", ["0.5", [1]])
+def test_what_is_no_number(make, name, value):
+    shown = re.escape(repr(value))
+    with pytest.raises(ValueError, match=f"`{name}` must .*{shown}"):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("number", [np.float32(0.25), np.int64(1), 1])
+def test_numbers_of_numpy_are_numbers(number):
+    assert keras_meta.GradientDescent(number).learning_rate == float(number)
+    assert keras_meta.RMSprop(epsilon=number).epsilon == number
+
+
+@pytest.mark.parametrize("value", ["1", 1.5, -1, True])
+@pytest.mark.parametrize("name", ["seed", "start"])
+def test_seeds_and_starts_of_episodes(name, value):
+    sizes = {"shots": 1, "queries": 1, "tasks": 1}
+    with pytest.raises(ValueError, match=f"`{name}` must be an integer of at"):
+        sinusoids(**sizes, **{name: value})
+
+
+def test_an_annealing_of_no_epochs():
+    with pytest.raises(ValueError, match="`epochs` must be a positive integer"):
+        keras_meta.callbacks.AnnealStepWeights(0)
+
+
+@pytest.mark.parametrize("preset", [None, 3])
+def test_a_preset_without_a_name(preset):
+    with pytest.raises(TypeError, match="`preset`.*'lstm_mnist'.*Received"):
+        LSTMOptimizer.from_preset(preset)
