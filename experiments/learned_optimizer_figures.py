@@ -32,6 +32,13 @@ def draw_losses(
             plotting.draw_band(panel, np.arange(len(mean)), mean, half, name)
         steps = len(mean) - 1
         if trained_steps is not None and steps > trained_steps:
-            panel.axvline(trained_steps, color="black", linewidth=0.6, ls=":")
-        panel.set(xlabel="step", ylabel="loss", yscale="log")
+            panel.axvline(
+                trained_steps,
+                color="black",
+                linewidth=0.6,
+                ls=":",
+                label="trained until",
+            )
+        label = f"loss, mean of {len(losses)} and 95 % band"
+        panel.set(xlabel="step", ylabel=label, yscale="log")
         panel.legend()
