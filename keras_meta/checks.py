@@ -44,6 +44,23 @@ def check_positive(**sizes: int) -> None:
             )
 
 
+def check_whole(**values: int) -> None:
+    """Requires whole numbers.
+
+    Args:
+        **values: Values by the name of their argument.
+
+    Raises:
+        ValueError: If one is no integer.
+
+    Example:
+    >>> check_whole(seed=-1)
+    """
+    for name, value in values.items():
+        if not is_whole(value):
+            raise ValueError(f"`{name}` must be an integer, got {value!r}.")
+
+
 def check_not_negative(**values: int) -> None:
     """Requires whole numbers of at least 0.
 
@@ -54,7 +71,7 @@ def check_not_negative(**values: int) -> None:
         ValueError: If one is no integer or is below 0.
 
     Example:
-    >>> check_not_negative(seed=0, start=100)
+    >>> check_not_negative(start=100)
     """
     for name, value in values.items():
         if not is_whole(value) or value < 0:

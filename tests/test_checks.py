@@ -49,11 +49,11 @@ def test_numbers_of_numpy_are_numbers(number):
     assert keras_meta.RMSprop(epsilon=number).epsilon == number
 
 
-@pytest.mark.parametrize("value", ["1", 1.5, -1, True])
+@pytest.mark.parametrize("value", ["1", 1.5, None, True])
 @pytest.mark.parametrize("name", ["seed", "start"])
 def test_seeds_and_starts_of_episodes(name, value):
     sizes = {"shots": 1, "queries": 1, "tasks": 1}
-    with pytest.raises(ValueError, match=f"`{name}` must be an integer of at"):
+    with pytest.raises(ValueError, match=f"`{name}` must be an integer.*got"):
         sinusoids(**sizes, **{name: value})
 
 

@@ -265,5 +265,5 @@ def test_callback_skips_epochs():
 
 
 def test_callback_checks_every():
-    with pytest.raises(ValueError, match="`every` must be at least 1"):
+    with pytest.raises(ValueError, match="`every` must be a positive integer"):
         TaskEvaluation(_classification(5), every=0)

@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_meta.checks import check_choice
-from keras_meta.checks import check_not_negative
 from keras_meta.checks import check_positive
+from keras_meta.checks import check_whole
 from keras_meta.episodes.pipeline import episode_dataset
 from keras_meta.episodes.random_bits import integers_below
 from keras_meta.episodes.random_bits import random_words
@@ -102,7 +102,7 @@ class EpisodeSampler:
         augment: Callable | None = None,
     ):
         check_positive(ways=ways, shots=shots, queries=queries)
-        check_not_negative(seed=seed)
+        check_whole(seed=seed)
         check_choice("dtype", dtype, tuple({"float32": 0, items.dtype.name: 0}))
         self.ways = ways
         self.shots = shots

@@ -6,8 +6,8 @@ import math
 import tensorflow as tf
 
 from keras_meta.checks import check_choice
-from keras_meta.checks import check_not_negative
 from keras_meta.checks import check_positive
+from keras_meta.checks import check_whole
 from keras_meta.episodes.pipeline import episode_dataset
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.episodes.random_bits import random_words
@@ -193,7 +193,7 @@ def sinusoids(
     TensorShape([25, 10, 1])
     """
     check_positive(shots=shots, queries=queries)
-    check_not_negative(seed=seed)
+    check_whole(seed=seed)
     if not isinstance(family, SinusoidFamily):
         families = _families()
         check_choice("family", family, tuple(families))

@@ -386,8 +386,8 @@ class OptimizerLearner(keras.Model):
         raise NotImplementedError(
             "An OptimizerLearner is not saved as a whole, as its problems "
             "hold data. Save the rule: keras_meta.optimizers.LearnedOptimizer("
-            "learner.rule).save_to_preset(...), or `learner.save_weights`; give "
-            "ModelCheckpoint save_weights_only=True."
+            "learner.rule).save_to_preset(...), or `learner.save_weights`; "
+            "ModelCheckpoint needs save_weights_only=True."
         )
 
 

@@ -267,7 +267,7 @@ def test_sizes_must_be_positive(name, value):
     ("options", "message"),
     [
         ({"num_batches": 0}, "`num_batches` must be a positive"),
-        ({"start": -1}, "`start` must not be negative"),
+        ({"start": -1}, "`start` must be an integer of at least 0"),
         ({"dtype": "float16"}, "`dtype` must be one of 'float32'"),
         ({"rotate": "image"}, "`rotate` must be one of"),
         ({"rotate": "class"}, "Rotations need square images"),

@@ -109,7 +109,7 @@ def test_an_optimizer_as_an_update_rule():
 
 @pytest.mark.parametrize("name", ["clip_norm", "clip_value"])
 def test_a_clip_that_is_not_positive(name):
-    with refuses(ValueError, f"`{name}` must be positive.*{name}=0"):
+    with refuses(ValueError, f"`{name}` must be a positive number.*{name}=0"):
         keras_meta.GradientDescent(**{name: 0})
 
 
@@ -122,7 +122,7 @@ def test_a_clip_that_is_not_positive(name):
     ],
 )
 def test_a_decay_out_of_range(make):
-    with refuses(ValueError, r"must be in \[0, 1\). Received: \w+=-?\d"):
+    with refuses(ValueError, r"must be a number in \[0, 1\). Received: \w+=-?"):
         make()
 
 

@@ -158,7 +158,7 @@ def test_moments_start_at_zero_for_every_task():
 @pytest.mark.parametrize("name", ["beta_1", "beta_2"])
 @pytest.mark.parametrize("value", [-0.1, 1.0, 2])
 def test_decays_out_of_range_are_refused(name, value):
-    with pytest.raises(ValueError, match=f"`{name}` must be in"):
+    with pytest.raises(ValueError, match=f"`{name}` must be a number in"):
         Adam(0.1, **{name: value})
 
 

@@ -174,7 +174,7 @@ def test_unknown_sharings_are_refused(learn):
 @pytest.mark.parametrize("name", ["clip_norm", "clip_value"])
 @pytest.mark.parametrize("value", [0, -1.0, float("nan")])
 def test_bounds_that_are_not_positive_are_refused(name, value):
-    with pytest.raises(ValueError, match=f"`{name}` must be positive"):
+    with pytest.raises(ValueError, match=f"`{name}` must be a positive number"):
         GradientDescent(0.1, **{name: value})
 
 

@@ -187,5 +187,5 @@ def test_config_round_trip():
     ("name", "value"), [("units", 0), ("units", 2.5), ("preprocessing", 0.0)]
 )
 def test_arguments_out_of_range_are_refused(name, value):
-    with pytest.raises(ValueError, match=f"`{name}` must be .*{name}={value}"):
+    with pytest.raises(ValueError, match=f"`{name}` must be .*{value}"):
         MetaLearnerLSTM(**{name: value})

@@ -65,7 +65,7 @@ def test_a_learned_rate_multiplies_the_velocity():
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.0, 2])
 def test_momentum_out_of_range_is_refused(momentum):
-    with pytest.raises(ValueError, match="`momentum` must be in"):
+    with pytest.raises(ValueError, match="`momentum` must be a number in"):
         Momentum(0.1, momentum=momentum)
 
 
