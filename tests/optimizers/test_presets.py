@@ -120,7 +120,7 @@ def test_a_shipped_preset_has_a_card_and_trains(name):
 
 def test_presets_are_part_of_the_package():
     names = presets.preset_names()
-    assert {"lstm_quadratic", "lstm_mnist"} <= set(names)
+    assert {"lstm_quadratic", "lstm_mnist", "lstm_cifar10"} <= set(names)
     for name in names:
         assert (SHIPPED / name / "weights.npz").is_file()
         assert (SHIPPED / name / "card.md").is_file()
