@@ -1,13 +1,18 @@
-"""Measures learned optimizers: a step, and a window of meta-training.
+r"""Measures learned optimizers: a step, and a window of meta-training.
 
     python -m experiments.benchmarks.optimizer_step
 
 applies Keras's Adam, the LSTM optimizer, the hierarchical one, and the LSTM
-written down straightforwardly in JAX to 16 thousand and 1 million parameters
-(`--parameters=10000000` for more), and
-meta-trains the LSTM through windows of 20 steps on 16 thousand parameters,
+written down straightforwardly in JAX to 16 thousand and 1 million parameters,
+and meta-trains the LSTM through windows of 20 steps on 16 thousand parameters,
 here and in JAX. The gradient costs next to nothing, so that what is measured
 is the optimizer.
+
+All are in memory at once. For 10 million parameters take two at a time, and
+the window not at all:
+
+    python -m experiments.benchmarks.optimizer_step --parameters=10000000 \
+        --window=0 --contender="JAX LSTM"
 
 Every contender has a process of its own; they take turns of a few steps. The
 LSTMs have the same weights, and their results must agree after the first
@@ -28,10 +33,11 @@ from experiments.benchmarks.worker import Contender
 from experiments.benchmarks.worker import Worker
 
 OURS = "keras_meta LSTM"
+THEIRS = "JAX LSTM"
 STEP = (
     Contender("Keras Adam", "optimizer_keras", {"optimizer": "adam"}),
     Contender(OURS, "optimizer_keras"),
-    Contender("JAX LSTM", "optimizer_jax"),
+    Contender(THEIRS, "optimizer_jax"),
     Contender(
         "keras_meta hierarchical RNN",
         "optimizer_keras",
@@ -40,12 +46,18 @@ STEP = (
 )
 WINDOW = (
     Contender(OURS, "optimizer_keras"),
-    Contender("JAX LSTM", "optimizer_jax"),
+    Contender(THEIRS, "optimizer_jax"),
 )
 TOLERANCE = 1e-4
 
 _PARAMETERS = flags.DEFINE_multi_integer(
     "parameters", [16_000, 1_000_000], "Parameters to train; repeat the flag."
+)
+_CONTENDERS = flags.DEFINE_multi_enum(
+    "contender",
+    [c.name for c in STEP],
+    [c.name for c in STEP],
+    f"Whom to measure beside {OURS}; repeat the flag.",
 )
 _TENSORS = flags.DEFINE_integer("tensors", 4, "Tensors that they are in.")
 _WINDOW = flags.DEFINE_integer(
@@ -54,6 +66,11 @@ _WINDOW = flags.DEFINE_integer(
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of every contender.")
 _TURN = flags.DEFINE_integer("turn", 3, "Timed steps of a turn.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+
+
+def _chosen(contenders):
+    names = {OURS, *_CONTENDERS.value}
+    return [c for c in contenders if c.name in names]
 
 
 def measure(setting, contenders):
@@ -101,6 +118,8 @@ def complaints(rows):
         for name, row in rows.items()
         if name.endswith(" LSTM") and isinstance(row, dict)
     ]
+    if THEIRS not in rows:
+        return []
     if len(results) < 2:
         return ["nothing to compare the LSTM's results with"]
     if np.allclose(results, results[0], rtol=TOLERANCE):
@@ -143,7 +162,7 @@ def main(argv):
     records, problems = [], []
     print(machine, machine_lib.versions())
     for setting in settings:
-        rows = measure(setting, WINDOW if setting.window else STEP)
+        rows = measure(setting, _chosen(WINDOW if setting.window else STEP))
         problems += complaints(rows)
         print(f"\n{setting}\n\n{format_table(rows)}", flush=True)
         records.append({"setting": dataclasses.asdict(setting), "rows": rows})
