@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import check_decay
-from keras_meta.checks import check_positive_number
+from keras_meta.checks import is_number
 from keras_meta.update_rules.gradient_descent import GradientDescent
 
 
@@ -43,7 +43,11 @@ class Adam(GradientDescent):
     ):
         super().__init__(learning_rate, learn, **kwargs)
         check_decay(beta_1=beta_1, beta_2=beta_2)
-        check_positive_number(epsilon=epsilon)
+        if not (is_number(epsilon) and epsilon >= 0):
+            raise ValueError(
+                "`epsilon` must be a number of at least 0. Received: "
+                f"epsilon={epsilon!r}"
+            )
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon

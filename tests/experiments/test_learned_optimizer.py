@@ -47,6 +47,7 @@ def test_binary(run_binary, tmp_path):
         "--validation_instances=8",
         "--test_instances=8",
         "--test_steps=12",
+        "--tuning_instances=4",
         f"--output={tmp_path}",
     )
     assert "mean loss of 8 problems" in printed

@@ -78,7 +78,7 @@ def channels_first():
     "make",
     [
         convolution,
-        attention,
+        pytest.param(attention, marks=pytest.mark.slow),
         einsum,
         pytest.param(pooling, marks=pytest.mark.slow),
         pytest.param(channels_first, marks=pytest.mark.slow),

@@ -146,7 +146,10 @@ def test_the_step_is_the_same(net, steps, monkeypatch):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("statistics", ["batch", "support", "running"])
+@pytest.mark.parametrize(
+    "statistics",
+    ["batch", pytest.param("support", marks=pytest.mark.slow), "running"],
+)
 @pytest.mark.parametrize(
     "options",
     [

@@ -295,7 +295,7 @@ def test_half_precision_is_computed_in_float32(loss, dtype):
 
 @pytest.mark.parametrize("reduction", [None, "none"])
 def test_losses_without_reduction_are_refused(reduction):
-    with pytest.raises(ValueError, match="must reduce to one number per task"):
+    with pytest.raises(ValueError, match="must reduce to one number for each"):
         InnerLoss(losses.MeanSquaredError(reduction=reduction))
 
 
