@@ -3,9 +3,11 @@ import json
 import numpy as np
 import pytest
 
+from experiments import sinusoid_figures
 from experiments import sinusoid_run
 from experiments.sinusoid_run import Settings
 from keras_meta import episodes
+from keras_meta.evaluation import Curve
 
 
 def _settings(**changes):
@@ -100,3 +102,14 @@ def test_other_settings_are_refused(tmp_path):
     sinusoid_run.run(_settings(), tmp_path)
     with pytest.raises(ValueError, match="another meta_rate, seed"):
         sinusoid_run.run(_settings(seed=4, meta_rate=0.1), tmp_path)
+
+
+def test_a_curve_that_diverges_ends_and_says_so():
+    mean = np.array([3.0, 1.0, 2.0, 1e7, np.inf])
+    half_width = np.array([0.2, 0.1, 0.5, 9e6, np.nan])
+    curve = Curve(mean, half_width, 100)
+    end = sinusoid_figures._end(curve)
+    assert end == 3
+    assert sinusoid_figures._ending(curve, end) == ",\ndiverges after 2"
+    sound = Curve(mean[:3], half_width[:3], 100)
+    assert sinusoid_figures._ending(sound, sinusoid_figures._end(sound)) == ""
