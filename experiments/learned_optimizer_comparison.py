@@ -12,7 +12,8 @@ from keras_meta.learners.optimization import Optimization
 from keras_meta.problems import Problem
 from keras_meta.update_rules.update_rule import UpdateRule
 
-# Keep these problems apart from those of training and validation.
+# Added to the seed, they keep these problems apart from those of training,
+# of validation (2**32), and from each other.
 _TUNING_SEED, _TEST_SEED = (2**32 * i for i in (2, 3))
 # The last part of a run whose mean loss is what a rate is tuned for.
 _TAIL = 10
@@ -26,7 +27,7 @@ BASELINES = {
 
 
 def name_of(rule: UpdateRule) -> str:
-    """Returns the one of `RULES` that a rule is of, or its class's name."""
+    """Returns a rule's short name, or its class's name if it has none."""
     kinds = {
         keras_meta.CoordinatewiseLSTM: "lstm",
         keras_meta.HierarchicalRNN: "hierarchical",
@@ -59,6 +60,11 @@ def losses(
         `[instances, steps + 1]`.
     """
     run = _compiled_run(problem, rule, steps, together)
+    return _losses(run, instances, together, seed)
+
+
+def _losses(run, instances, together, seed) -> np.ndarray:
+    """Returns losses `[instances, steps + 1]`, some instances at a time."""
     parts = [
         run(tf.constant(seed, tf.int64), tf.constant(first, tf.int64))
         for first in range(0, instances, together)
@@ -67,6 +73,7 @@ def losses(
 
 
 def _compiled_run(problem, rule, steps, together):
+    """Returns a function of seed and first index, compiled once."""
     optimization = Optimization(problem, rule, xla=True)
 
     @tf.function(autograph=False, jit_compile=True)
@@ -104,14 +111,8 @@ def tune(
     scores = {}
     for rate in RATES:
         rule.rates[0].assign(rate)
-        parts = [
-            run(
-                tf.constant(seed + _TUNING_SEED, tf.int64),
-                tf.constant(first, tf.int64),
-            )
-            for first in range(0, instances, together)
-        ]
-        score = float(np.mean([part[-_TAIL:] for part in parts]))
+        curves = _losses(run, instances, together, seed + _TUNING_SEED)
+        score = float(curves[:, -_TAIL:].mean())
         scores[float(rate)] = score if np.isfinite(score) else np.inf
     return scores
 

@@ -126,7 +126,8 @@ def draw_curves(
                 curve.mean[:end],
                 curve.half_width[:end],
                 algorithm,
-                label=plotting.name_of(algorithm) + _ending(curve, end),
+                label=plotting.name_of(algorithm)
+                + _divergence_note(curve, end),
             )
         panel.set_xlabel("gradient steps")
         panel.set_ylabel(f"mean squared error, {shots} shots")
@@ -135,7 +136,7 @@ def draw_curves(
     return curves
 
 
-def _ending(curve: Curve, end: int) -> str:
+def _divergence_note(curve: Curve, end: int) -> str:
     return f",\ndiverges after {end - 1}" if end < len(curve.mean) else ""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Callable
+from collections.abc import Mapping
 
 
 def is_whole(value: object) -> bool:
@@ -37,11 +39,7 @@ def check_positive(**sizes: int) -> None:
     Example:
     >>> check_positive(ways=5, shots=1)
     """
-    for name, value in sizes.items():
-        if not is_whole(value) or value < 1:
-            raise ValueError(
-                f"`{name}` must be a positive integer, got {value!r}."
-            )
+    _check(sizes, lambda x: is_whole(x) and x > 0, "a positive integer")
 
 
 def check_whole(**values: int) -> None:
@@ -56,28 +54,27 @@ def check_whole(**values: int) -> None:
     Example:
     >>> check_whole(seed=-1)
     """
-    for name, value in values.items():
-        if not is_whole(value):
-            raise ValueError(f"`{name}` must be an integer, got {value!r}.")
+    _check(values, is_whole, "an integer")
 
 
-def check_not_negative(**values: int) -> None:
-    """Requires whole numbers of at least 0.
+def check_at_least(least: int, /, **values: int) -> None:
+    """Requires whole numbers that are not below a bound.
 
     Args:
+        least: The bound.
         **values: Values by the name of their argument.
 
     Raises:
-        ValueError: If one is no integer or is below 0.
+        ValueError: If one is no integer or is below `least`.
 
     Example:
-    >>> check_not_negative(start=100)
+    >>> check_at_least(0, start=100)
     """
-    for name, value in values.items():
-        if not is_whole(value) or value < 0:
-            raise ValueError(
-                f"`{name}` must be an integer of at least 0, got {value!r}."
-            )
+    _check(
+        values,
+        lambda x: is_whole(x) and x >= least,
+        f"an integer of at least {least}",
+    )
 
 
 def check_positive_number(**values: float) -> None:
@@ -92,12 +89,7 @@ def check_positive_number(**values: float) -> None:
     Example:
     >>> check_positive_number(epsilon=1e-7)
     """
-    for name, value in values.items():
-        if not is_number(value) or not value > 0:
-            raise ValueError(
-                f"`{name}` must be a positive number. Received: "
-                f"{name}={value!r}"
-            )
+    _check(values, lambda x: is_number(x) and x > 0, "a positive number")
 
 
 def check_decay(**values: float) -> None:
@@ -112,30 +104,30 @@ def check_decay(**values: float) -> None:
     Example:
     >>> check_decay(momentum=0.9)
     """
-    for name, value in values.items():
-        if not is_number(value) or not 0 <= value < 1:
-            raise ValueError(
-                f"`{name}` must be a number in [0, 1). Received: "
-                f"{name}={value!r}"
-            )
+    _check(values, lambda x: is_number(x) and 0 <= x < 1, "a number in [0, 1)")
 
 
-def check_seed(seed: int | None) -> None:
-    """Requires an integer or `None`, which draws other numbers each time.
+def as_seed(seed: int | None) -> int | None:
+    """Returns a seed as Keras takes it, which refuses integers of NumPy.
 
     Args:
-        seed: What was given for the argument `seed`.
+        seed: What was given for the argument `seed`: an integer, or `None`,
+            which draws other numbers each time.
+
+    Returns:
+        A Python integer, or `None`.
 
     Raises:
         ValueError: If it is neither.
 
     Example:
-    >>> check_seed(None)
+    >>> as_seed(7)
+    7
     """
-    if seed is not None and not is_whole(seed):
-        raise ValueError(
-            f"`seed` must be an integer or None. Received: seed={seed!r}"
-        )
+    if seed is None:
+        return None
+    _check({"seed": seed}, is_whole, "an integer or None")
+    return int(seed)
 
 
 def check_choice(name: str, value: object, choices: tuple) -> None:
@@ -152,6 +144,18 @@ def check_choice(name: str, value: object, choices: tuple) -> None:
     Example:
     >>> check_choice("on", "both", ("support", "query", "both"))
     """
-    if value not in choices:
-        allowed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"`{name}` must be one of {allowed}, got {value!r}.")
+    allowed = ", ".join(repr(choice) for choice in choices)
+    _check({name: value}, lambda x: x in choices, f"one of {allowed}")
+
+
+def _check(
+    values: Mapping[str, object],
+    is_fine: Callable[[object], bool],
+    expected: str,
+) -> None:
+    """Requires something of arguments, and says what came instead."""
+    for name, value in values.items():
+        if not is_fine(value):
+            raise ValueError(
+                f"`{name}` must be {expected}. Received: {name}={value!r}"
+            )

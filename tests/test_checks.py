@@ -2,6 +2,7 @@
 
 import re
 
+import keras
 import numpy as np
 import pytest
 
@@ -53,7 +54,9 @@ def test_numbers_of_numpy_are_numbers(number):
 @pytest.mark.parametrize("name", ["seed", "start"])
 def test_seeds_and_starts_of_episodes(name, value):
     sizes = {"shots": 1, "queries": 1, "tasks": 1}
-    with pytest.raises(ValueError, match=f"`{name}` must be an integer.*got"):
+    with pytest.raises(
+        ValueError, match=f"`{name}` must be an integer.*Received"
+    ):
         sinusoids(**sizes, **{name: value})
 
 
@@ -66,3 +69,35 @@ def test_an_annealing_of_no_epochs():
 def test_a_preset_without_a_name(preset):
     with pytest.raises(TypeError, match="`preset`.*'lstm_mnist'.*Received"):
         LSTMOptimizer.from_preset(preset)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        keras_meta.CoordinatewiseLSTM,
+        keras_meta.HierarchicalRNN,
+        keras_meta.MetaLearnerLSTM,
+    ],
+)
+def test_seeds_of_numpy_draw_what_those_of_python_do(rule):
+    mine, other = rule(seed=np.int64(3)), rule(seed=3)
+    for a, b in zip(mine.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_reptile_takes_numbers_of_numpy(tmp_path):
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    learner = keras_meta.Reptile(
+        model,
+        steps=np.int64(3),
+        batch_size=np.int64(2),
+        seed=np.int32(1),
+        inner_loss="mse",
+    )
+    learner.compile("sgd", "mse")
+    x, y = np.ones([4, 3, 2], "float32"), np.ones([4, 3, 1], "float32")
+    inputs = {"support_x": x, "support_y": y, "query_x": x}
+    learner.fit(inputs, y, verbose=0)
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.saving.load_model(tmp_path / "learner.keras")
+    assert (loaded.steps, loaded.batch_size, loaded.seed) == (3, 2, 1)

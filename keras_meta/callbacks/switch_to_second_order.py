@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from keras_meta.checks import check_not_negative
+from keras_meta.checks import check_at_least
 from keras_meta.learners.learner import Learner
 
 
@@ -28,7 +28,7 @@ class SwitchToSecondOrder(keras.callbacks.Callback):
 
     def __init__(self, epoch: int):
         super().__init__()
-        check_not_negative(epoch=epoch)
+        check_at_least(0, epoch=epoch)
         self.epoch = epoch
 
     def on_train_begin(self, logs=None):

@@ -118,7 +118,7 @@ def _checked_items(images: npt.ArrayLike) -> np.ndarray:
     if items.ndim < 2:
         raise ValueError(
             "`images` must be [items, ...] with at least one axis for the "
-            f"item, got the shape {items.shape}. Add an axis with "
+            f"item. Received: the shape {items.shape}. Add an axis with "
             "`images[:, None]`."
         )
     if not len(items):
@@ -133,7 +133,7 @@ def _checked_items(images: npt.ArrayLike) -> np.ndarray:
             )
     elif items.dtype.kind not in "iu":
         raise ValueError(
-            "`images` must be integers or floats, got an array of "
+            "`images` must be integers or floats. Received: an array of "
             f"{items.dtype}. Were the items of different shapes?"
         )
     return items
@@ -143,8 +143,8 @@ def _checked_labels(labels: npt.ArrayLike, items: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 1:
         raise ValueError(
-            "`labels` must be [items], one class for each item, got the shape "
-            f"{labels.shape}. Turn one-hot labels into classes with "
+            "`labels` must be [items], one class for each item. Received: "
+            f"the shape {labels.shape}. Turn one-hot labels into classes with "
             "`np.argmax(labels, axis=-1)`."
         )
     if len(labels) != items:
@@ -154,7 +154,7 @@ def _checked_labels(labels: npt.ArrayLike, items: int) -> np.ndarray:
         )
     if labels.dtype.kind not in "iuUS":
         raise ValueError(
-            "`labels` must be integers or strings, got an array of "
+            "`labels` must be integers or strings. Received: an array of "
             f"{labels.dtype}. Convert them with `labels.astype(int)`."
         )
     return np.char.decode(labels) if labels.dtype.kind == "S" else labels

@@ -98,7 +98,7 @@ class Augment:
         _check_between("saturation", self.saturation, 1)
         if not 0 < self.elastic_smoothness <= 1:
             raise ValueError(
-                "`elastic_smoothness` must be above 0 and at most 1, got "
+                "`elastic_smoothness` must be above 0 and at most 1. Received: "
                 f"{self.elastic_smoothness}."
             )
         check_choice("fill", self.fill, _fills())
@@ -179,7 +179,8 @@ class Augment:
         if images.shape.rank != 5:
             raise ValueError(
                 f"`{name}` must be images [tasks, n, height, width, "
-                f"channels] to be augmented, got the shape {images.shape}."
+                f"channels] to be augmented. Received: the shape "
+                f"{images.shape}."
             )
         if (self.hue or self.saturation) and images.shape[-1] != 3:
             raise ValueError(
@@ -247,5 +248,5 @@ def _fills() -> tuple[str, ...]:
 def _check_between(name: str, value: float, largest: float) -> None:
     if not 0 <= value <= largest:
         raise ValueError(
-            f"`{name}` must be from 0 to {largest:g}, got {value}."
+            f"`{name}` must be from 0 to {largest:g}. Received: {value}."
         )

@@ -63,7 +63,7 @@ class Classes:
         if not len(counts) == len(names) == len(ids):
             raise ValueError(
                 "`counts`, `names` and `ids` must have one entry for each "
-                f"class, got {len(counts)}, {len(names)} and {len(ids)}."
+                f"class. Received: {len(counts)}, {len(names)} and {len(ids)}."
             )
         if counts.sum() != len(items):
             raise ValueError(
@@ -182,7 +182,7 @@ class Classes:
         if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
             raise ValueError(
                 "`train`, `validation` and `test` must be shares that add up "
-                f"to 1, got {train}, {validation} and {test}."
+                f"to 1. Received: {train}, {validation} and {test}."
             )
         if self._turns.any():
             raise ValueError(
@@ -256,8 +256,8 @@ class Classes:
         turns = [_turns(angle, self.item_shape) for angle in degrees]
         if len(set(turns)) < len(turns) or 0 in turns:
             raise ValueError(
-                "`degrees` must be different angles other than a full turn, "
-                f"got {degrees}."
+                "`degrees` must be different angles other than a full turn. "
+                f"Received: {degrees}."
             )
         if self._turns.any():
             raise ValueError("These classes were rotated already.")
@@ -479,8 +479,8 @@ class Classes:
 def _turns(degrees: int, shape: tuple[int, ...]) -> int:
     if degrees % _QUARTER_TURN:
         raise ValueError(
-            f"`degrees` must be multiples of {_QUARTER_TURN}, got {degrees}. "
-            "`keras_meta.episodes.Augment` rotates by other angles."
+            f"`degrees` must be multiples of {_QUARTER_TURN}. Received: "
+            f"{degrees}. `keras_meta.episodes.Augment` rotates by other angles."
         )
     if len(shape) != 3 or shape[0] != shape[1]:
         raise ValueError(

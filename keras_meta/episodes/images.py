@@ -40,7 +40,7 @@ def check_image_options(
         image_size = (image_size, image_size)
     if len(image_size) != 2:
         raise ValueError(
-            "`image_size` must be one number or (height, width), got "
+            "`image_size` must be one number or (height, width). Received: "
             f"{image_size!r}."
         )
     check_positive(image_size=image_size[0])

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_meta.checks import check_not_negative
+from keras_meta.checks import check_at_least
 from keras_meta.checks import check_positive
 
 
@@ -41,7 +41,7 @@ def episode_dataset(
     check_positive(tasks=tasks)
     if num_batches is not None:
         check_positive(num_batches=num_batches)
-    check_not_negative(start=start)
+    check_at_least(0, start=start)
     draws = tf.data.Dataset.counter()
     if num_batches is not None:
         draws = tf.data.Dataset.range(-(-num_batches // together))

@@ -63,7 +63,7 @@ class SinusoidFamily:
             if not ordered or not all(map(math.isfinite, bounds)):
                 raise ValueError(
                     f"`{name}` must be (smallest, largest), two finite "
-                    f"numbers, got {bounds}."
+                    f"numbers. Received: {bounds}."
                 )
 
     def draw(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from keras_meta.checks import is_whole
+from keras_meta.checks import check_at_least
 from keras_meta.unroll.checkpoint import CHECKPOINTS
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -31,9 +31,9 @@ def check_arguments(
             f"unscaled, in the layers {half}. Use the dtype policy "
             "'mixed_bfloat16'."
         )
-    check_steps("steps", steps, 1)
+    check_at_least(1, steps=steps)
     if evaluation_steps is not None:
-        check_steps("evaluation_steps", evaluation_steps, 0)
+        check_at_least(0, evaluation_steps=evaluation_steps)
     if checkpoint not in CHECKPOINTS:
         raise ValueError(
             f"`checkpoint` must be one of {CHECKPOINTS}. Received: "
@@ -54,15 +54,6 @@ def check_update_rule(update_rule) -> None:
             "keras_meta.GradientDescent(0.1), or a number for its rate. "
             f"Received: update_rule={update_rule!r}. Optimizers of Keras "
             "change variables in place and cannot be differentiated."
-        )
-
-
-def check_steps(name: str, steps, least: int) -> None:
-    """Checks a number of inner steps; raises on a bad one."""
-    if not is_whole(steps) or steps < least:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {least}. Received: "
-            f"{name}={steps!r}"
         )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_at_least
 from keras_meta.checks import is_number
 from keras_meta.learners.arguments import check_arguments
-from keras_meta.learners.arguments import check_steps
 from keras_meta.learners.arguments import check_update_rule
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
@@ -98,7 +98,7 @@ class Learner(MetaTraining):
             model, steps, evaluation_steps, checkpoint, batch_statistics
         )
         self.model = model
-        self.steps = steps
+        self.steps = int(steps)
         self.evaluation_steps = evaluation_steps
         self.adapt_spec = adapt
         if isinstance(adapt, (list, tuple)):
@@ -176,7 +176,7 @@ class Learner(MetaTraining):
         """
         episode = Episode.from_inputs(inputs)
         steps = self._number_of_steps(False) if steps is None else steps
-        check_steps("steps", steps, 0)
+        check_at_least(0, steps=steps)
         start = self._inner_loop.start(episode.tasks)
         first, _ = self._predict_query(episode, start, False)
         first = keras.tree.map_structure(lambda y: y[tf.newaxis], first)
@@ -211,7 +211,7 @@ class Learner(MetaTraining):
             nothing with this one.
         """
         steps = self._number_of_steps(False) if steps is None else steps
-        check_steps("steps", steps, 0)
+        check_at_least(0, steps=steps)
         # The learner has one loss, so lists of labels are rows of an array.
         support_y = tf.convert_to_tensor(support_y)
         if not support_y.shape.rank:

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras.src.trainers.trainer import model_supports_jit
 
@@ -18,6 +17,10 @@ from keras_meta.learners.health import Failure
 from keras_meta.learners.health import Health
 from keras_meta.learners.optimization import Optimization
 from keras_meta.learners.optimization import Run
+from keras_meta.learners.optimizer_arguments import as_problems
+from keras_meta.learners.optimizer_arguments import as_step_weights
+from keras_meta.learners.optimizer_arguments import check_batch
+from keras_meta.learners.optimizer_arguments import check_no_loss
 from keras_meta.problems.problem import Problem
 from keras_meta.update_rules.update_rule import UpdateRule
 from keras_meta.update_rules.update_rule import check_rule
@@ -108,7 +111,7 @@ class OptimizerLearner(keras.Model):
         # Keras would round what the rule is given to half precision.
         super().__init__(name=name, dtype=keras.config.floatx(), autocast=False)
         check_rule(rule)
-        problems = _as_problems(problem)
+        problems = as_problems(problem)
         truncation = steps if truncation is None else truncation
         if evaluation_steps is None:
             evaluation_steps = steps
@@ -143,7 +146,7 @@ class OptimizerLearner(keras.Model):
         self.evaluation_steps = evaluation_steps
         self.objective = objective
         self.second_order = second_order
-        self._step_weights = _as_step_weights(step_weights, steps)
+        self._step_weights = as_step_weights(step_weights, steps)
         self._windows = tf.Variable(0, trainable=False, name="windows")
         self.steps = steps
         self._loss = keras.metrics.Mean("loss")
@@ -180,26 +183,20 @@ class OptimizerLearner(keras.Model):
     fit = refuses_endless(keras.Model.fit)
     evaluate = refuses_endless(keras.Model.evaluate)
 
-    def compile(self, optimizer="rmsprop", *, jit_compile="auto", **kwargs):
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
         """Sets what meta-trains the rule.
 
         Args:
             optimizer: A Keras optimizer or its name.
-            jit_compile: Whether XLA compiles the steps.
-            **kwargs: Further arguments of `keras.Model.compile`; no loss and
-                no metrics, as these are the problems'.
+            loss: Only `None`; the loss is the problems'.
+            **kwargs: Further arguments of `keras.Model.compile`, such as
+                `jit_compile`; no metrics, as these are the problems'.
 
         Raises:
             ValueError: If there is a loss or a metric.
         """
-        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
-            if kwargs.get(name) is not None:
-                raise ValueError(
-                    "An OptimizerLearner minimizes the loss of its problems. "
-                    f"Received: {name}={kwargs[name]!r} in `compile`. Leave it "
-                    "out; the loss is an argument of ModelProblem."
-                )
-        super().compile(optimizer, jit_compile=jit_compile, **kwargs)
+        check_no_loss({"loss": loss, **kwargs})
+        super().compile(optimizer, **kwargs)
 
     def call(self, inputs, training=None):
         """Refuses, as there is nothing to predict."""
@@ -231,7 +228,7 @@ class OptimizerLearner(keras.Model):
 
     def _for_problem(self, data, function):
         """Calls a function with the problem whose turn it is; logs."""
-        x = _check_batch(data)
+        x = check_batch(data)
         turn = x["index"][0] // x["index"].shape[0] % len(self.problems)
         branches = [functools.partial(function, p, x) for p in self.problems]
         if len(branches) == 1:
@@ -407,39 +404,3 @@ def _describe(failure: Failure, objective: str) -> str:
         "The meta-loss or its gradient is not finite in the window from "
         f"optimization step {failure.step} on, though every loss is. {hint}"
     )
-
-
-def _as_problems(problem) -> list[Problem]:
-    several = isinstance(problem, (list, tuple))
-    problems = [*problem] if several else [problem]
-    if not problems or not all(isinstance(p, Problem) for p in problems):
-        raise TypeError(
-            "`problem` must be a keras_meta.problems.Problem or several. "
-            f"Received: problem={problem!r}"
-        )
-    return problems
-
-
-def _as_step_weights(weights, steps: int) -> np.ndarray:
-    if weights is None:
-        return np.ones(steps)
-    weights = np.asarray(weights, float)
-    is_fine = np.isfinite(weights) & (weights >= 0)
-    if weights.shape != (steps,) or not is_fine.all():
-        raise ValueError(
-            f"`step_weights` must be None or {steps} numbers of at least 0, "
-            f"one for each of steps={steps}. Received: shape {weights.shape}, "
-            f"values {weights}"
-        )
-    return weights
-
-
-def _check_batch(data) -> dict[str, tf.Tensor]:
-    x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-    if not isinstance(x, dict) or set(x) != {"seed", "index"}:
-        raise ValueError(
-            "An OptimizerLearner is trained on batches of problem instances. "
-            f"Received: {keras.tree.map_structure(type, x)}. Make them by "
-            "keras_meta.problems.batches(...)."
-        )
-    return x

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_meta.learners.arguments import check_steps
+from keras_meta.checks import check_at_least
+from keras_meta.checks import check_whole
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.meta_training import MetaGradient
@@ -77,7 +78,9 @@ class Reptile(Learner):
                 "first_order=False; use keras_meta.MAML."
             )
         if batch_size is not None:
-            check_steps("batch_size", batch_size, 1)
+            check_at_least(1, batch_size=batch_size)
+            batch_size = int(batch_size)
+        check_whole(seed=seed)
         super().__init__(model, update_rule, steps, first_order=True, **kwargs)
         if self.update_rule.trainable_variables:
             raise ValueError(
@@ -86,7 +89,7 @@ class Reptile(Learner):
                 "keras_meta.MAML or keras_meta.MetaSGD."
             )
         self.batch_size = batch_size
-        self.seed = seed
+        self.seed = int(seed)
         # A weight, so that a loaded learner goes on where it was.
         self._draws = self.add_weight(
             name="draws",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from keras_meta.checks import check_not_negative
+from keras_meta.checks import check_at_least
 from keras_meta.checks import check_positive
 
 
@@ -42,7 +42,7 @@ def batches(
     check_positive(instances=instances)
     if num_batches is not None:
         check_positive(num_batches=num_batches)
-    check_not_negative(seed=seed, start=start)
+    check_at_least(0, seed=seed, start=start)
     counter = tf.data.Dataset.counter(start, instances)
     if num_batches is not None:
         counter = counter.take(num_batches)

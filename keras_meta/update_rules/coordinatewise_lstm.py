@@ -10,8 +10,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import as_seed
 from keras_meta.checks import check_positive_number
-from keras_meta.checks import check_seed
 from keras_meta.update_rules import coordinates
 from keras_meta.update_rules.lstm import LSTMWeights
 from keras_meta.update_rules.lstm import add_lstm
@@ -109,11 +109,10 @@ class CoordinatewiseLSTM(UpdateRule):
         if preprocessing is not None:
             check_positive_number(preprocessing=preprocessing)
         check_positive_number(output_scale=output_scale)
-        check_seed(seed)
         self.units = as_units(units, "the layers")
         self.preprocessing = preprocessing
         self.output_scale = output_scale
-        self.seed = seed
+        self.seed = as_seed(seed)
         self._build_network()
 
     def _build_network(self) -> None:

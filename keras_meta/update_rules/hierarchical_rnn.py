@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import as_seed
 from keras_meta.checks import check_positive_number
-from keras_meta.checks import check_seed
 from keras_meta.checks import is_whole
 from keras_meta.update_rules import coordinates
 from keras_meta.update_rules.hierarchical_network import network_step
@@ -86,12 +86,11 @@ class HierarchicalRNN(UpdateRule):
                 f"time_scales={time_scales!r}"
             )
         check_positive_number(initial_rate=initial_rate)
-        check_seed(seed)
         self.units = as_units(units, "parameters, tensors and the whole", 3)
         self.time_scales = time_scales
         self.initial_rate = initial_rate
         self.attention = self.attends = attention
-        self.seed = seed
+        self.seed = as_seed(seed)
         self._by_name: dict[str, keras.Variable] = {}
         self._add_grus()
         self._add_readouts()

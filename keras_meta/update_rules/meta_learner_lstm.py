@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import as_seed
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_positive_number
-from keras_meta.checks import check_seed
 from keras_meta.update_rules import coordinates
 from keras_meta.update_rules.coordinatewise_lstm import log_and_sign
 from keras_meta.update_rules.lstm import add_lstm
@@ -70,11 +70,10 @@ class MetaLearnerLSTM(UpdateRule):
         super().__init__(**kwargs)
         check_positive(units=units)
         check_positive_number(preprocessing=preprocessing)
-        check_seed(seed)
         self.units = units
         self.preprocessing = preprocessing
-        self.seed = seed
-        self.lstm = add_lstm(self, "lstm", 4, units, seed)
+        self.seed = as_seed(seed)
+        self.lstm = add_lstm(self, "lstm", 4, units, self.seed)
         self.enter_kernel, self.enter_bias = self._add_gate("enter", 1)
         self.keep_kernel, self.keep_bias = self._add_gate("keep", 2)
 

@@ -108,7 +108,7 @@ def test_rotations_are_new_classes():
 @pytest.mark.parametrize(
     ("degrees", "message"),
     [
-        ((45,), "multiples of 90, got 45"),
+        ((45,), "multiples of 90. Received: 45"),
         ((90, 450), "different angles"),
         ((360,), "different angles"),
     ],

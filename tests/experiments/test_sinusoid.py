@@ -108,8 +108,8 @@ def test_a_curve_that_diverges_ends_and_says_so():
     mean = np.array([3.0, 1.0, 2.0, 1e7, np.inf])
     half_width = np.array([0.2, 0.1, 0.5, 9e6, np.nan])
     curve = Curve(mean, half_width, 100)
-    end = sinusoid_figures._end(curve)
-    assert end == 3
-    assert sinusoid_figures._ending(curve, end) == ",\ndiverges after 2"
+    end, note = sinusoid_figures._end, sinusoid_figures._divergence_note
+    assert end(curve) == 3
+    assert note(curve, 3) == ",\ndiverges after 2"
     sound = Curve(mean[:3], half_width[:3], 100)
-    assert sinusoid_figures._ending(sound, sinusoid_figures._end(sound)) == ""
+    assert note(sound, end(sound)) == ""

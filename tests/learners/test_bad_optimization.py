@@ -45,6 +45,11 @@ def test_losses_and_metrics_are_those_of_the_problems(options):
         made.compile("adam", **options)
 
 
+def test_a_loss_after_the_optimizer_is_refused_too():
+    with pytest.raises(ValueError, match="loss='mse'.*Leave it out"):
+        learner().compile("adam", "mse")
+
+
 def test_there_is_nothing_to_predict():
     with pytest.raises(NotImplementedError, match="predicts nothing.*`evalu"):
         learner().predict(batches(2, num_batches=1), verbose=0)
@@ -174,7 +179,7 @@ def test_what_is_no_rule_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"steps": 0}, "`steps` must be a positive integer, got 0"),
+        ({"steps": 0}, "`steps` must be a positive integer.*steps=0"),
         ({"truncation": 3}, "multiple of truncation=3.*steps=4"),
         ({"evaluation_steps": -1}, "`evaluation_steps` must be a positive"),
         ({"objective": "best"}, "`objective` must be one of .*'best'"),

@@ -22,7 +22,9 @@ def test_batches_have_a_static_size():
 @pytest.mark.parametrize("value", ["a", -1, 0.5])
 @pytest.mark.parametrize("name", ["seed", "start"])
 def test_numbers_must_not_be_negative(name, value):
-    with pytest.raises(ValueError, match=f"`{name}` must be .*got {value!r}"):
+    with pytest.raises(
+        ValueError, match=f"`{name}` must be .*{name}={value!r}"
+    ):
         batches(**{name: value})
 
 

@@ -70,10 +70,10 @@ def test_no_word_becomes_an_infinite_number():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dimensions": 0}, "`dimensions` must be a positive integer, got 0"),
-        ({"rows": -1}, "`rows` must be a positive integer, got -1"),
+        ({"dimensions": 0}, "`dimensions` must be a positive integer.*=0"),
+        ({"rows": -1}, "`rows` must be a positive integer.*=-1"),
         ({"start": "small"}, "`start` must be a number .*Received: 'small'"),
-        ({"entries": "cauchy"}, "`entries` must be one of .*got 'cauchy'"),
+        ({"entries": "cauchy"}, "`entries` must be one of .*='cauchy'"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):
