@@ -45,7 +45,9 @@ _DEFAULTS = {
         "instances": 128,
         "batches": 3000,
         "objective": "loss",
+        "second_order": False,
         "meta_rate": 0.005,
+        "clip": 1.0,
         "preprocessing": 0.0,
         "output_scale": 0.1,
         "validate_every": 100,
@@ -60,7 +62,9 @@ _DEFAULTS = {
         "instances": 1,
         "batches": 1500,
         "objective": "log_ratio",
+        "second_order": False,
         "meta_rate": 0.003,
+        "clip": 1.0,
         "preprocessing": 10.0,
         "output_scale": 0.01,
         "validate_every": 100,
@@ -69,18 +73,20 @@ _DEFAULTS = {
         "test_instances": 20,
     },
     "mixture": {
-        "steps": 800,
-        "first_steps": 100,
+        "steps": 2000,
+        "first_steps": 1000,
         "truncation": 50,
-        "instances": 2,
-        "batches": 648,
+        "instances": 1,
+        "batches": 96,
         "objective": "log_ratio",
+        "second_order": True,
         "meta_rate": 0.001,
+        "clip": 0.001,
         "preprocessing": 10.0,
         "output_scale": 0.01,
-        "validate_every": 36,
-        "validation_instances": 4,
-        "validation_steps": 800,
+        "validate_every": 16,
+        "validation_instances": 1,
+        "validation_steps": 2000,
         "test_instances": 20,
     },
 }
@@ -144,9 +150,13 @@ _CHOICES = {
         flags.DEFINE_enum(
             "objective", None, ["loss", "log_ratio"], "What is minimized."
         ),
+        flags.DEFINE_bool(
+            "second_order", None, "Whether gradients are differentiated too."
+        ),
         flags.DEFINE_float(
             "meta_rate", None, "First rate of the Adam that meta-trains."
         ),
+        flags.DEFINE_float("clip", None, "Largest norm of a meta-gradient."),
         flags.DEFINE_float(
             "preprocessing", None, "p of log and sign, 0 for none; LSTM."
         ),

@@ -41,9 +41,12 @@ class Settings:
         instances: Problem instances of a batch.
         batches: Batches.
         objective: See `keras_meta.OptimizerLearner`.
+        second_order: See `keras_meta.OptimizerLearner`.
         weights: Weights of the steps' losses: `"uniform"`, or `"linear"`,
             growing with the step.
         meta_rate: First rate of Adam, which falls to 0 as a cosine.
+        clip: Largest norm of a meta-gradient. As Adam divides by their size,
+            a norm that all exceed lets all windows count alike.
         preprocessing: See `keras_meta.CoordinatewiseLSTM`; 0 for none.
         output_scale: See `keras_meta.CoordinatewiseLSTM`.
         seed: Seed of weights and problems.
@@ -64,8 +67,10 @@ class Settings:
     instances: int
     batches: int
     objective: str
+    second_order: bool
     weights: str
     meta_rate: float
+    clip: float
     preprocessing: float
     output_scale: float
     seed: int
@@ -136,6 +141,7 @@ def train(
         evaluation_steps=settings.validation_steps,
         objective=settings.objective,
         step_weights=_step_weights(settings),
+        second_order=settings.second_order,
     )
     # Windows, each an iteration of the optimizer, until the end of an epoch.
     windows = (
@@ -146,7 +152,8 @@ def train(
             keras.optimizers.schedules.CosineDecay(
                 settings.meta_rate, int(windows[-1])
             ),
-            global_clipnorm=1.0,
+            epsilon=1e-7 * settings.clip,
+            global_clipnorm=settings.clip,
         )
     )
     iterations = checkpoint.restore(learner, directory)

@@ -67,7 +67,10 @@ class OptimizerLearner(keras.Model):
             problems of all sizes count alike.
         second_order: Whether gradients that the rule sees are differentiated
             as functions of the parameters. They count as constants in
-            Andrychowicz et al.; a rule with attention needs it.
+            Andrychowicz et al. Then what later steps correct counts against
+            a step too, so rules meta-trained on long runs learn rates that
+            die away; these want `second_order=True` and short windows. A
+            rule with attention needs it.
         name: Name of the model.
 
     Raises:

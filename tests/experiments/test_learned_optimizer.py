@@ -23,8 +23,10 @@ def settings(**changes):
         "instances": 4,
         "batches": 4,
         "objective": "loss",
+        "second_order": False,
         "weights": "linear",
         "meta_rate": 0.01,
+        "clip": 1.0,
         "preprocessing": 0.0,
         "output_scale": 0.1,
         "seed": 0,
@@ -115,6 +117,21 @@ def test_other_settings_do_not_go_on(tmp_path):
     run_lib._note_settings(settings(), tmp_path)
     with pytest.raises(ValueError, match="meta_rate=0.01, now 0.5.*--output"):
         run_lib.train(settings(meta_rate=0.5), tmp_path)
+
+
+@pytest.mark.slow
+def test_gradients_are_differentiated_and_clipped_as_chosen(tmp_path):
+    def learned(name, **changes):
+        rule = run_lib.train(settings(**changes), tmp_path / name)
+        return np.concatenate([w.ravel() for w in rule.get_weights()])
+
+    first = learned("first", clip=1e-3)
+    # Below all norms, the size of the clip cancels out.
+    smaller = learned("smaller", clip=1e-6)
+    np.testing.assert_allclose(smaller, first, atol=1e-5)
+    assert abs(learned("loose", clip=1e9) - first).max() > 1e-4
+    second = learned("second", clip=1e-3, second_order=True)
+    assert abs(second - first).max() > 1e-4
 
 
 def test_baselines_are_those_of_keras():
