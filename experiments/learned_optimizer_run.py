@@ -23,6 +23,7 @@ from keras_meta.update_rules.update_rule import UpdateRule
 # Keeps its problems apart from those of training.
 _VALIDATION_SEED = 2**32
 _BEST = "best.npz"
+_TOLERATED_DIVERGENCES = 10
 RULES = ("lstm", "hierarchical", "hyperparameters")
 
 
@@ -100,7 +101,7 @@ class _Best(keras.callbacks.Callback):
         del self.history[epoch:]
         earlier = [x["val_loss"] for x in self.history]
         self.history.append(row)
-        if row["val_loss"] < min(earlier, default=np.inf):
+        if not earlier or row["val_loss"] < min(earlier):
             _save(self.model.rule, self._directory)
         self._history.write_text(json.dumps(self.history, indent=1))
         if self._time_limit and seconds > 60 * self._time_limit:
@@ -142,6 +143,8 @@ def train(
         objective=settings.objective,
         step_weights=_step_weights(settings),
         second_order=settings.second_order,
+        # A few of the thousands of problems may diverge on the way.
+        tolerated_divergences=_TOLERATED_DIVERGENCES,
     )
     # Windows, each an iteration of the optimizer, until the end of an epoch.
     windows = (
@@ -157,7 +160,7 @@ def train(
         )
     )
     iterations = checkpoint.restore(learner, directory)
-    epochs_done = int(np.searchsorted(windows, iterations, side="right"))
+    epochs_done = _epochs_done(windows, iterations)
     learner.fit(
         keras_meta.problems.batches(
             settings.instances,
@@ -178,6 +181,16 @@ def train(
     with np.load(directory / _BEST) as weights:
         learner.rule.set_weights(list(weights.values()))
     return learner.rule
+
+
+def _epochs_done(windows: np.ndarray, iterations: int) -> int:
+    """Returns the epoch whose end is nearest, as some windows diverge.
+
+    Args:
+        windows: Windows until the end of each epoch, if none diverges.
+        iterations: How often the optimizer was applied.
+    """
+    return int(np.abs(np.append(0, windows) - iterations).argmin())
 
 
 def _note_settings(settings: Settings, directory: pathlib.Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 from keras.src.trainers.trainer import model_supports_jit
 
+from keras_meta.checks import check_at_least
 from keras_meta.checks import check_choice
 from keras_meta.checks import check_positive
 from keras_meta.checks import is_whole
@@ -71,11 +73,17 @@ class OptimizerLearner(keras.Model):
             a step too, so rules meta-trained on long runs learn rates that
             die away; these want `second_order=True` and short windows. A
             rule with attention needs it.
+        tolerated_divergences: How many batches in a row may have a loss, or
+            a meta-gradient, that is not finite before `fit` and `evaluate`
+            raise. The rule learns nothing from such a batch from there on;
+            `fit` leaves it out of the mean losses and logs the share of such
+            batches (`diverged`), in `evaluate` the losses are infinite.
         name: Name of the model.
 
     Raises:
         ValueError: If an argument is out of range.
         TypeError: If `rule` or `problem` is none.
+        FloatingPointError: In `fit` and `evaluate`, if problems diverge.
 
     Example:
     >>> import keras_meta
@@ -109,6 +117,7 @@ class OptimizerLearner(keras.Model):
         step_weights: Sequence[float] | None = None,
         objective: str = "loss",
         second_order: bool = False,
+        tolerated_divergences: int = 0,
         name: str | None = None,
     ):
         # Keras would round what the rule is given to half precision.
@@ -123,6 +132,7 @@ class OptimizerLearner(keras.Model):
             truncation=truncation,
             evaluation_steps=evaluation_steps,
         )
+        check_at_least(0, tolerated_divergences=tolerated_divergences)
         check_choice("objective", objective, ("loss", "log_ratio"))
         if len(problems) > 1 and not rule.fits_any_model:
             raise ValueError(
@@ -149,11 +159,14 @@ class OptimizerLearner(keras.Model):
         self.evaluation_steps = evaluation_steps
         self.objective = objective
         self.second_order = second_order
+        self.tolerated_divergences = tolerated_divergences
+        self._divergences_in_a_row = 0
         self._step_weights = as_step_weights(step_weights, steps)
         self._windows = tf.Variable(0, trainable=False, name="windows")
         self.steps = steps
         self._loss = keras.metrics.Mean("loss")
         self._final_loss = keras.metrics.Mean("final_loss")
+        self._diverged = keras.metrics.Mean("diverged")
         self._health = Health()
         self.built = True
 
@@ -212,7 +225,8 @@ class OptimizerLearner(keras.Model):
     @property
     def metrics(self) -> list[keras.Metric]:
         """The mean losses, which start anew with each epoch."""
-        return [self._loss, self._final_loss]
+        losses = [self._loss, self._final_loss]
+        return losses + [self._diverged] * bool(self.tolerated_divergences)
 
     def train_step(self, data):
         """Optimizes a batch of instances, and learns after each window."""
@@ -223,24 +237,38 @@ class OptimizerLearner(keras.Model):
                 f"Received: a strategy of {replicas} replicas. Leave its "
                 "scope; more instances of a batch keep one device busy."
             )
-        return self._for_problem(data, self._train_on)
+        loss, final_loss = self._for_problem(data, self._train_on)
+        is_ok = self._health.is_ok
+        self._diverged.update_state(tf.logical_not(is_ok))
+        return self._log(
+            tf.where(is_ok, loss, 0), tf.where(is_ok, final_loss, 0), is_ok
+        )
 
     def test_step(self, data):
         """Optimizes a batch of instances."""
-        return self._for_problem(data, self._evaluate_on)
+        loss, final_loss = self._for_problem(data, self._evaluate_on)
+        is_ok = self._health.is_ok
+        self._diverged.update_state(tf.logical_not(is_ok))
+        # A rule that diverges must not look good for the rest.
+        return self._log(
+            tf.where(is_ok, loss, math.inf),
+            tf.where(is_ok, final_loss, math.inf),
+        )
+
+    def _log(self, loss, final_loss, counts=None):
+        """Adds a batch to the metrics; returns them all."""
+        self._loss.update_state(loss, counts)
+        self._final_loss.update_state(final_loss, counts)
+        return {m.name: m.result() for m in self.metrics}
 
     def _for_problem(self, data, function):
-        """Calls a function with the problem whose turn it is; logs."""
+        """Calls a function with the problem whose turn it is."""
         x = check_batch(data)
         turn = x["index"][0] // x["index"].shape[0] % len(self.problems)
         branches = [functools.partial(function, p, x) for p in self.problems]
         if len(branches) == 1:
-            loss, final_loss = branches[0]()
-        else:
-            loss, final_loss = tf.switch_case(tf.cast(turn, tf.int32), branches)
-        self._loss.update_state(loss)
-        self._final_loss.update_state(final_loss)
-        return {m.name: m.result() for m in self.metrics}
+            return branches[0]()
+        return tf.switch_case(tf.cast(turn, tf.int32), branches)
 
     def _begin(self, problem: Problem, x):
         params, data = problem.draw(
@@ -372,10 +400,16 @@ class OptimizerLearner(keras.Model):
         def call_and_check(iterator):
             logs = function(iterator)
             failure = self._health.take()
-            if failure is not None:
+            if failure is None:
+                self._divergences_in_a_row = 0
+                return logs
+            self._divergences_in_a_row += 1
+            if self._divergences_in_a_row > self.tolerated_divergences:
+                self._divergences_in_a_row = 0
                 raise FloatingPointError(
                     f"{_describe(failure, self.objective)} The rule has "
-                    "learned nothing since."
+                    "learned nothing since. To go on with the next batch, "
+                    "pass tolerated_divergences=1 or more."
                 )
             return logs
 

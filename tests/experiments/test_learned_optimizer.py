@@ -113,6 +113,13 @@ def test_first_steps_out_of_range_are_refused(first_steps):
         run_lib._lengths(chosen)
 
 
+@pytest.mark.parametrize(
+    ("iterations", "epochs"), [(0, 0), (10, 1), (9, 1), (29, 2), (50, 3)]
+)
+def test_windows_that_diverge_count_for_their_epoch(iterations, epochs):
+    assert run_lib._epochs_done(np.array([10, 30, 50]), iterations) == epochs
+
+
 def test_other_settings_do_not_go_on(tmp_path):
     run_lib._note_settings(settings(), tmp_path)
     with pytest.raises(ValueError, match="meta_rate=0.01, now 0.5.*--output"):

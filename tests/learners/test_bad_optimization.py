@@ -104,6 +104,37 @@ def test_a_failed_window_does_not_even_move_by_momentum():
     assert_equal_weights(rule, twin)
 
 
+def test_a_tolerated_divergence_leaves_the_other_batches():
+    rule, twin = small_rule(), small_rule()
+    made = learner(rule, Cliff(), tolerated_divergences=1)
+    logs = made.fit(batches(3, num_batches=2), verbose=0).history
+    # The sound window of the first batch, then all of the second.
+    learner(twin, Cliff(), steps=2).fit(batches(3, num_batches=1), verbose=0)
+    rest = learner(twin, Cliff())
+    expected = rest.fit(batches(3, start=3, num_batches=1), verbose=0).history
+    assert_equal_weights(rule, twin)
+    assert logs["diverged"] == [0.5]
+    for name in ("loss", "final_loss"):
+        np.testing.assert_allclose(logs[name], expected[name], rtol=1e-12)
+
+
+def test_a_rule_that_diverges_does_not_look_good():
+    made = learner(problem=Cliff(), tolerated_divergences=1)
+    logs = made.evaluate(batches(3, num_batches=2), verbose=0, return_dict=True)
+    assert logs == {"loss": np.inf, "final_loss": np.inf, "diverged": 0.5}
+
+
+def test_divergences_in_a_row_are_tolerated_so_often():
+    made = learner(problem=Cliff(), tolerated_divergences=2)
+    one_bad = batches(3, num_batches=1)
+    made.fit(one_bad, epochs=2, verbose=0)
+    # A sound batch begins the count anew.
+    made.fit(batches(3, start=3, num_batches=1), verbose=0)
+    made.fit(one_bad, epochs=2, verbose=0)
+    with pytest.raises(FloatingPointError, match="tolerated_divergences=1"):
+        made.fit(one_bad, verbose=0)
+
+
 class Negative(Valley):
     """Functions without a logarithm."""
 
