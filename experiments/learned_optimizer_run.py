@@ -23,6 +23,7 @@ from keras_meta.update_rules.update_rule import UpdateRule
 # Keeps its problems apart from those of training.
 _VALIDATION_SEED = 2**32
 _BEST = "best.npz"
+# In a row; a few of the thousands of problems may diverge on the way.
 _TOLERATED_DIVERGENCES = 10
 RULES = ("lstm", "hierarchical", "hyperparameters")
 
@@ -143,7 +144,6 @@ def train(
         objective=settings.objective,
         step_weights=_step_weights(settings),
         second_order=settings.second_order,
-        # A few of the thousands of problems may diverge on the way.
         tolerated_divergences=_TOLERATED_DIVERGENCES,
     )
     # Windows, each an iteration of the optimizer, until the end of an epoch.

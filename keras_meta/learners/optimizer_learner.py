@@ -75,9 +75,11 @@ class OptimizerLearner(keras.Model):
             rule with attention needs it.
         tolerated_divergences: How many batches in a row may have a loss, or
             a meta-gradient, that is not finite before `fit` and `evaluate`
-            raise. The rule learns nothing from such a batch from there on;
-            `fit` leaves it out of the mean losses and logs the share of such
-            batches (`diverged`), in `evaluate` the losses are infinite.
+            raise. The rule learns nothing from such a batch from there on,
+            nor from those after it in the same one of several
+            `steps_per_execution`; `fit` leaves them out of the mean losses
+            and logs their share (`diverged`), in `evaluate` the losses are
+            infinite.
         name: Name of the model.
 
     Raises:
@@ -225,8 +227,9 @@ class OptimizerLearner(keras.Model):
     @property
     def metrics(self) -> list[keras.Metric]:
         """The mean losses, which start anew with each epoch."""
-        losses = [self._loss, self._final_loss]
-        return losses + [self._diverged] * bool(self.tolerated_divergences)
+        if self.tolerated_divergences:
+            return [self._loss, self._final_loss, self._diverged]
+        return [self._loss, self._final_loss]
 
     def train_step(self, data):
         """Optimizes a batch of instances, and learns after each window."""
@@ -237,28 +240,28 @@ class OptimizerLearner(keras.Model):
                 f"Received: a strategy of {replicas} replicas. Leave its "
                 "scope; more instances of a batch keep one device busy."
             )
-        loss, final_loss = self._for_problem(data, self._train_on)
-        is_ok = self._health.is_ok
-        self._diverged.update_state(tf.logical_not(is_ok))
-        return self._log(
-            tf.where(is_ok, loss, 0), tf.where(is_ok, final_loss, 0), is_ok
-        )
+        losses = self._for_problem(data, self._train_on)
+        return self._log(losses, 0, counts=self._health.is_ok)
 
     def test_step(self, data):
         """Optimizes a batch of instances."""
-        loss, final_loss = self._for_problem(data, self._evaluate_on)
+        losses = self._for_problem(data, self._evaluate_on)
+        # A rule that diverges must not look good for the rest.
+        return self._log(losses, math.inf)
+
+    def _log(self, losses, if_diverged: float, counts=None):
+        """Adds a batch to the metrics; returns them all.
+
+        Args:
+            losses: The mean loss and the one after the last step.
+            if_diverged: What stands for both if the batch diverged.
+            counts: Whether the batch counts; `None` if it does anyway.
+        """
         is_ok = self._health.is_ok
         self._diverged.update_state(tf.logical_not(is_ok))
-        # A rule that diverges must not look good for the rest.
-        return self._log(
-            tf.where(is_ok, loss, math.inf),
-            tf.where(is_ok, final_loss, math.inf),
-        )
-
-    def _log(self, loss, final_loss, counts=None):
-        """Adds a batch to the metrics; returns them all."""
-        self._loss.update_state(loss, counts)
-        self._final_loss.update_state(final_loss, counts)
+        trackers = self._loss, self._final_loss
+        for tracker, loss in zip(trackers, losses, strict=True):
+            tracker.update_state(tf.where(is_ok, loss, if_diverged), counts)
         return {m.name: m.result() for m in self.metrics}
 
     def _for_problem(self, data, function):

@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import as_seed
+from keras_meta.checks import check_at_least
 from keras_meta.checks import check_positive_number
-from keras_meta.checks import is_whole
 from keras_meta.update_rules import coordinates
 from keras_meta.update_rules.hierarchical_network import network_step
 from keras_meta.update_rules.recompute import recompute
@@ -80,11 +80,7 @@ class HierarchicalRNN(UpdateRule):
         # Gradients of half precision would be too coarse to learn from.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        if not is_whole(time_scales) or time_scales < 2:
-            raise ValueError(
-                "`time_scales` must be an integer, at least 2. Received: "
-                f"time_scales={time_scales!r}"
-            )
+        check_at_least(2, time_scales=time_scales)
         check_positive_number(initial_rate=initial_rate)
         self.units = as_units(units, "parameters, tensors and the whole", 3)
         self.time_scales = time_scales
