@@ -77,7 +77,7 @@ _DEFAULTS = {
         "first_steps": 100,
         "truncation": 50,
         "instances": 1,
-        "batches": 400,
+        "batches": 300,
         "objective": "log_ratio",
         "second_order": True,
         "meta_rate": 0.001,
@@ -86,7 +86,7 @@ _DEFAULTS = {
         "output_scale": 0.01,
         "validate_every": 25,
         "validation_instances": 1,
-        "validation_steps": 1000,
+        "validation_steps": 2000,
         "test_instances": 20,
     },
 }
@@ -287,6 +287,11 @@ def _test(name, rule, rates, settings, directory: pathlib.Path) -> dict:
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    if _PRESET.value and not _PROBLEM.present:
+        raise app.UsageError(
+            "With --preset, pass --problem too: the family that it was "
+            "trained on, where the others' rates are tuned."
+        )
     settings, families = _settings(), _families()
     # A preset's results do not go among those of a rule trained here.
     folder = pathlib.Path(_PRESET.value or settings.problem).name

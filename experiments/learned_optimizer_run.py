@@ -97,7 +97,10 @@ class _Best(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.monotonic() - self._start
-        row = {k: float(v) for k, v in logs.items()} | {"seconds": seconds}
+        row = {k: float(v) for k, v in logs.items()} | {
+            "seconds": seconds,
+            "iterations": int(self.model.optimizer.iterations.numpy()),
+        }
         # A run that was killed before it saved its state repeats an epoch.
         del self.history[epoch:]
         earlier = [x["val_loss"] for x in self.history]
@@ -159,8 +162,10 @@ def train(
             global_clipnorm=settings.clip,
         )
     )
-    iterations = checkpoint.restore(learner, directory)
-    epochs_done = _epochs_done(windows, iterations)
+    best = _Best(directory, time_limit)
+    epochs_done = _epochs_done(
+        best.history, checkpoint.restore(learner, directory)
+    )
     learner.fit(
         keras_meta.problems.batches(
             settings.instances,
@@ -173,7 +178,7 @@ def train(
         validation_data=_validation(settings, len(families)),
         callbacks=[
             keras_meta.callbacks.LengthenUnroll(dict(enumerate(lengths))),
-            _Best(directory, time_limit),
+            best,
             checkpoint.Checkpoint(directory),
         ],
         verbose=2,
@@ -183,14 +188,16 @@ def train(
     return learner.rule
 
 
-def _epochs_done(windows: np.ndarray, iterations: int) -> int:
-    """Returns the epoch whose end is nearest, as some windows diverge.
+def _epochs_done(history: list[dict], iterations: int) -> int:
+    """Returns how many epochs the restored weights have seen.
+
+    A run that was killed has a row more, if it had not saved its state yet.
 
     Args:
-        windows: Windows until the end of each epoch, if none diverges.
-        iterations: How often the optimizer was applied.
+        history: A row for each epoch.
+        iterations: How often the restored optimizer was applied.
     """
-    return int(np.abs(np.append(0, windows) - iterations).argmin())
+    return sum(row["iterations"] <= iterations for row in history)
 
 
 def _note_settings(settings: Settings, directory: pathlib.Path) -> None:

@@ -72,19 +72,20 @@ def mixture(data_dir: str | None = None) -> list[problems.Problem]:
     """Returns small problems of many kinds, to learn from together.
 
     A linear classifier and networks of sigmoid, tanh and rectified units of
-    one or two layers, on MNIST, CIFAR-10 and EuroSAT, whose images are shrunk
-    for some. One has small, noisy batches, two have few images, which they
-    can learn by heart. The parameters of each network have a scale of their
-    own, so that each has another right rate. None is without noise: rates
-    that fall for ever are right there and nowhere else.
+    one or two layers, on MNIST, CIFAR-10 and EuroSAT, whose images are shrunk:
+    many steps on small networks teach more than few on large ones. One has
+    small, noisy batches, two have few images, which they can learn by heart.
+    The parameters of each network have a scale of their own, so that each has
+    another right rate. None is without noise: rates that fall for ever are
+    right there and nowhere else.
 
     Args:
         data_dir: Folder of the prepared data sets.
     """
     full = _images("mnist", 10, data_dir)
     middle, small = _shrunk(full, 2), _shrunk(full, 4)
-    objects = _shrunk(_images("cifar10", 10, data_dir), 2)
-    land = _shrunk(_images("eurosat", 10, data_dir), 4)
+    objects = _shrunk(_images("cifar10", 10, data_dir), 4)
+    land = _shrunk(_images("eurosat", 10, data_dir), 8)
 
     def network(data, units, activation, batch_size=_BATCH_SIZE):
         layers = _dense(units, activation)
@@ -96,10 +97,10 @@ def mixture(data_dir: str | None = None) -> list[problems.Problem]:
 
     return [
         network(full, [], None),
-        network(full, [20], "relu"),
+        network(middle, [20], "relu"),
         uneven(network(small, [20], "sigmoid"), "coordinate"),
         network(middle, [32, 32], "relu", batch_size=32),
-        uneven(network(full, [20, 20], "tanh"), "tensor"),
+        uneven(network(middle, [20, 20], "tanh"), "tensor"),
         network(objects, [32], "relu"),
         network(_first(land, 3000), [20, 20], "relu"),
         network(_first(middle, 3000), [64, 32], "relu"),

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_meta.checks import check_at_least
 from keras_meta.learners.learner import Learner
 from keras_meta.unroll.inner_loss import InnerLoss
 
@@ -227,11 +228,8 @@ def _values_of_tasks(
     may_diverge: bool = False,
 ) -> dict[str, np.ndarray]:
     """Returns `[steps, tasks]` of the loss and each metric."""
-    if isinstance(tasks, bool) or not isinstance(tasks, int) or tasks < 2:
-        raise ValueError(
-            "`tasks` must be an integer of at least 2, as one task has no "
-            f"interval. Received: tasks={tasks!r}"
-        )
+    # One task has no interval.
+    check_at_least(2, tasks=tasks)
     parts = [
         _measure(learner, y, predictions)
         for y, predictions in _predictions(

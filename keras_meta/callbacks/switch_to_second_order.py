@@ -6,6 +6,7 @@ import keras
 
 from keras_meta.checks import check_at_least
 from keras_meta.learners.learner import Learner
+from keras_meta.learners.reptile import Reptile
 
 
 class SwitchToSecondOrder(keras.callbacks.Callback):
@@ -19,7 +20,7 @@ class SwitchToSecondOrder(keras.callbacks.Callback):
 
     Raises:
         ValueError: If `epoch` is negative, or if `fit` is of another model
-            than a meta-learner.
+            than a meta-learner that can differentiate twice.
 
     References:
         - [Antoniou et al., 2019](https://arxiv.org/abs/1810.09502),
@@ -33,10 +34,12 @@ class SwitchToSecondOrder(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Checks what is trained."""
-        if not isinstance(self.model, Learner):
+        learner = self.model
+        if not isinstance(learner, Learner) or isinstance(learner, Reptile):
             raise ValueError(
-                "SwitchToSecondOrder needs a meta-learner such as "
-                f"keras_meta.MAML. Received: {type(self.model).__name__}"
+                "SwitchToSecondOrder needs a meta-learner that takes second "
+                "derivatives, such as keras_meta.MAML. Received: "
+                f"{type(learner).__name__}"
             )
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_at_least
 from keras_meta.checks import check_positive
 from keras_meta.evaluation import TaskEvaluator
 
@@ -25,7 +26,8 @@ class TaskEvaluation(keras.callbacks.Callback):
         every: Number of epochs from one evaluation to the next.
 
     Raises:
-        ValueError: If `every` is no positive integer.
+        ValueError: If `tasks` is no integer of at least 2, or `every` no
+            positive one.
 
     Example:
     ```python
@@ -54,6 +56,7 @@ class TaskEvaluation(keras.callbacks.Callback):
         every: int = 1,
     ):
         super().__init__()
+        check_at_least(2, tasks=tasks)
         check_positive(every=every)
         self.episodes = episodes
         self.tasks = tasks

@@ -155,7 +155,8 @@ def _checked_labels(labels: npt.ArrayLike, items: int) -> np.ndarray:
     if labels.dtype.kind not in "iuUS":
         raise ValueError(
             "`labels` must be integers or strings. Received: an array of "
-            f"{labels.dtype}. Convert them with `labels.astype(int)`."
+            f"{labels.dtype}. Convert them with `labels.astype(int)`, or "
+            "`labels.astype(str)` if they are strings."
         )
     return np.char.decode(labels) if labels.dtype.kind == "S" else labels
 

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 import zipfile
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -79,11 +79,12 @@ def _read(path: Path, text: str) -> Arrays | None:
 def _write(path: Path, text: str, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written under another name first: a reader sees a whole file or none.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    # By `open`, so that others may read what the user's mask lets them.
+    temporary = path.with_name(f"{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             np.savez(file, key=np.array(text), **arrays)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise

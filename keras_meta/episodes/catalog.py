@@ -333,6 +333,10 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray]:
     import tensorflow_datasets as tfds
 
+    shape = builder.info.features[image_key].shape
+    if channels is None:
+        # Some files of a data set in color may be gray.
+        channels = shape[-1]
     options = tf.data.Options()
     options.deterministic = True
     encoded = builder.as_dataset(
@@ -349,7 +353,6 @@ def _read(
         return image, example[label_key]
 
     # Only images known to have one size can be handed over in batches.
-    shape = builder.info.features[image_key].shape
     same_size = finishing["image_size"] is not None or None not in shape
     prepared = (
         encoded.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)

@@ -1,5 +1,6 @@
 """Items of many classes, held in memory, from which episodes are drawn."""
 
+from collections import Counter
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -70,12 +71,15 @@ class Classes:
                 f"`counts` must add up to the number of items, {len(items)}; "
                 f"they add up to {counts.sum()}."
             )
+        names = tuple(str(name) for name in names)
+        ids = tuple(int(label) for label in ids)
+        _check_different(names=names, ids=ids)
         self._items = items
         self._starts = np.cumsum(counts) - counts
         self._turns = np.zeros_like(counts)
         self.counts = counts
-        self.names = tuple(str(name) for name in names)
-        self.ids = tuple(int(label) for label in ids)
+        self.names = names
+        self.ids = ids
 
     @property
     def item_shape(self) -> tuple[int, ...]:
@@ -264,7 +268,7 @@ class Classes:
         copies = 1 + len(turns)
         rotated = self._subset(np.tile(np.arange(len(self)), copies))
         rotated._turns = np.repeat([0, *turns], len(self))
-        distance = max(self.ids) + 1
+        distance = max(self.ids) - min(0, *self.ids) + 1
         rotated.ids = tuple(
             label + copy * distance
             for copy in range(copies)
@@ -296,9 +300,9 @@ class Classes:
             shots: Number of support items of each class.
             queries: Number of query items of each class.
             seed: Seed of the episodes.
-            dtype: `"float32"`, with images in the range 0 to 1, or the
-                items' own type, such as `"uint8"`, for the items as they
-                are.
+            dtype: `"float32"`, in which uint8 images are scaled to the
+                range 0 to 1, or the items' own type, such as `"uint8"`, for
+                the items as they are.
             rotate: `"class"` turns each class of each episode by a random
                 multiple of 90 degrees; None does not.
             augment: Optional function `(seed, index, x) -> x`, such as a
@@ -365,9 +369,9 @@ class Classes:
             seed: Seed of the episodes.
             start: Index of the first episode.
             num_batches: Number of batches, or None for no end.
-            dtype: `"float32"`, with images in the range 0 to 1, or the
-                items' own type, such as `"uint8"`, for the items as they
-                are.
+            dtype: `"float32"`, in which uint8 images are scaled to the
+                range 0 to 1, or the items' own type, such as `"uint8"`, for
+                the items as they are.
             rotate: `"class"` turns each class of each episode by a random
                 multiple of 90 degrees; None does not.
             augment: Optional function `(seed, index, x) -> x`, such as a
@@ -498,3 +502,14 @@ def _repeated(values: Sequence[int]) -> list[int]:
 def _listing(known: Mapping, most: int = 10) -> str:
     shown = ", ".join(repr(label) for label in list(known)[:most])
     return shown + (", ..." if len(known) > most else "")
+
+
+def _check_different(**entries: tuple) -> None:
+    """Requires that no class is called as another one."""
+    for name, values in entries.items():
+        repeated = [v for v, n in Counter(values).items() if n > 1]
+        if repeated:
+            raise ValueError(
+                f"`{name}` must be different for each class. Received "
+                f"{repeated[0]!r} {values.count(repeated[0])} times."
+            )

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from keras_meta.checks import check_choice
 from keras_meta.checks import check_positive
+from keras_meta.checks import is_number
 
 _CHANNELS = (None, 1, 3)
 _INTERPOLATIONS = ("area", "bicubic", "bilinear", "lanczos3", "lanczos5")
@@ -36,16 +37,16 @@ def check_image_options(
     check_choice("interpolation", interpolation, _INTERPOLATIONS)
     if image_size is None:
         return None
-    if isinstance(image_size, int):
+    if is_number(image_size):
         image_size = (image_size, image_size)
-    if len(image_size) != 2:
+    if isinstance(image_size, str) or len(image_size) != 2:
         raise ValueError(
             "`image_size` must be one number or (height, width). Received: "
             f"{image_size!r}."
         )
     check_positive(image_size=image_size[0])
     check_positive(image_size=image_size[1])
-    return tuple(image_size)
+    return tuple(map(int, image_size))
 
 
 def decode(data: tf.Tensor, channels: int | None = None) -> tf.Tensor:

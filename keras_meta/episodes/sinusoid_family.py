@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_meta.checks import check_choice
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_whole
+from keras_meta.checks import is_number
 from keras_meta.episodes.pipeline import episode_dataset
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.episodes.random_bits import random_words
@@ -59,11 +60,10 @@ class SinusoidFamily:
 
     def __post_init__(self):
         for name, bounds in dataclasses.asdict(self).items():
-            ordered = len(bounds) == 2 and bounds[0] <= bounds[1]
-            if not ordered or not all(map(math.isfinite, bounds)):
+            if not _is_range(bounds):
                 raise ValueError(
                     f"`{name}` must be (smallest, largest), two finite "
-                    f"numbers. Received: {bounds}."
+                    f"numbers. Received: {name}={bounds!r}"
                 )
 
     def draw(
@@ -232,3 +232,13 @@ def _families() -> dict[str, SinusoidFamily]:
         "meta_sgd": SinusoidFamily(frequency=(0.8, 1.2)),
         "reptile": SinusoidFamily(phase=(0.0, 2 * math.pi)),
     }
+
+
+def _is_range(bounds: object) -> bool:
+    """Whether `bounds` is a pair of finite numbers in order."""
+    try:
+        low, high = bounds
+    except (TypeError, ValueError):
+        return False
+    are_finite = all(is_number(x) and math.isfinite(x) for x in (low, high))
+    return are_finite and low <= high

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 
 from keras_meta.checks import check_at_least
 from keras_meta.unroll.checkpoint import CHECKPOINTS
@@ -46,8 +47,8 @@ def check_arguments(
         )
 
 
-def check_update_rule(update_rule) -> None:
-    """Checks that an update rule is one; raises if not."""
+def check_update_rule(update_rule, first_order: bool) -> None:
+    """Checks that an update rule is one and can learn; raises if not."""
     if not isinstance(update_rule, UpdateRule):
         raise TypeError(
             "`update_rule` must be an update rule such as "
@@ -55,6 +56,28 @@ def check_update_rule(update_rule) -> None:
             f"Received: update_rule={update_rule!r}. Optimizers of Keras "
             "change variables in place and cannot be differentiated."
         )
+    if update_rule.attends and first_order:
+        raise ValueError(
+            "A rule learns where to take gradients by differentiating them. "
+            "Received: a rule with attention=True, and first_order=True. Use "
+            "second derivatives, or a rule without attention."
+        )
+
+
+def as_step_weights(step_weights, steps: int) -> np.ndarray:
+    """Returns a weight for each step; raises on bad ones."""
+    try:
+        weights = np.asarray(step_weights, float)
+        is_fine = weights.shape == (steps,) and np.isfinite(weights).all()
+    except (TypeError, ValueError):
+        is_fine = False
+    if not is_fine or (weights < 0).any():
+        raise ValueError(
+            f"`step_weights` must be {steps} finite numbers of at least 0, "
+            f"one for each of steps={steps}, or one of its other choices. "
+            f"Received: step_weights={step_weights!r}"
+        )
+    return weights
 
 
 def _is_float16(layer: keras.Layer) -> bool:

@@ -24,19 +24,22 @@ def clone_model(
     classes = {
         type(layer).__name__: type(layer) for layer in model._flatten_layers()
     }
+    config = keras.saving.serialize_keras_object(model)
+    # A copy is not compiled: losses of one's own need not be registered.
+    config.pop("compile_config", None)
     try:
         clone = keras.saving.deserialize_keras_object(
-            keras.saving.serialize_keras_object(model),
-            custom_objects=classes,
-            safe_mode=False,
+            config, custom_objects=classes, safe_mode=False
         )
+        pairs = list(zip(model.variables, clone.variables, strict=True))
     except Exception as error:
         raise ValueError(
             f"Model '{model.name}' ({type(model).__name__}) cannot be copied "
-            "from its config. Give the class `get_config` and `from_config`; "
-            "see keras.Model.get_config."
+            f"from its config: {error} Give the class `get_config` and "
+            "`from_config`, which make a built model; see "
+            "keras.Model.get_config."
         ) from error
-    for original, copy in zip(model.variables, clone.variables, strict=True):
+    for original, copy in pairs:
         value = values.get(id(original))
         copy.assign(original.value if value is None else value)
     return clone

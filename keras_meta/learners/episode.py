@@ -57,11 +57,22 @@ class Episode:
                 f"{unknown}. The labels of the query set are not an input: "
                 "yield `(x, query_y)`."
             )
+        if keras.tree.is_nested(inputs["support_y"]):
+            raise ValueError(
+                "`support_y` must be one tensor, [tasks, examples, ...], as "
+                "the inner loop has one loss. Received: support_y of type "
+                f"{type(inputs['support_y']).__name__}. Put the labels of "
+                "several outputs side by side in one tensor, and pass "
+                "`inner_loss=`, a function of (y_true, y_pred)."
+            )
         episode = cls(
             **keras.tree.map_structure(tf.convert_to_tensor, dict(inputs))
         )
         episode._check_shapes()
-        return episode
+        return dataclasses.replace(
+            episode,
+            support_sample_weight=_squeeze(episode.support_sample_weight),
+        )
 
     @property
     def tasks(self) -> int | tf.Tensor:
@@ -189,6 +200,15 @@ def _check_equal_axis(shapes, axis: int, what: str):
         received = ", ".join(f"{name}.shape={s}" for name, s in shapes)
         names = " and ".join(dict.fromkeys(f"`{name}`" for name, _ in shapes))
         raise ValueError(f"{names} must have {what}. Received: {received}")
+
+
+def _squeeze(weight: tf.Tensor | None) -> tf.Tensor | None:
+    """Drops last axes of size 1 behind `[tasks, n]`, as Keras does."""
+    while weight is not None and (weight.shape.rank or 0) > 2:
+        if weight.shape[-1] != 1:
+            break
+        weight = tf.squeeze(weight, -1)
+    return weight
 
 
 def _show(shapes):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 _OK, _LABEL, _INNER, _OUTER = range(4)
@@ -33,6 +35,37 @@ class Failure(NamedTuple):
     def is_outer(self) -> bool:
         """Whether every inner loss was finite."""
         return self.cause == _OUTER
+
+
+def can_learn_from(
+    loss: tf.Tensor,
+    gradients: Sequence[tf.Tensor | None],
+    optimizer: keras.optimizers.Optimizer,
+) -> tf.Tensor:
+    """Tells whether a loss and the norm of its gradients are finite.
+
+    Finite gradients whose squares are not would become NaN in clipping by
+    the norm and in Adam.
+
+    Args:
+        loss: A scalar.
+        gradients: Its gradients, `None` where there is none.
+        optimizer: What they go to. One that scales the loss looks for a
+            scale at which gradients are finite, so they may not be.
+
+    Returns:
+        A boolean scalar.
+    """
+    is_finite = tf.math.is_finite(loss)
+    gradients = [g for g in gradients if g is not None]
+    if gradients and not _scales_losses(optimizer):
+        norm = tf.linalg.global_norm(gradients)
+        is_finite = tf.logical_and(is_finite, tf.math.is_finite(norm))
+    return is_finite
+
+
+def _scales_losses(optimizer) -> bool:
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 @dataclasses.dataclass
@@ -157,19 +190,14 @@ class Health:
         failure = self.take()
         if failure is None:
             return
-        cause, step, task = failure
-        if cause == _LABEL:
-            raise ValueError(
-                f"Labels must be in 0..{(ways or 0) - 1}: the model has "
-                f"{ways} outputs. Task {task} of the batch has a label "
-                "outside. Relabel each task's classes, or give the model "
-                "more outputs."
-            )
-        if cause == _OUTER:
+        _raise_if_label(failure, ways)
+        _, step, task = failure
+        if failure.is_outer:
+            what = ", or its gradient," if training else ""
             raise FloatingPointError(
-                "The loss of the query sets is not finite, though every "
-                "inner loss is: the query labels are out of range or contain "
-                "NaN, or the last inner step diverged."
+                f"The loss of the query sets{what} is not finite, though "
+                "every inner loss is: the query sets contain NaN or infinity "
+                "or labels out of range, or the inner loop diverges."
                 f"{_UNHARMED if training else ''}"
             )
         hint = (
@@ -182,6 +210,19 @@ class Health:
             f"The inner loss is not finite at inner step {step} of task "
             f"{task} in the batch. {hint}{_UNHARMED if training else ''}"
         )
+
+    def check_labels(self, ways: int | None) -> None:
+        """Raises if a label was out of range; forgets what was reported.
+
+        Args:
+            ways: Number of classes that the model tells apart, if it does.
+
+        Raises:
+            ValueError: If a label was out of range.
+        """
+        failure = self.take()
+        if failure is not None:
+            _raise_if_label(failure, ways)
 
     def _first(
         self, cause: int, bad: tf.Tensor, first: int | tf.Tensor = 0
@@ -205,3 +246,12 @@ class Health:
             self._collected.value = value
         else:
             self._report.assign(value)
+
+
+def _raise_if_label(failure: Failure, ways: int | None) -> None:
+    if failure.cause == _LABEL:
+        raise ValueError(
+            f"Labels must be in 0..{(ways or 0) - 1}: the model has {ways} "
+            f"outputs. Task {failure.task} of the batch has a label outside. "
+            "Relabel each task's classes, or give the model more outputs."
+        )

@@ -109,12 +109,15 @@ class Learner(MetaTraining):
         self.batch_statistics = batch_statistics
         if is_number(update_rule):
             update_rule = GradientDescent(update_rule)
-        check_update_rule(update_rule)
+        check_update_rule(update_rule, first_order)
         self.update_rule = update_rule
         adapted = select_adapted(model, adapt)
         self.update_rule.ensure_attached(adapted, steps)
         self._inner_loop = InnerLoop(
-            TaskBatched(model, adapted), update_rule, batch_statistics
+            TaskBatched(model, adapted),
+            update_rule,
+            batch_statistics,
+            self.steps,
         )
         self._exporting = False
         self.built = True
@@ -172,7 +175,8 @@ class Learner(MetaTraining):
 
         Returns:
             Predictions `[steps + 1, tasks, q, ...]`, the first ones by the
-            unadapted initialization.
+            unadapted initialization. Where the inner loop diverges they are
+            not finite.
         """
         episode = Episode.from_inputs(inputs)
         steps = self._number_of_steps(False) if steps is None else steps
@@ -181,6 +185,9 @@ class Learner(MetaTraining):
         first, _ = self._predict_query(episode, start, False)
         first = keras.tree.map_structure(lambda y: y[tf.newaxis], first)
         _, outputs = self._unroll(episode, start, steps, False, True)
+        if tf.executing_eagerly():
+            # That it diverges is something to look at.
+            self._health.check_labels(self._ways)
         if outputs is None:
             return first
         return keras.tree.map_structure(
@@ -322,7 +329,12 @@ class Learner(MetaTraining):
         losses = tf.stop_gradient(losses)
         if not every_step:
             return tuple(carry), (losses,)
-        predictions, carry = self._predict_query(episode, carry, training)
+        points = carry.weights
+        weights, _ = self.update_rule.final(points, carry.rule_state)
+        predictions, carry = self._predict_query(
+            episode, carry._replace(weights=weights), training
+        )
+        carry = carry._replace(weights=points)
         flat = keras.tree.flatten(predictions)
         masks = {i: keras_mask(y) for i, y in enumerate(flat)}
         masks = {i: m for i, m in masks.items() if m is not None}

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_meta.learners.arguments import as_step_weights
 from keras_meta.learners.learner import Learner
 from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.update_rules.update_rule import UpdateRule
@@ -29,7 +30,8 @@ class MAML(Learner):
         step_weights: Weights of the query loss after each inner step, as in
             MAML++'s multi-step loss: `None` counts the last step alone,
             `"uniform"` all steps alike, a sequence of `steps` numbers as
-            given; losses that layers add do not count then.
+            given, at least 0; losses that layers add do not count then,
+            and regularizers of weights by the sum of the weights.
             `keras_meta.callbacks.AnnealStepWeights` shifts them to
             the last step over the first epochs.
         **kwargs: `evaluation_steps`, `adapt`, `inner_loss`, `first_order`,
@@ -64,7 +66,12 @@ class MAML(Learner):
         super().__init__(model, update_rule, steps, **kwargs)
         self.step_weights = None
         if step_weights is not None:
-            values = _as_step_weights(step_weights, steps)
+            is_uniform = isinstance(step_weights, str) and (
+                step_weights == "uniform"
+            )
+            if is_uniform:
+                step_weights = np.full(steps, 1 / steps)
+            values = as_step_weights(step_weights, steps)
             self.step_weights = self.add_weight(
                 name="step_weights",
                 shape=(steps,),
@@ -106,15 +113,3 @@ def _of_step(i: int, predictions: tf.Tensor) -> tf.Tensor:
     if mask is not None:
         y_pred._keras_mask = mask[i]
     return y_pred
-
-
-def _as_step_weights(step_weights, steps: int) -> np.ndarray:
-    if isinstance(step_weights, str) and step_weights == "uniform":
-        return np.full(steps, 1 / steps)
-    is_sequence = isinstance(step_weights, (list, tuple, np.ndarray))
-    if is_sequence and len(step_weights) == steps:
-        return np.asarray(step_weights, float)
-    raise ValueError(
-        f"`step_weights` must be None, 'uniform' or {steps} numbers, one for "
-        f"each of steps={steps}. Received: step_weights={step_weights!r}"
-    )

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_meta.checks import as_seed
 from keras_meta.learners.maml import MAML
 from keras_meta.update_rules.gradient_descent import GradientDescent
 
@@ -45,7 +46,7 @@ class MetaSGD(MAML):
     ):
         if learning_rate is None:
             learning_rate = keras.initializers.RandomUniform(
-                0.005, 0.1, seed=seed
+                0.005, 0.1, seed=as_seed(seed)
             )
         rule = GradientDescent(learning_rate, learn="parameter")
         super().__init__(model, rule, steps, **kwargs)

@@ -15,6 +15,7 @@ from keras_meta.learners.endless import refuses_endless
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
 from keras_meta.learners.health import Health
+from keras_meta.learners.health import can_learn_from
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.inner_loss import averages_examples
 from keras_meta.unroll.inner_loss import check_shapes
@@ -198,7 +199,9 @@ class MetaTraining(keras.Model):
 
     def _apply(self, x, y, sample_weight, result: MetaGradient):
         """Updates the learned weights; returns the step's logs."""
-        self._health.report_outer(tf.math.is_finite(result.loss))
+        self._health.report_outer(
+            can_learn_from(result.loss, result.gradients, self.optimizer)
+        )
         # A step that failed leaves the weights finite.
         is_ok = self._health.is_ok
         gradients = [

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_meta.problems.problem import Problem
@@ -33,21 +32,6 @@ def as_problems(problem) -> list[Problem]:
             f"Received: problem={problem!r}"
         )
     return problems
-
-
-def as_step_weights(weights, steps: int) -> np.ndarray:
-    """Returns a weight for each step; raises on bad ones."""
-    if weights is None:
-        return np.ones(steps)
-    weights = np.asarray(weights, float)
-    is_fine = np.isfinite(weights) & (weights >= 0)
-    if weights.shape != (steps,) or not is_fine.all():
-        raise ValueError(
-            f"`step_weights` must be None or {steps} numbers of at least 0, "
-            f"one for each of steps={steps}. Received: shape {weights.shape}, "
-            f"values {weights}"
-        )
-    return weights
 
 
 def check_batch(data) -> dict[str, tf.Tensor]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src.trainers.trainer import model_supports_jit
 
@@ -14,13 +15,14 @@ from keras_meta.checks import check_at_least
 from keras_meta.checks import check_choice
 from keras_meta.checks import check_positive
 from keras_meta.checks import is_whole
+from keras_meta.learners.arguments import as_step_weights
 from keras_meta.learners.endless import refuses_endless
 from keras_meta.learners.health import Failure
 from keras_meta.learners.health import Health
+from keras_meta.learners.health import can_learn_from
 from keras_meta.learners.optimization import Optimization
 from keras_meta.learners.optimization import Run
 from keras_meta.learners.optimizer_arguments import as_problems
-from keras_meta.learners.optimizer_arguments import as_step_weights
 from keras_meta.learners.optimizer_arguments import check_batch
 from keras_meta.learners.optimizer_arguments import check_no_loss
 from keras_meta.problems.problem import Problem
@@ -63,7 +65,8 @@ class OptimizerLearner(keras.Model):
         truncation: Steps of a window, which divide `steps`; `None` for all.
         evaluation_steps: Steps in `evaluate`; by default `steps`.
         step_weights: The `w_t` of the losses after the steps 1 to `steps`;
-            `None` for 1 each.
+            `None` for 1 each. In `evaluate`, which may take other numbers of
+            steps, all count alike.
         objective: What is meant by `L`: `"loss"`, or `"log_ratio"`, the
             logarithm of the loss over that before the first step, in which
             problems of all sizes count alike.
@@ -77,9 +80,9 @@ class OptimizerLearner(keras.Model):
             a meta-gradient, that is not finite before `fit` and `evaluate`
             raise. The rule learns nothing from such a batch from there on,
             nor from those after it in the same one of several
-            `steps_per_execution`; `fit` leaves them out of the mean losses
-            and logs their share (`diverged`), in `evaluate` the losses are
-            infinite.
+            `steps_per_execution`; `fit` leaves them out of the mean losses,
+            which are infinite if nothing is left, and logs their share
+            (`diverged`), in `evaluate` the losses are infinite.
         name: Name of the model.
 
     Raises:
@@ -162,12 +165,13 @@ class OptimizerLearner(keras.Model):
         self.objective = objective
         self.second_order = second_order
         self.tolerated_divergences = tolerated_divergences
-        self._divergences_in_a_row = 0
+        if step_weights is None:
+            step_weights = np.ones(steps)
         self._step_weights = as_step_weights(step_weights, steps)
         self._windows = tf.Variable(0, trainable=False, name="windows")
         self.steps = steps
-        self._loss = keras.metrics.Mean("loss")
-        self._final_loss = keras.metrics.Mean("final_loss")
+        self._loss = _MeanOfSome("loss")
+        self._final_loss = _MeanOfSome("final_loss")
         self._diverged = keras.metrics.Mean("diverged")
         self._health = Health()
         self.built = True
@@ -362,14 +366,9 @@ class OptimizerLearner(keras.Model):
         gradients = tape.gradient(
             loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        needed = [loss, *gradients]
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            # It looks for the scale at which gradients are finite.
-            needed = [loss]
-        is_finite = tf.reduce_all(
-            [tf.reduce_all(tf.math.is_finite(x)) for x in needed]
+        self._health.report_outer(
+            can_learn_from(loss, gradients, self.optimizer), step
         )
-        self._health.report_outer(is_finite, step)
 
         def apply():
             self.optimizer.apply_gradients(
@@ -381,7 +380,8 @@ class OptimizerLearner(keras.Model):
         tf.cond(self._health.is_ok, apply, lambda: False)
 
     def _resolve_auto_jit_compile(self) -> bool:
-        return model_supports_jit(self)
+        problems = all(problem.supports_jit for problem in self.problems)
+        return model_supports_jit(self) and problems
 
     def make_train_function(self, force: bool = False):
         """Builds the training step, which stops on what went wrong."""
@@ -400,15 +400,15 @@ class OptimizerLearner(keras.Model):
         return self.test_function
 
     def _checked(self, function):
+        in_a_row = 0
+
         def call_and_check(iterator):
+            nonlocal in_a_row
             logs = function(iterator)
             failure = self._health.take()
-            if failure is None:
-                self._divergences_in_a_row = 0
-                return logs
-            self._divergences_in_a_row += 1
-            if self._divergences_in_a_row > self.tolerated_divergences:
-                self._divergences_in_a_row = 0
+            in_a_row = 0 if failure is None else in_a_row + 1
+            if in_a_row > self.tolerated_divergences:
+                in_a_row = 0
                 raise FloatingPointError(
                     f"{_describe(failure, self.objective)} The rule has "
                     "learned nothing since. To go on with the next batch, "
@@ -444,3 +444,10 @@ def _describe(failure: Failure, objective: str) -> str:
         "The meta-loss or its gradient is not finite in the window from "
         f"optimization step {failure.step} on, though every loss is. {hint}"
     )
+
+
+class _MeanOfSome(keras.metrics.Mean):
+    """A mean that is infinite, which is no good loss, where nothing counts."""
+
+    def result(self):
+        return tf.where(self.count > 0, super().result(), math.inf)

@@ -26,8 +26,8 @@ class Reptile(Learner):
     The outer optimizer receives `weights - mean over tasks of adapted
     weights` as its gradient; with `keras.optimizers.SGD(e)` the
     initialization moves by the fraction `e` of the way. Query sets serve for
-    the logged loss and metrics alone. The update rule's state starts anew
-    with every task.
+    the logged loss and metrics alone, and so do regularizers: they do not
+    change the move. The update rule's state starts anew with every task.
 
     Args:
         model: See `Learner`.
@@ -127,11 +127,11 @@ class Reptile(Learner):
         )
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         adapted = self._inner_loop.task_batched.adapted
-        moves = {
-            id(v): (tf.convert_to_tensor(v.value) - tf.reduce_mean(w, axis=0))
-            / replicas
-            for v, w in zip(adapted, carry.weights, strict=True)
-        }
+        moves = {}
+        for v, w in zip(adapted, carry.weights, strict=True):
+            move = tf.convert_to_tensor(v.value) - tf.reduce_mean(w, axis=0)
+            # As the optimizer divides by its loss scale.
+            moves[id(v)] = self.optimizer.scale_loss(move / replicas)
         gradients = [moves.get(id(v)) for v in self.trainable_variables]
         return MetaGradient(gradients, loss, y_pred)
 

@@ -15,8 +15,9 @@ def default_signature(
 
     Args:
         model: A built model.
-        sparse_labels: Whether labels are class numbers, `[tasks, n]` int32;
-            otherwise they have the shape of the model's outputs.
+        sparse_labels: Whether labels are class numbers, int32, of the shape
+            of the model's outputs but for the classes; otherwise they have
+            the shape of the outputs, in Keras's `floatx`.
 
     Raises:
         ValueError: If the model's input shape is unknown.
@@ -33,9 +34,11 @@ def default_signature(
             "'support_y' ([tasks, examples] or [tasks, examples, ...])."
         )
     if sparse_labels:
-        labels = tf.TensorSpec([None, None], tf.int32, name="support_y")
+        shape, dtype = outputs[0].shape[:-1], tf.int32
     else:
-        labels = _spec(outputs[0], "support_y")
+        # Half-precision predictions are compared with labels as they come.
+        shape, dtype = outputs[0].shape, keras.config.floatx()
+    labels = tf.TensorSpec([None, *shape], dtype, name="support_y")
     return {
         "support_x": _nested(model, "support_x"),
         "support_y": labels,

@@ -76,12 +76,15 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         """Creates the rule's state for the variables to be trained."""
         if self.built:
             return
-        super().build(variables)
         self.rule.ensure_attached(variables)
-        with tf.init_scope():
-            initial = self.rule.init_state(
-                [tf.zeros(v.shape, v.dtype) for v in variables]
-            )
+        super().build(variables)
+        initial = []
+        # Keras builds an optimizer for a model of frozen layers, too.
+        if variables:
+            with tf.init_scope():
+                initial = self.rule.init_state(
+                    [tf.zeros(v.shape, v.dtype) for v in variables]
+                )
         self._state = keras.tree.map_structure(self._add_state, initial)
 
     def _add_state(self, initial: tf.Tensor) -> keras.Variable:
@@ -95,6 +98,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     def _distributed_tf_update_step(
         self, distribution, grads_and_vars, learning_rate
     ):
+        # Another model's optimizer may have the same rule.
+        self.rule.ensure_attached(self._trainable_variables)
         # Keras updates one variable after the other; a rule sees them all.
         known = {
             self._get_variable_index(variable): gradient
@@ -102,6 +107,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         }
         variables = [v.value for v in self._trainable_variables]
         gradients = [known.get(i) for i in range(len(variables))]
+        self._require_gradients_to_attend(gradients)
         state = [v.value for v in keras.tree.flatten(self._state)]
         distribution.extended.update(
             variables[0],
@@ -109,6 +115,22 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             args=(variables, gradients, state, learning_rate),
             group=False,
         )
+
+    def _require_gradients_to_attend(self, gradients) -> None:
+        missing = [
+            variable.path
+            for variable, gradient in zip(
+                self._trainable_variables, gradients, strict=True
+            )
+            if gradient is None
+        ]
+        if self.rule.attends and missing:
+            raise ValueError(
+                "A rule with attention moves all variables to where it takes "
+                "gradients, so each needs one. Received: none for "
+                f"{missing}. Make a new optimizer after layers are frozen, or "
+                "leave attention out."
+            )
 
     def _update_all(self, _, variables, gradients, state, learning_rate):
         """Takes a step on one device, whose variables it is given."""
@@ -131,6 +153,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             if gradients[i] is not None:
                 rate = tf.cast(learning_rate, value.dtype)
                 value += rate * (new[i] - old[i])
+            # The next gradient is taken there.
             if self.rule.attends:
                 value += moved[i] - new[i]
             variable.assign(value)
@@ -186,6 +209,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             )
         if not cls._rule_arguments:
             return cls(rule, **kwargs)
+        cls._require_plain(rule, preset)
         optimizer = cls(**{**cls._arguments_of(rule), **kwargs})
         shapes = [w.shape for w in rule.weights]
         if [w.shape for w in optimizer.rule.weights] != shapes:
@@ -198,6 +222,18 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             )
         optimizer.rule.set_weights(rule.get_weights())
         return optimizer
+
+    @classmethod
+    def _require_plain(cls, rule: UpdateRule, preset: str) -> None:
+        """Refuses a rule that the constructor's arguments do not make."""
+        dtype = cls._rule_class().dtype
+        if type(rule) is not cls._rule_class or rule.dtype != dtype:
+            raise ValueError(
+                f"`preset` must hold a {cls._rule_class.__name__} itself, of "
+                f"{dtype}, for {cls.__name__}. Received: preset={preset!r}, "
+                f"which holds a {type(rule).__name__} of {rule.dtype}. Use "
+                "keras_meta.optimizers.LearnedOptimizer.from_preset."
+            )
 
     @classmethod
     def _arguments_of(cls, rule: UpdateRule) -> dict[str, Any]:

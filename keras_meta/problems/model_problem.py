@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.trainers.trainer import model_supports_jit
 
 from keras_meta.checks import check_positive
 from keras_meta.episodes.random_bits import integers_below
@@ -48,6 +49,7 @@ class ModelProblem(Problem):
         TypeError: If `model` is none.
         ValueError: If the model is not built or has nothing to train, or if
             model, data and loss do not fit each other.
+        NotImplementedError: If layers of the model add losses.
 
     Example:
     >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
@@ -139,6 +141,14 @@ class ModelProblem(Problem):
         """The model's trainable variables."""
         return self._task_batched.adapted
 
+    @property
+    def supports_jit(self) -> bool:
+        """Whether XLA can compile the model, all layers task-batched."""
+        return (
+            model_supports_jit(self.model)
+            and not self._task_batched.has_fallback
+        )
+
     def draw(self, seed, index, instances):
         """Draws weights; see `Problem.draw`."""
         words = instance_words(
@@ -176,6 +186,13 @@ class ModelProblem(Problem):
             second_order=second_order,
             xla=bool(xla),
         )
+        if result.losses:
+            raise NotImplementedError(
+                "Losses that layers add in a call, by an activity regularizer "
+                "or `add_loss`, are sums over all instances. Received: model="
+                f"{self.model.name!r}, which adds some. Leave them out; "
+                "regularizers of weights count."
+            )
         losses = self.loss(y, result.outputs)
         for variable, values in zip(self.variables, params, strict=True):
             if variable.regularizer is not None:

@@ -28,6 +28,11 @@ class Problem:
             f"{type(self).__name__} must implement `variables`."
         )
 
+    @property
+    def supports_jit(self) -> bool:
+        """Whether XLA can compile `draw` and `losses`, and well."""
+        return True
+
     def draw(
         self, seed: int | tf.Tensor, index: int | tf.Tensor, instances: int
     ) -> tuple[list[tf.Tensor], Any]:

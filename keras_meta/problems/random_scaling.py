@@ -8,11 +8,14 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import check_choice
+from keras_meta.checks import is_number
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.problems.problem import Problem
 from keras_meta.problems.words import instance_words
 
 _STREAMS = {"coordinate": 102, "tensor": 104, "instance": 105}
+# To those of a scaling of what is scaled already.
+_NEXT_STREAMS = 16
 
 
 class RandomScaling(Problem):
@@ -54,7 +57,8 @@ class RandomScaling(Problem):
         per: str = "coordinate",
     ):
         check_choice("per", per, tuple(_STREAMS))
-        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        is_finite = all(is_number(x) and math.isfinite(x) for x in (low, high))
+        if not is_finite or low > high:
             raise ValueError(
                 "`low` and `high` must be finite numbers in order. Received: "
                 f"low={low!r}, high={high!r}"
@@ -68,11 +72,20 @@ class RandomScaling(Problem):
         self.low = low
         self.high = high
         self.per = per
+        self._stream = _STREAMS[per]
+        while isinstance(problem, RandomScaling):
+            self._stream += _NEXT_STREAMS
+            problem = problem.problem
 
     @property
     def variables(self) -> list[keras.Variable]:
         """The variables of the family that is scaled."""
         return self.problem.variables
+
+    @property
+    def supports_jit(self) -> bool:
+        """Whether XLA can compile the family that is scaled."""
+        return self.problem.supports_jit
 
     def draw(self, seed, index, instances):
         """Draws instances and their scales; see `Problem.draw`."""
@@ -81,7 +94,7 @@ class RandomScaling(Problem):
         sizes = [math.prod(shape) for shape in shapes]
         count = 1 if self.per == "instance" else sum(sizes)
         words = instance_words(
-            seed, _STREAMS[self.per], index, rows=instances, words=count
+            seed, self._stream, index, rows=instances, words=count
         )
         logs = floats_between(words, self.low, self.high)
         parts = [logs] * len(params)

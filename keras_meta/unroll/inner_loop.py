@@ -54,14 +54,18 @@ class InnerLoop:
         task_batched: The model.
         update_rule: The update rule.
         batch_statistics: See `keras_meta.learners.learner.Learner`.
+        steps: Steps in training.
     """
 
     task_batched: TaskBatched
     update_rule: UpdateRule
     batch_statistics: str
+    steps: int
 
     def start(self, tasks: int | tf.Tensor) -> Carry:
         """Returns the carry of unadapted tasks."""
+        # Another learner may have attached the same rule in the meantime.
+        self.update_rule.ensure_attached(self.task_batched.adapted, self.steps)
         weights = [
             task_axis.stack(tf.convert_to_tensor(v.value), tasks)
             for v in self.task_batched.adapted

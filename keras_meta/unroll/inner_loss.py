@@ -94,10 +94,11 @@ class InnerLoss:
         mask = None if keras.tree.is_nested(y_pred) else keras_mask(y_pred)
         y_pred = keras.tree.map_structure(_at_least_float32, y_pred)
         if _is_example_wise(self.loss):
+            self._require_one_output(y_pred)
             check_shapes(self.loss, self._labels, y_true.shape, y_pred.shape)
             y_true, y_pred = self._align(y_true, y_pred)
             return self._reduced(y_true, y_pred, sample_weight, mask)
-        if y_true.dtype.is_integer and not keras.tree.is_nested(y_pred):
+        if not keras.tree.is_nested(y_pred):
             y_true = tf.cast(y_true, y_pred.dtype)
         tasks = {"y_true": y_true, "y_pred": y_pred}
         if sample_weight is not None:
@@ -105,6 +106,15 @@ class InnerLoss:
         if mask is not None:
             tasks["mask"] = mask
         return tf.vectorized_map(lambda task: self._one_task(**task), tasks)
+
+    def _require_one_output(self, y_pred) -> None:
+        if keras.tree.is_nested(y_pred):
+            raise ValueError(
+                f"The inner loop's loss, {self.loss!r}, compares one output "
+                "with the labels. Received: predictions of type "
+                f"{type(y_pred).__name__}. Pass `inner_loss=`, a function of "
+                "(y_true, y_pred)."
+            )
 
     def _align(self, y_true: tf.Tensor, y_pred: tf.Tensor):
         """Gives both a last axis, over which the loss of an example reduces."""
@@ -135,6 +145,7 @@ class InnerLoss:
 
     def _reduce(self, values: tf.Tensor, weight, mask):
         if weight is not None:
+            _check_weight(weight, values)
             weight = _spread(weight, values)
         if mask is not None:
             mask = _spread(mask, values)
@@ -243,6 +254,16 @@ def _both(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:
     if a is None or b is None:
         return b if a is None else a
     return tf.logical_and(tf.cast(a, tf.bool), tf.cast(b, tf.bool))
+
+
+def _check_weight(weight: tf.Tensor, values: tf.Tensor) -> None:
+    # A loss of one number for each task is weighted as a whole.
+    if weight.shape.rank > max(values.shape.rank, 2):
+        raise ValueError(
+            "`support_sample_weight` must have no more axes than the losses, "
+            f"{values.shape} ([tasks, examples, ...]). Received: "
+            f"support_sample_weight.shape={weight.shape}"
+        )
 
 
 def _spread(x: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

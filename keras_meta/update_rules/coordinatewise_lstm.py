@@ -20,12 +20,26 @@ from keras_meta.update_rules.recompute import recompute
 from keras_meta.update_rules.units import as_units
 from keras_meta.update_rules.update_rule import UpdateRule
 
+# The exponential of more is no float32.
+_LARGEST_P = 88
+
 
 class Readout(NamedTuple):
     """Weights of the layer that proposes the update."""
 
     kernel: keras.Variable
     bias: keras.Variable
+
+
+def check_preprocessing(preprocessing) -> None:
+    """Checks the `p` of `log_and_sign`; raises on a bad one."""
+    check_positive_number(preprocessing=preprocessing)
+    if preprocessing > _LARGEST_P:
+        raise ValueError(
+            f"`preprocessing` must be at most {_LARGEST_P}, as its "
+            "exponential is a factor. Received: "
+            f"preprocessing={preprocessing!r}"
+        )
 
 
 def log_and_sign(gradients: tf.Tensor, p: float, axis: int = -1) -> tf.Tensor:
@@ -107,7 +121,7 @@ class CoordinatewiseLSTM(UpdateRule):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if preprocessing is not None:
-            check_positive_number(preprocessing=preprocessing)
+            check_preprocessing(preprocessing)
         check_positive_number(output_scale=output_scale)
         self.units = as_units(units, "the layers")
         self.preprocessing = preprocessing

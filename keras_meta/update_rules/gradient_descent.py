@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ class GradientDescent(UpdateRule):
 
     def attach(self, variables: Sequence[keras.Variable], steps: int) -> None:
         """Creates the learned rates; see `UpdateRule.attach`."""
-        owners = [v.path.rpartition("/")[0] for v in variables]
+        owners = _owners(variables)
         layers = list(dict.fromkeys(owners))
         self._layer_of = [layers.index(owner) for owner in owners]
         self._steps = steps
@@ -202,3 +203,17 @@ def _clip_task_norms(grads, ranks, bound):
         g * tf.reshape(scale, tf.concat([tf.shape(scale), [1] * rank], 0))
         for g, rank in zip(grads, ranks, strict=True)
     ]
+
+
+def _owners(variables: Sequence[keras.Variable]) -> list[tuple[str, int]]:
+    """Returns what tells the layers of variables apart.
+
+    Layers of the same name in two submodels have the same path, of which
+    each has a count of its own then.
+    """
+    seen = collections.Counter()
+    owners = []
+    for variable in variables:
+        owners.append((variable.path.rpartition("/")[0], seen[variable.path]))
+        seen[variable.path] += 1
+    return owners

@@ -64,6 +64,11 @@ class LearnedHyperparameters(UpdateRule):
                 "`momentum` must be in (0, 1), where it can be learned. "
                 f"Received: momentum={momentum!r}"
             )
+        if not (is_number(weight_decay) and math.isfinite(weight_decay)):
+            raise ValueError(
+                "`weight_decay` must be a finite number. Received: "
+                f"weight_decay={weight_decay!r}"
+            )
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.weight_decay = weight_decay

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from keras_meta.checks import as_seed
 from keras_meta.checks import check_positive
-from keras_meta.checks import check_positive_number
 from keras_meta.update_rules import coordinates
+from keras_meta.update_rules.coordinatewise_lstm import check_preprocessing
 from keras_meta.update_rules.coordinatewise_lstm import log_and_sign
 from keras_meta.update_rules.lstm import add_lstm
 from keras_meta.update_rules.lstm import lstm_step
@@ -69,7 +69,7 @@ class MetaLearnerLSTM(UpdateRule):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         check_positive(units=units)
-        check_positive_number(preprocessing=preprocessing)
+        check_preprocessing(preprocessing)
         self.units = units
         self.preprocessing = preprocessing
         self.seed = as_seed(seed)

@@ -33,8 +33,10 @@ class TensorColumns:
     def mean(self, x: tf.Tensor) -> tf.Tensor:
         """`[n, coordinates]` to means, `[n, tensors * tasks]`."""
         parts = tf.split(x, [size * self.tasks for size in self.sizes], axis=1)
+        # Of no coordinates the mean is 0.
         means = [
-            tf.reduce_mean(tf.reshape(part, [x.shape[0], self.tasks, size]), -1)
+            tf.reduce_sum(tf.reshape(part, [x.shape[0], self.tasks, size]), -1)
+            / max(size, 1)
             for part, size in zip(parts, self.sizes, strict=True)
         ]
         return tf.concat(means, axis=1)

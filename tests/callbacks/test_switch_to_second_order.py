@@ -1,6 +1,8 @@
+import keras
 import numpy as np
 import pytest
 
+import keras_meta
 from keras_meta.callbacks import SwitchToSecondOrder
 
 from .helpers import Record
@@ -69,3 +71,11 @@ def test_failures_are_still_found_after_the_switch():
     learner.model.layers[0].kernel.assign(np.full([2, 4], np.nan))
     with pytest.raises(FloatingPointError, match="inner step 0"):
         learner.fit(tasks(), verbose=0)
+
+
+def test_reptile_has_no_second_order():
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    learner = keras_meta.Reptile(model, 0.1)
+    learner.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="second derivatives.*Reptile"):
+        learner.fit(tasks(), callbacks=[SwitchToSecondOrder(1)], verbose=0)

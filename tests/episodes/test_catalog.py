@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_meta.episodes import from_tfds
@@ -199,3 +200,16 @@ def test_keys_choose_features(data_dir):
     )
     assert numbered.ids == (5, 9)
     assert numbered.names == ("5", "9")
+
+
+def test_gray_files_of_a_data_set_in_color(tmp_path):
+    gray = np.arange(64, dtype="uint8").reshape(8, 8, 1)
+    pictures = [tf.io.encode_png(gray).numpy(), np.repeat(gray, 3, axis=2)]
+    features = {
+        "picture": tfds.features.Image(shape=(None, None, 3)),
+        "kind": tfds.features.ClassLabel(num_classes=2),
+    }
+    examples = [(i, {"picture": p, "kind": i}) for i, p in enumerate(pictures)]
+    store(tmp_path, "birds", features, {"train": examples})
+    classes = load_tfds("birds", "train", data_dir=tmp_path, image_size=8)
+    np.testing.assert_array_equal(classes.items_of(0), classes.items_of(1))

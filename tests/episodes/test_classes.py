@@ -134,3 +134,17 @@ def test_parts_must_fit_together():
         Classes(np.zeros([2, 2]), [1, 1], ["a"])
     with pytest.raises(ValueError, match="add up to the number of items, 2"):
         Classes(np.zeros([2, 2]), [1, 2], ["a", "b"])
+
+
+@given(st.lists(st.integers(-50, 50), min_size=1, max_size=8, unique=True))
+def test_rotated_classes_have_ids_of_their_own(labels):
+    images = np.zeros([len(labels), 4, 4, 1], "uint8")
+    rotated = load_arrays(images, labels).rotations(90, 180)
+    assert len(set(rotated.ids)) == 3 * len(labels)
+    assert rotated.ids[: len(labels)] == tuple(sorted(labels))
+
+
+def test_classes_of_one_name_are_refused():
+    images = np.zeros([2, 4, 4, 1], "uint8")
+    with pytest.raises(ValueError, match="`names` must be different.*'a' 2"):
+        load_arrays(images, [0, 1], names=["a", "a"])

@@ -113,3 +113,9 @@ def test_bad_arguments_are_refused(options, message):
 def test_bad_ranges_are_refused(bounds):
     with pytest.raises(ValueError, match="`phase` must be"):
         SinusoidFamily(phase=bounds)
+
+
+@pytest.mark.parametrize("bounds", [1.0, (1.0,), ("a", "b"), (2.0, 1.0), None])
+def test_ranges_are_pairs_in_order(bounds):
+    with pytest.raises(ValueError, match="`frequency` must be .smallest"):
+        SinusoidFamily(frequency=bounds)

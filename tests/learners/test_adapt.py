@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_meta
 
@@ -10,8 +11,10 @@ from .helpers import adapt_by_hand
 from .helpers import assert_same_weights
 from .helpers import compiled
 from .helpers import descent
+from .helpers import maml
 from .helpers import mlp
 from .helpers import normalized_mlp
+from .helpers import refuses
 from .helpers import regression
 from .helpers import weights
 
@@ -231,3 +234,62 @@ def test_a_model_that_cannot_be_copied_is_named():
         ValueError, match="'stubborn' .NeedsWidth. cannot be copied.*get_conf"
     ):
         learner.adapt(*_task(x, 0))
+
+
+def test_weights_of_examples_may_have_a_last_axis():
+    x, _ = regression()
+    support = x["support_x"][0], x["support_y"][0]
+    weight = np.arange(5.0, dtype="float32")
+    learner = maml()
+    adapted = [
+        learner.adapt(*support, sample_weight=w).get_weights()
+        for w in (weight, weight[:, None], weight[:, None, None])
+    ]
+    for other in adapted[1:]:
+        assert_same_weights(adapted[0], other)
+
+
+def test_weights_of_tasks_do_not_mix():
+    """As many tasks as examples: a wrong broadcast would go unnoticed."""
+    x, _ = regression(tasks=5, shots=5)
+    weight = np.random.default_rng(0).uniform(size=[5, 5]).astype("float32")
+    learner = maml()
+    predictions = [
+        learner({**x, "support_sample_weight": w})
+        for w in (weight, weight[:, :, None])
+    ]
+    np.testing.assert_array_equal(*predictions)
+
+
+def test_weights_of_more_axes_than_losses_are_refused():
+    x, _ = regression()
+    x["support_sample_weight"] = np.ones([3, 5, 2], "float32")
+    with refuses(ValueError, r"`support_sample_weight` must have.*\(3, 5, 2\)"):
+        maml()(x)
+
+
+def test_labels_of_float64_and_a_loss_of_ones_own():
+    def loss(y_true, y_pred):
+        return tf.reduce_mean(tf.square(y_true - y_pred))
+
+    x, _ = regression()
+    support = x["support_x"][0], x["support_y"][0]
+    learner = keras_meta.MAML(mlp(), 0.1, inner_loss=loss)
+    adapted = [
+        learner.adapt(support[0], support[1].astype(dtype)).get_weights()
+        for dtype in ("float32", "float64")
+    ]
+    assert_same_weights(*adapted)
+
+
+def test_a_copy_needs_no_compiled_loss():
+    def loss(y_true, y_pred):
+        return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
+
+    model = mlp()
+    model.compile("adam", loss)
+    x, _ = regression()
+    adapted = keras_meta.MAML(model, 0.1, inner_loss="mse").adapt(
+        x["support_x"][0], x["support_y"][0]
+    )
+    assert not adapted.compiled

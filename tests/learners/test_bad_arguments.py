@@ -1,6 +1,7 @@
 """Bad models and arguments: the error names the argument."""
 
 import keras
+import numpy as np
 import pytest
 
 import keras_meta
@@ -126,12 +127,13 @@ def test_a_decay_out_of_range(make):
         make()
 
 
-@pytest.mark.parametrize("step_weights", [[0.5, 0.5], "linear", []])
+@pytest.mark.parametrize(
+    "step_weights",
+    [[1.0], "linear", [], [[1.0], [2.0]], [1.0, float("nan")], [1, -1]],
+)
 def test_bad_step_weights(step_weights):
-    with refuses(
-        ValueError, "`step_weights` must be None, 'uniform' or 3 numbers"
-    ):
-        keras_meta.MAML(mlp(), steps=3, step_weights=step_weights)
+    with refuses(ValueError, "`step_weights` must be 2 finite.*Received: step"):
+        keras_meta.MAML(mlp(), steps=2, step_weights=step_weights)
 
 
 def test_a_number_as_step_weights():
@@ -161,3 +163,41 @@ def test_a_bad_batch_size(batch_size):
 def test_an_unknown_argument():
     with pytest.raises((TypeError, ValueError), match="inner_steps"):
         keras_meta.MAML(mlp(), inner_steps=3)
+
+
+def test_seeds_of_numpy():
+    rates = [
+        keras_meta.MetaSGD(mlp(), seed=seed).update_rule.rates[0].numpy()
+        for seed in (3, np.int64(3))
+    ]
+    np.testing.assert_array_equal(*rates)
+
+
+def test_attention_needs_second_derivatives():
+    rule = keras_meta.HierarchicalRNN([3, 2, 2], attention=True)
+    with refuses(ValueError, "attention=True, and first_order=True.*Use"):
+        keras_meta.MAML(mlp(), rule, first_order=True)
+
+
+def test_known_losses_compare_one_output():
+    inputs = keras.Input([2])
+    heads = [keras.layers.Dense(1, name=name)(inputs) for name in "ab"]
+    learner = keras_meta.MAML(
+        keras.Model(inputs, dict(zip("ab", heads, strict=True))),
+        inner_loss="mse",
+    )
+    with refuses(ValueError, "one output.*of type dict.*Pass `inner_loss=`"):
+        learner(regression()[0])
+
+
+def test_one_tensor_of_labels():
+    x, _ = regression()
+    x["support_y"] = {"a": x["support_y"]}
+    with refuses(ValueError, "`support_y` must be one tensor.*type dict"):
+        maml()(x)
+
+
+@pytest.mark.parametrize("tasks", [1, 0, 2.5, None])
+def test_evaluation_of_less_than_two_tasks(tasks):
+    with refuses(ValueError, f"`tasks` must be .* at least 2.*tasks={tasks}"):
+        keras_meta.callbacks.TaskEvaluation(None, tasks=tasks)

@@ -214,7 +214,7 @@ def test_what_is_no_rule_is_refused():
         ({"truncation": 3}, "multiple of truncation=3.*steps=4"),
         ({"evaluation_steps": -1}, "`evaluation_steps` must be a positive"),
         ({"objective": "best"}, "`objective` must be one of .*'best'"),
-        ({"step_weights": [1.0]}, r"`step_weights` must be .* shape \(1,\)"),
+        ({"step_weights": [1.0]}, r"must be 4 .*step_weights=\[1.0\]"),
         ({"step_weights": [0.0] * 4}, "`step_weights` .* not be zero for all"),
         ({"step_weights": [1.0, -1.0, 1, 1]}, r"of at least 0.*-1\."),
         ({"step_weights": [1.0, np.inf, 1, 1]}, "of at least 0.*inf"),
@@ -259,3 +259,57 @@ def test_several_replicas_are_refused():
 def test_saving_as_a_whole_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(NotImplementedError, match="save_to_preset"):
         learner().save(tmp_path / "learner.keras")
+
+
+def test_an_epoch_of_which_nothing_is_left_does_not_look_good():
+    made = learner(problem=Cliff(), tolerated_divergences=2)
+    logs = made.fit(batches(3, num_batches=1), verbose=0).history
+    assert logs == {"loss": [np.inf], "final_loss": [np.inf], "diverged": [1]}
+
+
+def test_validation_and_training_are_counted_apart():
+    made = learner(problem=Cliff(), tolerated_divergences=1)
+    one_bad = batches(3, num_batches=1)
+    made.fit(one_bad, validation_data=one_bad, verbose=0)
+    # Sound validation does not make up for a second failure of training.
+    made.evaluate(batches(3, start=3, num_batches=1), verbose=0)
+    with pytest.raises(FloatingPointError):
+        made.fit(one_bad, verbose=0)
+
+
+class Steep(Valley):
+    """From step 3 on, finite losses whose meta-gradient has no finite norm."""
+
+    def losses(self, params, data, step, **options):
+        losses = super().losses(params, data, step, **options)
+        factor = tf.where(step < 3, tf.ones([], losses.dtype), 1e160)
+        return factor * losses
+
+
+def test_a_meta_gradient_whose_norm_overflows_is_not_learned_from():
+    rule, twin = small_rule(), small_rule()
+    clipped = keras.optimizers.SGD(1 / 128, global_clipnorm=1e9)
+    made = learner(rule, Steep(), optimizer=clipped)
+    with pytest.raises(FloatingPointError, match="window from .* step 2 on"):
+        made.fit(batches(3, num_batches=1), verbose=0)
+    by_hand(twin, Valley(), 2, 2)
+    assert_equal_weights(rule, twin)
+
+
+@pytest.mark.parametrize("layer", [layers.RandomRotation(0.1), layers.GRU(2)])
+def test_xla_is_left_out_for_layers_that_do_without(layer):
+    shape = [5, 2] if isinstance(layer, layers.GRU) else [4, 4, 1]
+    model = keras.Sequential(
+        [keras.Input(shape), layer, layers.Flatten(), layers.Dense(1)]
+    )
+    data = np.zeros([4, *shape]), np.zeros([4, 1])
+    problem = keras_meta.problems.ModelProblem(model, data, "mse")
+    scaled = keras_meta.problems.RandomScaling(problem)
+    for family, expected in (
+        (problem, False),
+        (scaled, False),
+        (Valley(), True),
+    ):
+        made = keras_meta.OptimizerLearner(small_rule(), family, truncation=20)
+        made.compile("adam")
+        assert made.jit_compile == expected

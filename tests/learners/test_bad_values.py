@@ -105,7 +105,7 @@ def test_nan_in_the_query_labels_stops_fit_and_leaves_the_weights():
     x, y = regression()
     y[1, 0] = np.nan
     before = weights(learner)
-    with refuses(FloatingPointError, "loss of the query sets is not finite"):
+    with refuses(FloatingPointError, "loss of the query sets.*contain NaN"):
         learner.fit(x, y, batch_size=3, verbose=0)
     assert_same_weights(learner, before)
 
@@ -189,3 +189,50 @@ def test_a_failure_inside_of_several_steps_per_execution_is_found():
     with refuses(FloatingPointError, "inner step 0 of task 1 "):
         learner.fit(x, y, batch_size=3, shuffle=False, verbose=0)
     assert all(np.all(np.isfinite(w)) for w in weights(learner))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_meta_gradient_that_is_not_finite_leaves_the_weights(jit_compile):
+    """Infinity saturates tanh: the loss is finite, its gradient is NaN."""
+    learner = compiled(keras_meta.MAML(mlp(), 0.1), jit_compile=jit_compile)
+    x, y = regression()
+    x["query_x"][1, 0, 0] = np.inf
+    before = weights(learner)
+    with refuses(
+        FloatingPointError,
+        "or its gradient, is not finite.*weights are as finite as before",
+    ):
+        learner.fit(x, y, batch_size=3, verbose=0)
+    assert_same_weights(learner, before)
+
+
+def test_a_meta_gradient_whose_norm_overflows_leaves_the_weights():
+    learner = compiled(
+        keras_meta.MAML(mlp(), 0.1, inner_loss="mse"),
+        keras.optimizers.SGD(0.1, global_clipnorm=1.0),
+        lambda y_true, y_pred: keras.ops.mean(y_true * y_pred),
+    )
+    x, y = regression()
+    y[1, 0] = 1e25
+    before = weights(learner)
+    with refuses(FloatingPointError, "or its gradient, is not finite"):
+        learner.fit(x, y, batch_size=3, verbose=0)
+    assert_same_weights(learner, before)
+
+
+def test_a_trajectory_may_diverge():
+    learner = compiled(keras_meta.MAML(mlp(activation=None), 0.1))
+    x, y = regression()
+    far = {k: 1e3 * v for k, v in x.items()}
+    points = learner.trajectory(far, steps=30)
+    assert np.all(np.isfinite(points[0]))
+    assert not np.all(np.isfinite(points[-1]))
+    losses = learner.fit(x, y, batch_size=3, verbose=0).history["loss"]
+    assert np.all(np.isfinite(losses))
+
+
+def test_a_trajectory_refuses_labels_outside_of_the_ways():
+    x, _ = classification()
+    x["support_y"][1, 2] = 3
+    with refuses(ValueError, "Labels must be in 0..2.*Task 1 "):
+        _classifier().trajectory(x)

@@ -229,3 +229,34 @@ def test_an_unknown_input_shape_needs_a_signature(tmp_path):
     np.testing.assert_allclose(
         served.serve(x), learner(x), rtol=1e-5, atol=1e-6
     )
+
+
+def test_class_numbers_of_sequences(tmp_path):
+    model = keras.Sequential(
+        [keras.Input([4, 2]), keras.layers.Dense(WAYS, name="tags")]
+    )
+    learner = compiled(keras_meta.MAML(model, 0.1), loss=crossentropy())
+    learner.export(tmp_path / "model", verbose=False)
+    rng = np.random.default_rng(0)
+    inputs = {
+        "support_x": rng.normal(size=[2, 5, 4, 2]).astype("float32"),
+        "support_y": rng.integers(WAYS, size=[2, 5, 4]).astype("int32"),
+        "query_x": rng.normal(size=[2, 3, 4, 2]).astype("float32"),
+    }
+    served = tf.saved_model.load(tmp_path / "model")
+    np.testing.assert_allclose(
+        served.serve(inputs), learner(inputs), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_labels_of_half_precision_models_are_float32(tmp_path):
+    layer = keras.layers.Dense(1, dtype="mixed_bfloat16")
+    model = keras.Sequential([keras.Input([2]), layer])
+    learner = compiled(keras_meta.MAML(model, 0.1))
+    learner.export(tmp_path / "model", verbose=False)
+    served = tf.saved_model.load(tmp_path / "model")
+    inputs, _ = regression()
+    np.testing.assert_array_equal(
+        tf.cast(served.serve(inputs), tf.float32),
+        tf.cast(learner(inputs), tf.float32),
+    )

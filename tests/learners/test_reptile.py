@@ -193,3 +193,18 @@ def test_the_optimizer_of_a_partly_adapted_model_is_saved(tmp_path):
         [v.numpy() for v in loaded.optimizer.variables],
         [v.numpy() for v in learner.optimizer.variables],
     )
+
+
+def test_the_scale_of_the_loss_does_not_matter():
+    x, y = regression()
+    start = mlp().get_weights()
+    ends = []
+    for options in ({}, {"loss_scale_factor": 128.0}):
+        learner = keras_meta.Reptile(mlp(), 0.1, steps=2)
+        learner.model.set_weights(start)
+        compiled(learner, keras.optimizers.SGD(0.5, **options))
+        learner.fit(x, y, batch_size=3, verbose=0)
+        ends.append(learner.model.get_weights())
+    for a, b, c in zip(*ends, start, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        assert np.abs(a - c).max() > 1e-3

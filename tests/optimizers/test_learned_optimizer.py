@@ -338,3 +338,53 @@ def test_two_devices_equal_one():
 def test_what_is_no_rule_is_refused():
     with pytest.raises(TypeError, match="`rule` must be an update rule"):
         LearnedOptimizer(keras.optimizers.Adam())
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        keras_meta.GradientDescent(0.1, clip_norm=1.0),
+        keras_meta.HierarchicalRNN([3, 2, 2], seed=0),
+    ],
+)
+def test_one_rule_in_several_optimizers(rule):
+    x, y = data()
+    models = [
+        keras.Sequential([keras.Input([3]), *layers, keras.layers.Dense(2)])
+        for layers in ([], [keras.layers.Dense(4)])
+    ]
+    for model in models:
+        model.compile(LearnedOptimizer(rule), "mse", jit_compile=False)
+    for examples in (8, 7):  # Traced again for each number of examples.
+        for model in models:
+            model.fit(x[:examples], y[:examples], batch_size=8, verbose=0)
+    assert all(np.all(np.isfinite(m.get_weights()[0])) for m in models)
+
+
+def test_a_frozen_model_compiles_and_saves(tmp_path):
+    model = network()
+    model.trainable = False
+    model.compile(hierarchical(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "frozen.keras")
+    keras.models.load_model(tmp_path / "frozen.keras")
+
+
+def test_an_optimizer_that_was_refused_variables_is_not_built():
+    rule = keras_meta.LearnedHyperparameters()
+    rule.attach([keras.Variable([0.0])], 1)
+    optimizer = LearnedOptimizer(rule)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="belongs to variables of the"):
+            fitted(optimizer)
+
+
+def test_attention_needs_a_gradient_for_each_variable():
+    model = network()
+    optimizer = attending()
+    model.compile(optimizer, "mse", jit_compile=False)
+    model.fit(*data(), verbose=0)
+    model.layers[0].trainable = False
+    model.compile(optimizer, "mse", jit_compile=False)
+    with pytest.raises(ValueError, match="none for .*kernel.*Make a new"):
+        model.fit(*data(), verbose=0)

@@ -124,3 +124,22 @@ def test_presets_are_part_of_the_package():
     for name in names:
         assert (SHIPPED / name / "weights.npz").is_file()
         assert (SHIPPED / name / "card.md").is_file()
+
+
+@keras.saving.register_keras_serializable("keras_meta_tests")
+class Halved(keras_meta.CoordinatewiseLSTM):
+    """Half the moves."""
+
+    def update(self, params, grads, state):
+        moved, state = super().update(params, grads, state)
+        return [(p + m) / 2 for p, m in zip(params, moved, strict=True)], state
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(Halved, {}), (keras_meta.CoordinatewiseLSTM, {"dtype": "float64"})],
+)
+def test_a_rule_that_arguments_do_not_make_is_refused(kind, options, tmp_path):
+    presets.save_rule(kind([4], seed=0, **options), tmp_path)
+    with pytest.raises(ValueError, match="CoordinatewiseLSTM itself.*Use"):
+        LSTMOptimizer.from_preset(str(tmp_path))

@@ -276,3 +276,9 @@ def test_a_model_that_is_not_built_is_refused():
 def test_data_of_another_kind_are_refused(data, message):
     with pytest.raises(ValueError, match=message):
         ModelProblem(network(), data, CROSSENTROPY)
+
+
+def test_losses_that_layers_add_are_refused():
+    model = network(activity_regularizer="l2")
+    with pytest.raises(NotImplementedError, match="activity regularizer.*Leav"):
+        problem(model)

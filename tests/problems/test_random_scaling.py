@@ -72,3 +72,20 @@ def test_what_is_no_problem_is_refused():
 def test_a_range_out_of_order_is_refused(bounds):
     with pytest.raises(ValueError, match="`low` and `high` must be finite"):
         RandomScaling(Quadratic(2), *bounds)
+
+
+def test_scales_of_scales_are_drawn_apart():
+    twice = RandomScaling(RandomScaling(Quadratic(200)))
+    _, data = twice.draw(0, 0, 1)
+    outer, inner = (
+        np.log(np.ravel(d["scales"][0])) for d in (data, data["data"])
+    )
+    assert abs(np.corrcoef(outer, inner)[0, 1]) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [("a", 1.0), (1.0, 0.0), (0.0, np.inf), (None, 1.0)]
+)
+def test_a_range_that_is_none(low, high):
+    with pytest.raises(ValueError, match="`low` and `high` must be finite"):
+        RandomScaling(Quadratic(3), low, high)

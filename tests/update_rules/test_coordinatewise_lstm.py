@@ -191,3 +191,12 @@ def test_a_meta_learner_trains_and_saves_it(tmp_path):
 def test_bad_arguments_are_named(options, name):
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         CoordinatewiseLSTM(**options)
+
+
+@pytest.mark.parametrize(
+    "rule", [keras_meta.CoordinatewiseLSTM, keras_meta.MetaLearnerLSTM]
+)
+@pytest.mark.parametrize("p", [89, 1e4, 0.0, "10"])
+def test_an_exponent_out_of_range(rule, p):
+    with pytest.raises(ValueError, match="`preprocessing` must be .*Received"):
+        rule(preprocessing=p)

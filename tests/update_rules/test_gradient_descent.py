@@ -191,3 +191,17 @@ def test_params_of_lower_precision_keep_it():
     params = [tf.cast(p, tf.float32) for p in start()]
     (params,) = run(rule, params, 1)
     assert {p.dtype for p in params} == {tf.float32}
+
+
+def test_layers_of_one_name_have_rates_of_their_own():
+    inputs = keras.Input([2])
+    towers = [
+        keras.Model(inputs, keras.layers.Dense(1, name="hidden")(inputs))
+        for _ in range(2)
+    ]
+    variables = [v for tower in towers for v in tower.trainable_variables]
+    assert variables[0].path == variables[2].path
+    rule = GradientDescent(0.1, learn="layer")
+    rule.attach(variables, steps=1)
+    assert rule.rates[0].shape == (2,)
+    assert rule._layer_of == [0, 0, 1, 1]

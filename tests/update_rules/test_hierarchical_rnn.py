@@ -1,5 +1,6 @@
 """The hierarchy against one written out parameter by parameter."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -290,3 +291,13 @@ def test_config_round_trip():
 def test_arguments_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be .*{name}="):
         HierarchicalRNN(**{name: value})
+
+
+def test_a_tensor_without_coordinates_changes_nothing():
+    made = HierarchicalRNN([3, 2, 2], seed=1, dtype="float64")
+    params = [tf.zeros([0], tf.float64), tf.ones([2], tf.float64)]
+    made.attach([keras.Variable(p, dtype="float64") for p in params], 1)
+    state = made.init_state(params)
+    for _ in range(3):
+        params, state = made.update(params, params, state)
+    assert np.all(np.isfinite(params[1])) and params[0].shape == [0]

@@ -83,3 +83,9 @@ def test_meta_training_finds_better_numbers():
 def test_arguments_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be .*{name}={value}"):
         LearnedHyperparameters(**{name: value})
+
+
+@pytest.mark.parametrize("decay", ["0.1", float("nan"), None])
+def test_a_decay_that_is_no_number(decay):
+    with pytest.raises(ValueError, match="`weight_decay` must be a finite"):
+        keras_meta.LearnedHyperparameters(weight_decay=decay)
