@@ -260,9 +260,8 @@ def _predictions(
                 "Drop them with `episodes.map(lambda x, y, w: (x, y))`."
             )
         ignored = FloatingPointError if may_diverge else ()
-        with contextlib.suppress(ignored):
+        with contextlib.suppress(ignored), _watched(learner):
             predictions = predict(x)
-            _check_health(learner)
         if keras.tree.is_nested(predictions):
             raise ValueError(
                 "The learner must have one output. Received: "
@@ -278,9 +277,15 @@ def _predictions(
     )
 
 
-def _check_health(learner: keras.Model) -> None:
-    if isinstance(learner, Learner):
-        learner._check_health()
+@contextlib.contextmanager
+def _watched(learner: keras.Model) -> Iterator[None]:
+    """Raises on what a learner reports meanwhile."""
+    if not isinstance(learner, Learner):
+        yield
+        return
+    with learner._watched():
+        yield
+    learner._check_health()
 
 
 def _measure(

@@ -138,8 +138,14 @@ class Learner(MetaTraining):
             every_step: Whether to return predictions after each inner step,
                 stacked along a new first axis.
         """
-        episode = Episode.from_inputs(inputs)
-        training = bool(training)
+        with self._reporting():
+            return self._adapt_and_predict(
+                Episode.from_inputs(inputs), bool(training), every_step
+            )
+
+    def _adapt_and_predict(
+        self, episode: Episode, training: bool, every_step: bool
+    ):
         steps = self._number_of_steps(training)
         start = self._inner_loop.start(episode.tasks)
         carry, outputs = self._unroll(
@@ -184,7 +190,8 @@ class Learner(MetaTraining):
         start = self._inner_loop.start(episode.tasks)
         first, _ = self._predict_query(episode, start, False)
         first = keras.tree.map_structure(lambda y: y[tf.newaxis], first)
-        _, outputs = self._unroll(episode, start, steps, False, True)
+        with self._reporting():
+            _, outputs = self._unroll(episode, start, steps, False, True)
         if tf.executing_eagerly():
             # That it diverges is something to look at.
             self._health.check_labels(self._ways)

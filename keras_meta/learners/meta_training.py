@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
 
@@ -50,6 +52,7 @@ class MetaTraining(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self._health = Health()
+        self._is_watched = False
 
     fit = refuses_endless(keras.Model.fit)
     evaluate = refuses_endless(keras.Model.evaluate)
@@ -328,11 +331,34 @@ class MetaTraining(keras.Model):
     def _checked(self, function, training: bool = False):
         def call_and_check(iterator):
             self._build_metrics(iterator)
-            outputs = function(iterator)
+            with self._watched():
+                outputs = function(iterator)
             self._check_health(training)
             return outputs
 
         return call_and_check
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Tells that the host looks at the health after what is called."""
+        before, self._is_watched = self._is_watched, True
+        try:
+            yield
+        finally:
+            self._is_watched = before
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Keeps failures for the host, unless it will not look.
+
+        A loop of the user's own does not, and a failure that nobody takes
+        would be that of all later steps.
+        """
+        if tf.executing_eagerly() or self._is_watched:
+            yield
+        else:
+            with self._health.collecting():
+                yield
 
     def _report_health(self, episode: Episode, losses: tf.Tensor) -> None:
         if self._exporting:

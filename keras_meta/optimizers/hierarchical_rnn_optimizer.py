@@ -25,7 +25,9 @@ class HierarchicalRNNOptimizer(LearnedOptimizer):
         initial_rate: See `keras_meta.HierarchicalRNN`.
         attention: See `keras_meta.HierarchicalRNN`. During `fit` the model
             is at the points where gradients are taken, where `weight_decay`
-            and constraints act; at its end it has the parameters.
+            and constraints act; at its end it has the parameters, unless a
+            callback brings back weights of an earlier epoch, as
+            `EarlyStopping(restore_best_weights=True)` does: those points.
         seed: See `keras_meta.HierarchicalRNN`.
         learning_rate: See `LearnedOptimizer`.
         name: Name of the optimizer.

@@ -20,7 +20,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     The rule is called once a step for all variables. What it has learned and
     its state are saved with the model, so that training goes on exactly. Its
-    weights are not trained by `fit`.
+    weights are not trained by `fit`. A variable without a gradient stays as
+    it is, while the rule's state of it sees a gradient of zero.
 
     Args:
         rule: The update rule.

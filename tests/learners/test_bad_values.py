@@ -11,6 +11,7 @@ from .helpers import assert_same_weights
 from .helpers import classification
 from .helpers import compiled
 from .helpers import crossentropy
+from .helpers import have_moved
 from .helpers import maml
 from .helpers import mlp
 from .helpers import normalized_mlp
@@ -236,3 +237,20 @@ def test_a_trajectory_refuses_labels_outside_of_the_ways():
     x["support_y"][1, 2] = 3
     with refuses(ValueError, "Labels must be in 0..2.*Task 1 "):
         _classifier().trajectory(x)
+
+
+def test_a_loop_of_ones_own_goes_on_after_a_failure():
+    learner = keras_meta.MAML(
+        normalized_mlp(), 0.1, inner_loss="mse", batch_statistics="running"
+    )
+    step = tf.function(lambda x: learner(x, training=True), autograph=False)
+    x, y = regression()
+    wrong, _ = regression()
+    wrong["support_x"][0, 0, 0] = np.nan
+    before = weights(learner)
+    step(wrong)
+    assert_same_weights(learner, before)
+    step(x)
+    assert have_moved(before, weights(learner))
+    # Nor is `fit` blamed for it.
+    compiled(learner).fit(x, y, batch_size=3, verbose=0)
