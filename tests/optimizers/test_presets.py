@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import keras_meta
+from keras_meta.optimizers import HierarchicalRNNOptimizer
 from keras_meta.optimizers import LearnedOptimizer
 from keras_meta.optimizers import LSTMOptimizer
 from keras_meta.optimizers import presets
@@ -120,10 +121,37 @@ def test_a_shipped_preset_has_a_card_and_trains(name):
 
 def test_presets_are_part_of_the_package():
     names = presets.preset_names()
-    assert {"lstm_quadratic", "lstm_mnist", "lstm_cifar10"} <= set(names)
+    assert set(names) == {
+        "hierarchical_mixture",
+        "lstm_cifar10",
+        "lstm_mnist",
+        "lstm_quadratic",
+    }
     for name in names:
         assert (SHIPPED / name / "weights.npz").is_file()
         assert (SHIPPED / name / "card.md").is_file()
+
+
+def test_the_hierarchical_preset_trains_a_network_it_never_saw():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[64, 6, 6, 1]).astype("float32")
+    y = (x[:, 2:4, 2:4].mean(axis=(1, 2, 3)) > 0).astype("int32")
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input([6, 6, 1]),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    model.compile(
+        HierarchicalRNNOptimizer.from_preset("hierarchical_mixture"),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    logs = model.fit(x, y, batch_size=32, epochs=50, verbose=0).history
+    assert logs["loss"][-1] < 0.5 * logs["loss"][0]
 
 
 @keras.saving.register_keras_serializable("keras_meta_tests")
