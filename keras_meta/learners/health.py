@@ -42,7 +42,7 @@ def can_learn_from(
     gradients: Sequence[tf.Tensor | None],
     optimizer: keras.optimizers.Optimizer,
 ) -> tf.Tensor:
-    """Tells whether a loss and the norm of its gradients are finite.
+    """Tells whether a loss and the norms of its gradients are finite.
 
     Finite gradients whose squares are not would become NaN in clipping by
     the norm and in Adam.
@@ -56,12 +56,11 @@ def can_learn_from(
     Returns:
         A boolean scalar.
     """
-    is_finite = tf.math.is_finite(loss)
-    gradients = [g for g in gradients if g is not None]
-    if gradients and not _scales_losses(optimizer):
-        norm = tf.linalg.global_norm(gradients)
-        is_finite = tf.logical_and(is_finite, tf.math.is_finite(norm))
-    return is_finite
+    needed = [loss]
+    if not _scales_losses(optimizer):
+        squares = [tf.square(g) for g in gradients if g is not None]
+        needed += [tf.reduce_sum(x) for x in squares]
+    return tf.reduce_all([tf.math.is_finite(x) for x in needed])
 
 
 def _scales_losses(optimizer) -> bool:

@@ -33,11 +33,14 @@ class TensorColumns:
     def mean(self, x: tf.Tensor) -> tf.Tensor:
         """`[n, coordinates]` to means, `[n, tensors * tasks]`."""
         parts = tf.split(x, [size * self.tasks for size in self.sizes], axis=1)
+        sums = [
+            tf.reduce_sum(tf.reshape(part, [x.shape[0], self.tasks, size]), -1)
+            for part, size in zip(parts, self.sizes, strict=True)
+        ]
         # Of no coordinates the mean is 0.
         means = [
-            tf.reduce_sum(tf.reshape(part, [x.shape[0], self.tasks, size]), -1)
-            / max(size, 1)
-            for part, size in zip(parts, self.sizes, strict=True)
+            tf.math.divide_no_nan(total, tf.cast(size, x.dtype))
+            for total, size in zip(sums, self.sizes, strict=True)
         ]
         return tf.concat(means, axis=1)
 
