@@ -149,15 +149,11 @@ def train(
         second_order=settings.second_order,
         tolerated_divergences=_TOLERATED_DIVERGENCES,
     )
-    # Windows, each an iteration of the optimizer, until the end of an epoch.
-    windows = (
-        settings.validate_every * np.cumsum(lengths) // (settings.truncation)
-    )
+    # Each is an iteration of the optimizer.
+    windows = settings.validate_every * sum(lengths) // settings.truncation
     learner.compile(
         keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(
-                settings.meta_rate, int(windows[-1])
-            ),
+            keras.optimizers.schedules.CosineDecay(settings.meta_rate, windows),
             epsilon=1e-7 * settings.clip,
             global_clipnorm=settings.clip,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -25,6 +26,16 @@ def is_number(value: object) -> bool:
     (True, False, False)
     """
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether a value is a real number, and neither infinite nor NaN.
+
+    Example:
+    >>> is_finite_number(0.1), is_finite_number(float("inf"))
+    (True, False)
+    """
+    return is_number(value) and math.isfinite(value)
 
 
 def check_positive(**sizes: int) -> None:

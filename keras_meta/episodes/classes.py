@@ -1,6 +1,5 @@
 """Items of many classes, held in memory, from which episodes are drawn."""
 
-from collections import Counter
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -494,7 +493,7 @@ def _turns(degrees: int, shape: tuple[int, ...]) -> int:
     return degrees // _QUARTER_TURN % 4
 
 
-def _repeated(values: Sequence[int]) -> list[int]:
+def _repeated(values: Sequence[int] | Sequence[str]) -> list:
     unique, times = np.unique(values, return_counts=True)
     return unique[times > 1].tolist()
 
@@ -507,7 +506,7 @@ def _listing(known: Mapping, most: int = 10) -> str:
 def _check_different(**entries: tuple) -> None:
     """Requires that no class is called as another one."""
     for name, values in entries.items():
-        repeated = [v for v, n in Counter(values).items() if n > 1]
+        repeated = _repeated(values)
         if repeated:
             raise ValueError(
                 f"`{name}` must be different for each class. Received "

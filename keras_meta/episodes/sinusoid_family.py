@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_meta.checks import check_choice
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_whole
-from keras_meta.checks import is_number
+from keras_meta.checks import is_finite_number
 from keras_meta.episodes.pipeline import episode_dataset
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.episodes.random_bits import random_words
@@ -240,5 +240,4 @@ def _is_range(bounds: object) -> bool:
         low, high = bounds
     except (TypeError, ValueError):
         return False
-    are_finite = all(is_number(x) and math.isfinite(x) for x in (low, high))
-    return are_finite and low <= high
+    return all(map(is_finite_number, (low, high))) and low <= high

@@ -24,10 +24,10 @@ def clone_model(
     classes = {
         type(layer).__name__: type(layer) for layer in model._flatten_layers()
     }
-    config = keras.saving.serialize_keras_object(model)
-    # A copy is not compiled: losses of one's own need not be registered.
-    config.pop("compile_config", None)
     try:
+        config = keras.saving.serialize_keras_object(model)
+        # A copy is not compiled: losses of one's own need not be registered.
+        config.pop("compile_config", None)
         clone = keras.saving.deserialize_keras_object(
             config, custom_objects=classes, safe_mode=False
         )
@@ -35,9 +35,9 @@ def clone_model(
     except Exception as error:
         raise ValueError(
             f"Model '{model.name}' ({type(model).__name__}) cannot be copied "
-            f"from its config: {error} Give the class `get_config` and "
-            "`from_config`, which make a built model; see "
-            "keras.Model.get_config."
+            "from its config. Give the class `get_config` and `from_config`, "
+            "which make a built model; see keras.Model.get_config. What "
+            f"failed: {error}"
         ) from error
     for original, copy in pairs:
         value = values.get(id(original))

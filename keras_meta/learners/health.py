@@ -57,14 +57,10 @@ def can_learn_from(
         A boolean scalar.
     """
     needed = [loss]
-    if not _scales_losses(optimizer):
-        squares = [tf.square(g) for g in gradients if g is not None]
-        needed += [tf.reduce_sum(x) for x in squares]
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        known = [g for g in gradients if g is not None]
+        needed += [tf.reduce_sum(tf.square(g)) for g in known]
     return tf.reduce_all([tf.math.is_finite(x) for x in needed])
-
-
-def _scales_losses(optimizer) -> bool:
-    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 @dataclasses.dataclass

@@ -66,10 +66,7 @@ class MAML(Learner):
         super().__init__(model, update_rule, steps, **kwargs)
         self.step_weights = None
         if step_weights is not None:
-            is_uniform = isinstance(step_weights, str) and (
-                step_weights == "uniform"
-            )
-            if is_uniform:
+            if isinstance(step_weights, str) and step_weights == "uniform":
                 step_weights = np.full(steps, 1 / steps)
             values = as_step_weights(step_weights, steps)
             self.step_weights = self.add_weight(

@@ -165,7 +165,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list) -> None:
         """Gives the model what the rule says is the result; `fit` calls it."""
-        if self.built:
+        if self.built and self._trainable_variables:
             # A loss scale's tuple, as TensorFlow wraps it, would be a leaf.
             before = [*self._trainable_variables], self._state
             values = keras.tree.map_structure(lambda v: v.value, before)

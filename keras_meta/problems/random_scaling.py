@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import check_choice
-from keras_meta.checks import is_number
+from keras_meta.checks import is_finite_number
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.problems.problem import Problem
 from keras_meta.problems.words import instance_words
@@ -57,8 +57,7 @@ class RandomScaling(Problem):
         per: str = "coordinate",
     ):
         check_choice("per", per, tuple(_STREAMS))
-        is_finite = all(is_number(x) and math.isfinite(x) for x in (low, high))
-        if not is_finite or low > high:
+        if not all(map(is_finite_number, (low, high))) or low > high:
             raise ValueError(
                 "`low` and `high` must be finite numbers in order. Received: "
                 f"low={low!r}, high={high!r}"

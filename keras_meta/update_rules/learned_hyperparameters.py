@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import check_positive_number
+from keras_meta.checks import is_finite_number
 from keras_meta.checks import is_number
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -64,7 +65,7 @@ class LearnedHyperparameters(UpdateRule):
                 "`momentum` must be in (0, 1), where it can be learned. "
                 f"Received: momentum={momentum!r}"
             )
-        if not (is_number(weight_decay) and math.isfinite(weight_decay)):
+        if not is_finite_number(weight_decay):
             raise ValueError(
                 "`weight_decay` must be a finite number. Received: "
                 f"weight_decay={weight_decay!r}"

@@ -1,4 +1,5 @@
 import json
+import subprocess
 
 import data_sets
 import keras
@@ -67,6 +68,17 @@ def test_binary(run_binary, tmp_path):
     assert report["quadratic"]["mean"]["lstm"]["12"] == pytest.approx(mean)
     assert (folder / "quadratic.png").stat().st_size > 1000
     LSTMOptimizer.from_preset(str(folder / "preset"))
+
+
+def test_a_preset_is_tested_with_its_own_family(run_binary, tmp_path):
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        run_binary(
+            "learned_optimizer",
+            "--preset=lstm_quadratic",
+            f"--output={tmp_path}",
+        )
+    assert "With --preset, pass --problem too" in raised.value.stderr
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

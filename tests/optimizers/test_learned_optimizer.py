@@ -361,11 +361,13 @@ def test_one_rule_in_several_optimizers(rule):
     assert all(np.all(np.isfinite(m.get_weights()[0])) for m in models)
 
 
-def test_a_frozen_model_compiles_and_saves(tmp_path):
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_frozen_model_compiles_and_saves(attention, tmp_path):
     model = network()
     model.trainable = False
-    model.compile(hierarchical(), "mse")
+    model.compile(hierarchical(attention=attention), "mse")
     model.optimizer.build(model.trainable_variables)
+    model.optimizer.finalize_variable_values(model.trainable_variables)
     model.save(tmp_path / "frozen.keras")
     keras.models.load_model(tmp_path / "frozen.keras")
 
