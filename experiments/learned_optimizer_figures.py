@@ -9,6 +9,9 @@ import numpy as np
 
 from experiments import plotting
 
+# Points of a curve; of longer ones neighbours are averaged.
+_POINTS = 250
+
 
 def draw_losses(
     curves: Mapping[str, np.ndarray],
@@ -18,19 +21,24 @@ def draw_losses(
 ) -> None:
     """Draws the loss against the step, mean and 95 % interval.
 
+    In long runs neighbouring steps are averaged, so that the noise of their
+    minibatches does not hide the difference between optimizers.
+
     Args:
-        curves: Losses, `[instances, steps + 1]`, by the optimizer's name.
+        curves: Losses, `[instances, steps + 1]`, by the optimizer's name; the
+            first is drawn over the others.
         path: Where to, without a suffix.
         trained_steps: Steps that the learned optimizer was trained for, if
             they are to be marked.
     """
     with plotting.saved_figure(path, size=(4.2, 3.0)) as (_, panels):
         panel = panels[0, 0]
-        for name, losses in curves.items():
+        for name, every_loss in reversed(curves.items()):
+            at, losses = thinned(every_loss)
             mean = losses.mean(axis=0)
             half = 1.96 * losses.std(axis=0, ddof=1) / len(losses) ** 0.5
-            plotting.draw_band(panel, np.arange(len(mean)), mean, half, name)
-        steps = len(mean) - 1
+            plotting.draw_band(panel, at, mean, half, name)
+        steps = every_loss.shape[1] - 1
         if trained_steps is not None and steps > trained_steps:
             panel.axvline(
                 trained_steps,
@@ -40,5 +48,24 @@ def draw_losses(
                 label="trained until",
             )
         label = f"loss, mean of {len(losses)} and 95 % band"
-        panel.set(xlabel="step", ylabel=label, yscale="log")
-        panel.legend()
+        averaged = round(at[1] - at[0])
+        points = f", each point the mean of {averaged}" if averaged > 1 else ""
+        panel.set(xlabel=f"step{points}", ylabel=label, yscale="log")
+        panel.legend(reverse=True)
+
+
+def thinned(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Averages neighbouring steps, so that a curve has about 250 points.
+
+    Args:
+        losses: `[instances, steps]`.
+
+    Returns:
+        The mean step of each point, `[points]`, and the mean losses,
+        `[instances, points]`; steps past the last full mean are left out.
+    """
+    averaged = max(1, losses.shape[1] // _POINTS)
+    points = losses.shape[1] // averaged
+    kept = losses[:, : points * averaged]
+    at = averaged * np.arange(points) + (averaged - 1) / 2
+    return at, kept.reshape([-1, points, averaged]).mean(axis=-1)

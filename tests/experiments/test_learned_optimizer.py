@@ -8,6 +8,7 @@ import pytest
 
 import keras_meta
 from experiments import learned_optimizer_comparison as comparison
+from experiments import learned_optimizer_figures as figures
 from experiments import learned_optimizer_run as run_lib
 from experiments import optimizees
 from keras_meta.optimizers import LSTMOptimizer
@@ -191,6 +192,18 @@ def test_a_rate_is_tuned_for_the_end_of_the_run():
     # Twice the same problems and rates: the same scores.
     again = comparison.tune(problem, "sgd", 20, 16, together=16, seed=0)
     assert again[best] == pytest.approx(scores[best], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "averaged"), [(12, 1), (499, 1), (500, 2), (2001, 8)]
+)
+def test_a_long_curve_is_drawn_by_means_of_neighbours(steps, averaged):
+    losses = np.stack([np.arange(steps), np.ones(steps)])
+    at, means = figures.thinned(losses)
+    assert len(at) == means.shape[1] == steps // averaged
+    np.testing.assert_allclose(means[0], at)
+    np.testing.assert_allclose(means[1], 1.0)
+    np.testing.assert_allclose(np.diff(at), averaged)
 
 
 def test_summary():
