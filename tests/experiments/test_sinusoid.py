@@ -69,7 +69,14 @@ def test_family_is_that_of_the_library():
 
 
 @pytest.mark.parametrize(
-    "algorithm", ["meta_sgd", "fomaml", "anil", "reptile", "pretrained"]
+    "algorithm",
+    [
+        "meta_sgd",
+        pytest.param("fomaml", marks=pytest.mark.slow),
+        pytest.param("anil", marks=pytest.mark.slow),
+        "reptile",
+        "pretrained",
+    ],
 )
 def test_algorithms_train(tmp_path, algorithm):
     settings = _settings(algorithm=algorithm)
@@ -81,6 +88,7 @@ def test_algorithms_train(tmp_path, algorithm):
     assert np.abs(changed).max() > 0
 
 
+@pytest.mark.slow
 def test_stopped_run_goes_on(tmp_path):
     sinusoid_run.run(_settings(iterations=1000), tmp_path / "short")
     path = tmp_path / "long" / "maml_5shot_2000"

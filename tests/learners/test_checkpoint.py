@@ -75,7 +75,9 @@ def compare(make, data, loss, checkpoint, **options):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("checkpoint", ["step", "sqrt"])
+@pytest.mark.parametrize(
+    "checkpoint", [pytest.param("step", marks=pytest.mark.slow), "sqrt"]
+)
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_step_is_the_same(name, checkpoint):
     data = classification()
@@ -84,11 +86,16 @@ def test_a_step_is_the_same(name, checkpoint):
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
-    "route", [{"run_eagerly": True}, {"jit_compile": True}]
+    ("checkpoint", "route"),
+    [
+        ("step", {"run_eagerly": True}),
+        ("step", {}),
+        ("sqrt", {"jit_compile": True}),
+    ],
 )
-def test_a_step_is_the_same_eagerly_and_compiled(route):
+def test_a_step_is_the_same_on_all_routes(checkpoint, route):
     data = classification()
-    compare(MAKERS["meta_sgd"], data, crossentropy(), "sqrt", **route)
+    compare(MAKERS["meta_sgd"], data, crossentropy(), checkpoint, **route)
 
 
 @pytest.mark.usefixtures("float64")

@@ -24,7 +24,12 @@ from .helpers import weights
 pytestmark = pytest.mark.usefixtures("float64")
 
 _BATCHES = 20
-_SETTINGS = [(False, 1), (False, 5), (True, 1), (True, 5)]
+_SETTINGS = [
+    (False, 1),
+    pytest.param(False, 5, marks=pytest.mark.slow),
+    pytest.param(True, 1, marks=pytest.mark.slow),
+    (True, 5),
+]
 
 
 def _mse(y_true, y_pred):

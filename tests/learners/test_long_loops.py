@@ -73,15 +73,18 @@ def channels_first():
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize(
-    "make",
+    ("make", "jit_compile"),
     [
-        convolution,
-        pytest.param(attention, marks=pytest.mark.slow),
-        einsum,
-        pytest.param(pooling, marks=pytest.mark.slow),
-        pytest.param(channels_first, marks=pytest.mark.slow),
+        (convolution, False),
+        (einsum, True),
+        pytest.param(convolution, True, marks=pytest.mark.slow),
+        pytest.param(einsum, False, marks=pytest.mark.slow),
+        *[
+            pytest.param(make, jit_compile, marks=pytest.mark.slow)
+            for make in (attention, pooling, channels_first)
+            for jit_compile in (False, True)
+        ],
     ],
 )
 def test_a_loop_takes_the_same_step(make, jit_compile, monkeypatch):

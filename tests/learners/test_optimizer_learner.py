@@ -226,7 +226,9 @@ def test_validation_and_the_best_weights(tmp_path):
     assert best == pytest.approx(min(history["val_loss"]))
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_training_learns_to_optimize(jit_compile):
     rule = keras_meta.CoordinatewiseLSTM(
         [8], preprocessing=None, output_scale=0.1, seed=0

@@ -138,6 +138,25 @@ def assert_same_moves(make, monkeypatch, **options):
         np.testing.assert_allclose(shared, own, rtol=1e-8, atol=1e-12)
 
 
+# Each once by default, all pairs with the slow ones.
+QUICK = [
+    ({"jit_compile": True}, "batch"),
+    ({"run_eagerly": True}, "running"),
+    ({"first_order": True}, "running"),
+    ({"checkpoint": "sqrt"}, "batch"),
+    ({"step_weights": "uniform"}, "support"),
+]
+ROUTES_AND_STATISTICS = [
+    pytest.param(
+        options,
+        statistics,
+        marks=[] if (options, statistics) in QUICK else pytest.mark.slow,
+    )
+    for options, _ in QUICK
+    for statistics in ("batch", "support", "running")
+]
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("steps", [3, 12])
 @pytest.mark.parametrize("net", NETS)
@@ -147,19 +166,9 @@ def test_the_step_is_the_same(net, steps, monkeypatch):
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
-    "statistics",
-    ["batch", pytest.param("support", marks=pytest.mark.slow), "running"],
-)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"jit_compile": True},
-        {"run_eagerly": True},
-        {"first_order": True},
-        {"checkpoint": "sqrt"},
-        {"step_weights": "uniform"},
-    ],
-    ids=lambda options: next(iter(options)),
+    ("options", "statistics"),
+    ROUTES_AND_STATISTICS,
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
 def test_every_route_and_statistics(options, statistics, monkeypatch):
     assert_same_moves(

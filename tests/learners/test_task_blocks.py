@@ -113,6 +113,8 @@ def _assert_equal_fits(make, data, **options):
         np.testing.assert_allclose(history[name], values, atol=1e-9)
 
 
+# What the others nearly cover.
+_COVERED = ("first-order", "anil", "long", "checkpointed-batch-norm")
 _LEARNERS = {
     "maml": lambda: keras_meta.MAML(mlp(), 0.1, steps=2),
     "first-order": lambda: keras_meta.MAML(mlp(), 0.1, first_order=True),
@@ -138,7 +140,13 @@ _LEARNERS = {
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", _LEARNERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in _COVERED))
+        for name in _LEARNERS
+    ],
+)
 def test_learners(name, blocks):
     data = regression(_BATCHES, _TASKS)
     _assert_equal_fits(_LEARNERS[name], data, metrics=["mae"])

@@ -64,7 +64,7 @@ def test_unrolled_descent_equals_the_written_out_loop(route, steps):
 
 
 @pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("steps", [2, 5])
+@pytest.mark.parametrize("steps", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_laid_out_and_looped_steps_are_the_same(route, steps, monkeypatch):
     def run(values):
         return derivatives(lambda v: descend(v, steps), values)

@@ -71,7 +71,7 @@ def floatx():
 @pytest.mark.parametrize(
     ("network", "head_only"),
     [
-        ("convolution", True),
+        pytest.param("convolution", True, marks=pytest.mark.slow),
         ("perceptron", False),
         pytest.param("transformer", False, marks=pytest.mark.slow),
     ],
