@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments import plotting
 
-# Points of a curve; of longer ones neighbours are averaged.
+# Of curves with twice as many points or more neighbours are averaged.
 _POINTS = 250
 
 
@@ -55,7 +55,7 @@ def draw_losses(
 
 
 def thinned(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Averages neighbouring steps, so that a curve has about 250 points.
+    """Averages neighbouring steps, so that no curve has 500 points or more.
 
     Args:
         losses: `[instances, steps]`.
