@@ -305,6 +305,7 @@ class Learner(MetaTraining):
             steps,
             length,
             lay_out=training and not self.first_order,
+            xla=self._is_compiled_by_xla,
         )
         if outputs is not None:
             self._report_health(episode, outputs[0])
@@ -412,7 +413,7 @@ class Learner(MetaTraining):
 
     @property
     def _is_compiled_by_xla(self) -> bool:
-        if self._exporting or not self.compiled:
+        if self._exporting or self._avoids_xla or not self.compiled:
             return False
         return bool(self.jit_compile)
 

@@ -38,12 +38,25 @@ class MetaGradient(NamedTuple):
     predictions: Any
 
 
+class Blocks(NamedTuple):
+    """How a step takes its tasks.
+
+    Attributes:
+        size: Tasks at a time.
+        jit_compile: Whether XLA compiles what is done with them.
+    """
+
+    size: int
+    jit_compile: bool
+
+
 class MetaTraining(keras.Model):
     """The half of a `Learner` that turns its `call` into training.
 
     On a CPU, XLA compiles a step on a large meta-batch in blocks of tasks,
     see `task_blocks`, where the loss is a mean over tasks and they share no
-    state; the step is the same up to rounding.
+    state; the step is the same up to rounding. Large tasks for a convolutional
+    network are taken one by one and without XLA, which is slower there.
 
     It uses `model`, `_inner_loop`, `_resolved_inner_loss` and `_exporting`
     of the other half.
@@ -53,6 +66,7 @@ class MetaTraining(keras.Model):
         super().__init__(**kwargs)
         self._health = Health()
         self._is_watched = False
+        self._avoids_xla = False
 
     fit = refuses_endless(keras.Model.fit)
     evaluate = refuses_endless(keras.Model.evaluate)
@@ -65,10 +79,10 @@ class MetaTraining(keras.Model):
         x = self._prepare(x)
         if tf.executing_eagerly() or not self._compiles_itself:
             return self._whole_step(x, y, sample_weight)
-        size = self._block_size(x, y, sample_weight)
-        if size is not None:
+        blocks = self._blocks(x, y, sample_weight)
+        if blocks is not None:
             try:
-                return self._step_in_blocks(x, y, sample_weight, size)
+                return self._step_in_blocks(x, y, sample_weight, blocks)
             except task_blocks.Inseparable:
                 pass
         whole = tf.function(self._whole_step, autograph=False, jit_compile=True)
@@ -120,11 +134,14 @@ class MetaTraining(keras.Model):
         result = self._meta_gradient(x, y, sample_weight)
         return self._apply(x, y, sample_weight, result)
 
-    def _step_in_blocks(self, x, y, sample_weight, size: int):
+    def _step_in_blocks(self, x, y, sample_weight, blocks: Blocks):
         learned = []
 
         def block(*arguments):
-            with self._health.collecting() as report:
+            with (
+                self._health.collecting() as report,
+                self._avoiding_xla(not blocks.jit_compile),
+            ):
                 result = self._meta_gradient(*arguments)
             self._require_mean_losses(result.predictions)
             learned[:] = [g is not None for g in result.gradients]
@@ -132,20 +149,32 @@ class MetaTraining(keras.Model):
             return (gradients, result.loss), (result.predictions, report.value)
 
         (gradients, loss), (predictions, reports) = task_blocks.map_blocks(
-            block, size, (x, y, sample_weight)
+            block,
+            blocks.size,
+            (x, y, sample_weight),
+            jit_compile=blocks.jit_compile,
         )
-        self._health.merge(reports, size)
-        blocks = reports.shape[0]
-        means = iter(g / blocks for g in gradients)
+        self._health.merge(reports, blocks.size)
+        number = reports.shape[0]
+        means = iter(g / number for g in gradients)
         result = MetaGradient(
             [next(means) if is_learned else None for is_learned in learned],
-            loss / blocks,
+            loss / number,
             keras.tree.map_structure(task_axis.merge, predictions),
         )
         return self._apply(x, y, sample_weight, result)
 
-    def _block_size(self, x, y, sample_weight) -> int | None:
-        """Returns how many tasks to take at once, or `None` for all.
+    @contextlib.contextmanager
+    def _avoiding_xla(self, avoids: bool) -> Iterator[None]:
+        """Tells what is traced meanwhile whether XLA will not compile it."""
+        before, self._avoids_xla = self._avoids_xla, avoids
+        try:
+            yield
+        finally:
+            self._avoids_xla = before
+
+    def _blocks(self, x, y, sample_weight) -> Blocks | None:
+        """Returns how to take the tasks, or `None` for all at once by XLA.
 
         The mean over blocks must be the mean over tasks, so the loss has to
         be one that is known to treat every example alone.
@@ -158,12 +187,13 @@ class MetaTraining(keras.Model):
         if sizes is None:
             return None
         tasks, shots, queries = sizes
-        return task_blocks.block_size(
-            tasks,
-            task_blocks.working_set(
-                self.model, x["support_x"], shots + queries
-            ),
+        bytes_per_task = task_blocks.working_set(
+            self.model, x["support_x"], shots + queries
         )
+        if task_blocks.is_faster_plain(self.model, bytes_per_task):
+            return Blocks(1, jit_compile=False)
+        size = task_blocks.block_size(tasks, bytes_per_task)
+        return None if size is None else Blocks(size, jit_compile=True)
 
     def _require_mean_losses(self, predictions) -> None:
         """Refuses a loss that is no mean over tasks that count alike.
@@ -273,7 +303,7 @@ class MetaTraining(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(spec)
         if chunk is None or _sizes(x, y) is None:
             return None
-        if self._block_size(x, y, sample_weight) is not None:
+        if self._blocks(x, y, sample_weight) is not None:
             return None
 
         def step(data):

@@ -68,6 +68,7 @@ def checkpointed_unroll(
     length: int | None,
     *,
     lay_out: bool = True,
+    xla: bool = True,
 ) -> tuple[Any, Any]:
     """Applies `step` a fixed number of times, see `unroll`.
 
@@ -80,6 +81,7 @@ def checkpointed_unroll(
         steps: How often, at least 0.
         length: Steps of a segment, or `None` for a loop that keeps all.
         lay_out: See `unroll`, for a loop that keeps all.
+        xla: The same.
 
     Returns:
         The last carry, and the outputs stacked along a new first axis of
@@ -88,7 +90,11 @@ def checkpointed_unroll(
     """
     if length is None or steps == 0:
         return unroll(
-            lambda i, c: step(i, c, constants), carry, steps, lay_out=lay_out
+            lambda i, c: step(i, c, constants),
+            carry,
+            steps,
+            lay_out=lay_out,
+            xla=xla,
         )
     parts = []
     full = steps // length

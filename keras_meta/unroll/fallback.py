@@ -66,6 +66,7 @@ def call_per_task(layer, call, scope: TaskScope, args, kwargs):
             second_order=scope.second_order,
             xla=scope.xla,
             single=True,
+            in_map=True,
             withheld=scope.weights.keys() - given,
         )
         one_args, one_kwargs = keras.tree.pack_sequence_as(

@@ -25,6 +25,7 @@ def unroll(
     steps: int,
     *,
     lay_out: bool = True,
+    xla: bool = True,
 ) -> tuple[Any, Any]:
     """Applies `step` a fixed number of times.
 
@@ -35,6 +36,8 @@ def unroll(
         steps: How often, at least 0.
         lay_out: Whether few steps may be laid out one after another. That is
             worth its compile time if the steps are differentiated again.
+        xla: Whether XLA may compile the steps. It takes many times as long
+            for calls of one function, which are quicker to trace.
 
     Returns:
         The last carry, and the outputs stacked along a new first axis of
@@ -42,14 +45,34 @@ def unroll(
     """
     if steps == 0:
         return carry, None
-    few = _LAID_OUT_STEPS if lay_out else 1
-    if steps <= few or tf.executing_eagerly():
-        outputs = []
-        for i in range(steps):
-            carry, output = step(i, carry)
-            outputs.append(output)
-        return carry, keras.tree.map_structure(lambda *y: tf.stack(y), *outputs)
-    return _loop(step, carry, steps)
+    few = steps <= (_LAID_OUT_STEPS if lay_out else 1)
+    if steps == 1 or tf.executing_eagerly() or (few and xla):
+        return _lay_out(step, carry, range(steps))
+    # What no step changes stays the same tensor, as if laid out.
+    traced = TracedStep.of(step, carry)
+    changing, same = traced.split(carry)
+
+    def change(i, changing):
+        end, output = step(i, traced.join(changing, same))
+        return traced.split(end)[0], output
+
+    if few:
+        # One trace, and one of its gradient, serve all steps.
+        change = tf.function(change, autograph=False)
+        numbers = map(tf.constant, range(steps))
+        changed, outputs = _lay_out(change, changing, numbers)
+    else:
+        changed, outputs = _loop(change, changing, steps, traced.outputs)
+    return traced.join(changed, same), outputs
+
+
+def _lay_out(step, carry, numbers):
+    """Takes the steps of these numbers one after another."""
+    outputs = []
+    for i in numbers:
+        carry, output = step(i, carry)
+        outputs.append(output)
+    return carry, keras.tree.map_structure(lambda *y: tf.stack(y), *outputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,28 +129,25 @@ class TracedStep:
         return keras.tree.pack_sequence_as(self.carry, flat)
 
 
-def _loop(step, carry, steps: int):
-    # What no step changes stays the same tensor, as if laid out.
-    traced = TracedStep.of(step, carry)
-    changing, same = traced.split(carry)
+def _loop(step, carry, steps: int, outputs):
+    """Takes the steps in a loop; `outputs` are specs of a step's."""
     arrays = keras.tree.map_structure(
         lambda y: tf.TensorArray(y.dtype, steps, element_shape=y.shape),
-        traced.outputs,
+        outputs,
     )
 
-    def body(i, changed, arrays):
-        end, output = step(i, traced.join(changed, same))
+    def body(i, carry, arrays):
+        carry, output = step(i, carry)
         fold_permutations()
         arrays = keras.tree.map_structure(
             lambda array, y: array.write(i, y), arrays, output
         )
-        return i + 1, traced.split(end)[0], arrays
+        return i + 1, carry, arrays
 
-    _, changed, arrays = tf.while_loop(
+    _, carry, arrays = tf.while_loop(
         lambda i, *_: i < steps,
         body,
-        (tf.zeros([], tf.int32), changing, arrays),
+        (tf.zeros([], tf.int32), carry, arrays),
         maximum_iterations=steps,
     )
-    stacks = keras.tree.map_structure(lambda array: array.stack(), arrays)
-    return traced.join(changed, same), stacks
+    return carry, keras.tree.map_structure(lambda array: array.stack(), arrays)

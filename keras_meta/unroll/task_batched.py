@@ -14,6 +14,7 @@ from keras_meta.unroll import task_axis
 from keras_meta.unroll.fallback import call_per_task
 from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.rules import find_rule
+from keras_meta.unroll.rules.convolution import has_all_kernels
 from keras_meta.unroll.second_order import refuse_wrong_derivatives
 from keras_meta.unroll.shared_calls import SharedCalls
 from keras_meta.unroll.task_scope import TaskScope
@@ -45,7 +46,8 @@ class TaskBatched:
 
     Tasks are merged into the batch axis and the model is called as it is.
     Leaf layers that own adapted weights compute by a layer rule; those
-    without a rule are called once per task, which is exact and slower.
+    without a rule are called once per task, which is exact and slower. With
+    one task, outside XLA, all layers compute as they are if they can.
 
     Args:
         model: A built Keras model of any kind. Its layers receive a hook
@@ -79,6 +81,11 @@ class TaskBatched:
     def has_fallback(self) -> bool:
         """Whether some layer is called once per task."""
         return bool(self._per_task)
+
+    @functools.cached_property
+    def can_call_alone(self) -> bool:
+        """Whether TensorFlow has all that one task needs without rules."""
+        return all(map(has_all_kernels, self.model._flatten_layers()))
 
     @property
     def state_variables(self) -> list[keras.Variable]:
@@ -173,19 +180,25 @@ class TaskBatched:
     ) -> TaskOutputs:
         first = keras.tree.flatten(inputs)[0]
         tasks = task_axis.size(first, 0)
+        # One task needs no batching, and XLA compiles batched products into
+        # faster code than convolutions.
+        is_one = isinstance(tasks, int) and tasks == 1
+        alone = is_one and not xla and self.can_call_alone
         merged = keras.tree.map_structure(task_axis.merge, inputs)
         variables = self.state_variables
         while True:
             scope = TaskScope(
                 tasks=tasks,
                 weights={
-                    id(v): w for v, w in zip(self.adapted, weights, strict=True)
+                    id(v): tf.reshape(w, w.shape[1:]) if alone else w
+                    for v, w in zip(self.adapted, weights, strict=True)
                 },
                 state=list(zip(variables, state, strict=True)),
                 batch=keras.tree.flatten(merged)[0].shape[0],
                 per_task=self._per_task,
                 second_order=second_order,
                 xla=xla,
+                single=alone,
                 **options,
             )
             try:

@@ -50,8 +50,10 @@ class TaskScope(keras.StatelessScope):
             fallback to adapted variables that it reads and does not own.
         second_order: Whether a second derivative will be taken.
         xla: Whether the call will be compiled by XLA.
-        single: The scope is that of one task inside the per-task fallback:
-            weights come without a task axis and every read is allowed.
+        single: The scope is that of one task for which layers are called as
+            they are: weights come without a task axis and every read is
+            allowed.
+        in_map: The scope is inside the `tf.map_fn` of the per-task fallback.
         withheld: `id(variable)` of adapted weights that this scope does not
             have; reading them is a stray read.
         shared: Keeps what layers return that compute the same in other
@@ -71,6 +73,7 @@ class TaskScope(keras.StatelessScope):
         second_order: bool = False,
         xla: bool = False,
         single: bool = False,
+        in_map: bool = False,
         withheld: Set[int] = frozenset(),
         shared: SharedCalls | None = None,
     ):
@@ -88,6 +91,7 @@ class TaskScope(keras.StatelessScope):
         self.second_order = second_order
         self.xla = xla
         self.single = single
+        self.in_map = in_map
         self.withheld = withheld
         self.shared = shared
         self.recorded: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {}

@@ -40,8 +40,8 @@ def blocks(monkeypatch):
     sizes = []
     map_blocks = task_blocks.map_blocks
 
-    def spy(function, size, arguments):
-        results = map_blocks(function, size, arguments)
+    def spy(function, size, arguments, **options):
+        results = map_blocks(function, size, arguments, **options)
         sizes.append(size)
         return results
 

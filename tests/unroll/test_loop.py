@@ -20,7 +20,7 @@ def on_route(route, function):
     return tf.function(function, autograph=False, jit_compile=route == "xla")
 
 
-def descend(values, steps):
+def descend(values, steps, route):
     """Gradient descent on a smooth function; differentiable itself."""
     point, target = values
 
@@ -34,7 +34,7 @@ def descend(values, steps):
         return carry, (loss, {"x": carry["x"]})
 
     carry = {"x": point, "n": tf.zeros([], point.dtype)}
-    return unroll(step, carry, steps)
+    return unroll(step, carry, steps, xla=route == "xla")
 
 
 def by_hand(values, steps):
@@ -57,7 +57,7 @@ VALUES = [normal([3], 1), normal([3], 2)]
 @pytest.mark.parametrize("steps", [1, 10, 11])
 def test_unrolled_descent_equals_the_written_out_loop(route, steps):
     def run(values):
-        return derivatives(lambda v: descend(v, steps), values)
+        return derivatives(lambda v: descend(v, steps, route), values)
 
     expected = derivatives(lambda v: by_hand(v, steps), VALUES)
     assert_close(on_route(route, run)(VALUES), expected)
@@ -67,7 +67,7 @@ def test_unrolled_descent_equals_the_written_out_loop(route, steps):
 @pytest.mark.parametrize("steps", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_laid_out_and_looped_steps_are_the_same(route, steps, monkeypatch):
     def run(values):
-        return derivatives(lambda v: descend(v, steps), values)
+        return derivatives(lambda v: descend(v, steps, route), values)
 
     laid_out = on_route(route, run)(VALUES)
     monkeypatch.setattr(loop, "_LAID_OUT_STEPS", 0)

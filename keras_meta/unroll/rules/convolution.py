@@ -3,7 +3,8 @@
 A convolution with one kernel per task has no fast operation, neither on the
 CPU nor on the GPU: grouped convolutions run one small product after another.
 Cut into patches it is a batched matrix product, which is fast on both and has
-matrix products as derivatives of any order.
+matrix products as derivatives of any order. A convolution of one task alone is
+TensorFlow's own, where it has all derivatives.
 """
 
 from __future__ import annotations
@@ -21,10 +22,43 @@ from keras_meta.unroll.rules.core import activate
 from keras_meta.unroll.rules.registry import rule
 from keras_meta.unroll.task_scope import TaskScope
 
-
-@rule(
-    keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, in_xla=True
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
 )
+_TRANSPOSES = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+
+
+def is_convolution(layer: keras.Layer) -> bool:
+    """Whether a layer is a convolution of any kind."""
+    return isinstance(
+        layer, (*_CONVOLUTIONS, *_TRANSPOSES, *_DEPTHWISE, *_SEPARABLE)
+    )
+
+
+def has_all_kernels(layer: keras.Layer) -> bool:
+    """Whether TensorFlow can differentiate a layer twice on any device.
+
+    On the CPU it lacks kernels for what is unusual in a convolution.
+    """
+    if not is_convolution(layer):
+        return True
+    dilation = layer.dilation_rate
+    return (
+        layer.data_format == "channels_last"
+        and getattr(layer, "groups", 1) == 1
+        and set(keras.tree.flatten(dilation)) == {1}
+    )
+
+
+@rule(*_CONVOLUTIONS, in_xla=True)
 def convolution(layer, scope: TaskScope, inputs):
     """Patches times batched matrices."""
     x = _channels_last(layer, inputs)
@@ -39,11 +73,7 @@ def convolution(layer, scope: TaskScope, inputs):
     return _finish(layer, scope, y)
 
 
-@rule(
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-)
+@rule(*_TRANSPOSES)
 def transposed_convolution(layer, scope: TaskScope, inputs):
     """The transpose of the convolution by which the layer is defined."""
     x = _channels_last(layer, inputs)
@@ -61,7 +91,7 @@ def transposed_convolution(layer, scope: TaskScope, inputs):
     return _finish(layer, scope, task_axis.merge(y))
 
 
-@rule(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+@rule(*_DEPTHWISE)
 def depthwise_convolution(layer, scope: TaskScope, inputs):
     """One small filter bank per channel and task."""
     x = _channels_last(layer, inputs)
@@ -69,7 +99,7 @@ def depthwise_convolution(layer, scope: TaskScope, inputs):
     return _finish(layer, scope, y)
 
 
-@rule(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+@rule(*_SEPARABLE)
 def separable_convolution(layer, scope: TaskScope, inputs):
     """A depthwise convolution, then a product over the channels."""
     x = _channels_last(layer, inputs)

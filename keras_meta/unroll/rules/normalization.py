@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.unroll import task_axis
+from keras_meta.unroll.fused_standardize import fused_standardize
 from keras_meta.unroll.rules.core import broadcast_weight
 from keras_meta.unroll.rules.registry import rule
 from keras_meta.unroll.standardize import moments
@@ -33,11 +34,19 @@ def batch_normalization(
     rows = tf.reshape(x, [scope.tasks, -1, x.shape[-1]])
     if mask is not None:
         mask = _like_rows(mask, inputs, order, rows)
-    y = _standardized(layer, scope, rows, training, mask)
+    gamma = beta = None
     if layer.scale:
-        y *= tf.cast(scope.weight(layer.gamma), dtype)[:, tf.newaxis]
+        gamma = tf.cast(scope.weight(layer.gamma), dtype)
     if layer.center:
-        y += tf.cast(scope.weight(layer.beta), dtype)[:, tf.newaxis]
+        beta = tf.cast(scope.weight(layer.beta), dtype)
+    given = _given_statistics(layer, scope, dtype, training)
+    if given is None and mask is None and _has_fused_kernel(scope, rows):
+        _record(layer, scope, *moments(rows, [1]))
+        y = _fused(rows, gamma, beta, layer.epsilon)
+    else:
+        y = _standardized(layer, scope, rows, given, mask)
+        y = y if gamma is None else y * gamma[:, tf.newaxis]
+        y = y if beta is None else y + beta[:, tf.newaxis]
     sizes = [task_axis.size(x, axis) for axis in range(x.shape.rank)]
     y = tf.transpose(tf.reshape(y, sizes), inverse)
     return tf.cast(tf.ensure_shape(y, inputs.shape), layer.compute_dtype)
@@ -49,17 +58,22 @@ def _channel_last(axis: int, rank: int) -> tuple[list[int], list[int]]:
     return order, [order.index(i) for i in range(rank)]
 
 
-def _standardized(layer, scope, rows, training, mask) -> tf.Tensor:
+def _given_statistics(layer, scope: TaskScope, dtype, training):
+    """Returns mean and variance, `[tasks or 1, channels]`, if not the batch's.
+
+    They are moving averages or what an earlier call recorded.
+    """
     if not layer.trainable or (scope.statistics == "running" and not training):
-        mean, variance = [
-            tf.cast(moving, rows.dtype)[tf.newaxis, tf.newaxis]
-            for moving in (layer.moving_mean, layer.moving_variance)
-        ]
-        return _shift_and_scale(rows, mean, variance, layer.epsilon)
+        moving = layer.moving_mean, layer.moving_variance
+        return [tf.cast(x, dtype)[tf.newaxis] for x in moving]
     if isinstance(scope.statistics, dict):
-        mean, variance = [
-            x[:, tf.newaxis] for x in scope.next_statistics(layer)
-        ]
+        return scope.next_statistics(layer)
+    return None
+
+
+def _standardized(layer, scope: TaskScope, rows, given, mask) -> tf.Tensor:
+    if given is not None:
+        mean, variance = [x[:, tf.newaxis] for x in given]
         return _shift_and_scale(rows, mean, variance, layer.epsilon)
     if mask is None:
         mean, variance = moments(rows, [1])
@@ -67,15 +81,37 @@ def _standardized(layer, scope, rows, training, mask) -> tf.Tensor:
     else:
         mean, variance = _masked_moments(rows, mask)
         y = _shift_and_scale(rows, mean, variance, layer.epsilon)
+    _record(layer, scope, mean, variance)
+    return y
+
+
+def _record(layer, scope: TaskScope, mean, variance) -> None:
+    """Keeps the batch's statistics, `[tasks, 1, channels]`."""
     scope.record_statistics(layer, mean[:, 0], variance[:, 0])
     if scope.statistics == "running":
         _update_moving(layer.moving_mean, mean, layer.momentum)
         _update_moving(layer.moving_variance, variance, layer.momentum)
-    return y
+
+
+def _has_fused_kernel(scope: TaskScope, rows: tf.Tensor) -> bool:
+    is_alone = scope.single and not scope.in_map
+    if not is_alone or scope.xla or rows.dtype != tf.float32:
+        return False
+    # That of a GPU leaves other statistics behind.
+    return not tf.config.list_logical_devices("GPU")
+
+
+def _fused(rows, gamma, beta, epsilon: float) -> tf.Tensor:
+    """Standardizes, scales and shifts `[1, rows, channels]`."""
+    channels = rows.shape[2]
+    x = tf.reshape(rows, [-1, channels])
+    scale = tf.ones([channels]) if gamma is None else gamma[0]
+    shift = tf.zeros([channels]) if beta is None else beta[0]
+    return fused_standardize(x, scale, shift, epsilon)
 
 
 def _standardize(scope: TaskScope, x, axes, epsilon: float) -> tf.Tensor:
-    if scope.single:
+    if scope.in_map:
         # The second derivative of `tf.map_fn` cannot go through gradients
         # that are nested functions.
         return _shift_and_scale(x, *moments(x, axes), epsilon)
