@@ -78,7 +78,7 @@ def test_laid_out_and_looped_steps_are_the_same(route, steps, monkeypatch):
 @pytest.mark.parametrize("steps", [2, 11])
 def test_only_long_unrolls_become_a_while_loop(steps):
     traced = tf.function(
-        lambda *values: descend(values, steps), autograph=False
+        lambda *values: descend(values, steps, "xla"), autograph=False
     ).get_concrete_function(*VALUES)
     kinds = {operation.type for operation in traced.graph.get_operations()}
     assert bool(kinds & {"While", "StatelessWhile"}) == (steps == 11)
