@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
+from keras_meta.unroll.rules.convolution import has_all_kernels
 from keras_meta.unroll.rules.convolution import is_convolution
 
 # What a core's second-level cache holds, roughly.
@@ -87,8 +88,12 @@ def is_faster_plain(model: keras.Model, bytes_per_task: int) -> bool:
     """
     if tf.config.list_logical_devices("GPU"):
         return False
-    is_large = bytes_per_task > _PATCHES_BYTES
-    return is_large and any(map(is_convolution, model._flatten_layers()))
+    layers = list(model._flatten_layers())
+    return (
+        bytes_per_task > _PATCHES_BYTES
+        and any(map(is_convolution, layers))
+        and all(map(has_all_kernels, layers))
+    )
 
 
 def map_blocks(

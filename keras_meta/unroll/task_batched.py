@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 from absl import logging
+from tensorflow.python.ops import control_flow_util
 
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.fallback import call_per_task
@@ -180,6 +181,7 @@ class TaskBatched:
     ) -> TaskOutputs:
         first = keras.tree.flatten(inputs)[0]
         tasks = task_axis.size(first, 0)
+        xla = xla or _is_traced_for_xla()
         # One task needs no batching, and XLA compiles batched products into
         # faster code than convolutions.
         is_one = isinstance(tasks, int) and tasks == 1
@@ -256,6 +258,14 @@ class TaskBatched:
             type(layer).__name__,
             reason,
         )
+
+
+def _is_traced_for_xla() -> bool:
+    """Whether a caller's `tf.function(jit_compile=True)` is being traced."""
+    if tf.executing_eagerly():
+        return False
+    graph = tf.compat.v1.get_default_graph()
+    return control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
 def _split_with_mask(y: tf.Tensor, tasks) -> tf.Tensor:

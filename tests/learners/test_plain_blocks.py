@@ -160,3 +160,4 @@ def test_what_is_large_and_convolves_is_faster_plain():
     assert task_blocks.is_faster_plain(net, large)
     assert not task_blocks.is_faster_plain(net, 10**6)
     assert not task_blocks.is_faster_plain(mlp(), large)
+    assert not task_blocks.is_faster_plain(_strange_net(), large)

@@ -3,8 +3,8 @@
 The second derivative of TensorFlow's max pooling is wrong under XLA, which
 rounds the input to bfloat16 to find the maximum again. A chain of selections
 has the right derivatives of any order everywhere, and the same ones as the
-operation where values tie: the first maximum takes the gradient. Outside XLA
-the operation is right and faster.
+operation where values tie: the first maximum takes the gradient. For one task
+alone, outside XLA, the operation is right and faster.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from keras_meta.unroll.task_scope import TaskScope
     always=True,
 )
 def max_pooling(layer, scope: TaskScope, inputs):
-    """The largest value under each window, by selections under XLA."""
+    """The largest value under each window."""
     last = layer.data_format == "channels_last"
     rank = inputs.shape.rank
     # Other kinds lack kernels on the CPU.
-    if last and rank == 4 and not scope.xla:
+    if scope.single and not scope.xla and last and rank == 4:
         return tf.nn.max_pool2d(
             inputs, layer.pool_size, layer.strides, layer.padding.upper()
         )
