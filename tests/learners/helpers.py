@@ -144,6 +144,14 @@ def assert_same_weights(a, b, rtol=0.0, atol=0.0):
         )
 
 
+def assert_equal_fits(actual, expected, atol):
+    """Compares weights and logs of two pairs `(learner, history)`."""
+    (learner, history), (other, other_history) = actual, expected
+    assert_same_weights(learner, other, atol=atol)
+    for name, values in other_history.items():
+        np.testing.assert_allclose(history[name], values, atol=atol)
+
+
 def have_moved(before, after) -> bool:
     return any(
         not np.array_equal(a, b) for a, b in zip(before, after, strict=True)
