@@ -178,7 +178,7 @@ def _patches(x, geometry: Geometry) -> tf.Tensor:
         start = residues[-1] * channels
         index[-1] = slice(start, start + length * channels)
         parts.append(x[tuple(index)])
-    return _rows(tf.concat(parts, axis=-1))
+    return _rows(_side_by_side(parts))
 
 
 def _add_patches(patches, geometry: Geometry) -> tf.Tensor:
@@ -218,12 +218,14 @@ def _add_patches(patches, geometry: Geometry) -> tf.Tensor:
     planes = [sums[residues] for residues in every_residue]
     # The planes of one residue each are put side by side behind each block,
     # from the last axis to the first, which needs no transposition.
+    width = channels
     for axis in reversed(range(len(blocks))):
         stride = geometry.strides[axis]
+        width *= stride * blocks[axis]
         planes = [
             tf.reshape(
-                tf.concat(planes[i : i + stride], axis=-1),
-                [*lead, *blocks[:axis], -1],
+                _side_by_side(planes[i : i + stride]),
+                [*lead, *blocks[:axis], width],
             )
             for i in range(0, len(planes), stride)
         ]
@@ -316,6 +318,18 @@ def _cut(x, cuts) -> tf.Tensor:
     if tuple(cuts) == tuple((0, size) for size in x.shape[2:-1]):
         return x
     return x[(slice(None), slice(None), *itertools.starmap(slice, cuts))]
+
+
+def _side_by_side(parts: list[tf.Tensor]) -> tf.Tensor:
+    """Concatenates along the channels.
+
+    XLA's loops over several short axes are unrolled, which compiles slowly,
+    and go through memory in leaps. A loop over rows does neither.
+    """
+    lead = [task_axis.size(parts[0], i) for i in range(parts[0].shape.rank - 1)]
+    rows = [tf.reshape(part, [-1, part.shape[-1]]) for part in parts]
+    joined = tf.concat(rows, axis=-1)
+    return tf.reshape(joined, [*lead, joined.shape[-1]])
 
 
 def _rows(x: tf.Tensor) -> tf.Tensor:
