@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 
@@ -212,6 +213,10 @@ def _compiled(learner: keras.Model, function):
         )
     if learner.run_eagerly:
         return function
+    if isinstance(learner, Learner):
+        # It decides what XLA compiles.
+        function = functools.partial(learner._in_fastest_way, function)
+        return tf.function(function, autograph=False, reduce_retracing=True)
     return tf.function(
         function,
         autograph=False,

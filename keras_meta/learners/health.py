@@ -101,11 +101,12 @@ class Health:
     @contextlib.contextmanager
     def collecting(self) -> Iterator[Report]:
         """Keeps reports out of the variable; yields where they go instead."""
+        before = self._collected
         self._collected = Report(tf.zeros([3], tf.int32))
         try:
             yield self._collected
         finally:
-            self._collected = None
+            self._collected = before
 
     def merge(self, reports: tf.Tensor, tasks: int) -> None:
         """Keeps the failure at the earliest step of reports on blocks.

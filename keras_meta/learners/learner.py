@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -138,14 +139,20 @@ class Learner(MetaTraining):
             every_step: Whether to return predictions after each inner step,
                 stacked along a new first axis.
         """
+        function = functools.partial(
+            self._adapt_and_predict,
+            training=bool(training),
+            every_step=every_step,
+        )
         with self._reporting():
-            return self._adapt_and_predict(
-                Episode.from_inputs(inputs), bool(training), every_step
-            )
+            if self._is_one_by_one and not training and not every_step:
+                return self._each_task(function, inputs)
+            return function(inputs)
 
     def _adapt_and_predict(
-        self, episode: Episode, training: bool, every_step: bool
+        self, inputs: dict[str, Any], training: bool, every_step: bool
     ):
+        episode = Episode.from_inputs(inputs)
         steps = self._number_of_steps(training)
         start = self._inner_loop.start(episode.tasks)
         carry, outputs = self._unroll(
@@ -184,14 +191,21 @@ class Learner(MetaTraining):
             unadapted initialization. Where the inner loop diverges they are
             not finite.
         """
-        episode = Episode.from_inputs(inputs)
         steps = self._number_of_steps(False) if steps is None else steps
         check_at_least(0, steps=steps)
+        function = functools.partial(self._trajectory, steps=steps)
+        with self._reporting():
+            if not self._is_one_by_one:
+                return function(inputs)
+            swap = functools.partial(keras.tree.map_structure, _swap_first_axes)
+            return swap(self._each_task(lambda x: swap(function(x)), inputs))
+
+    def _trajectory(self, inputs: dict[str, Any], steps: int):
+        episode = Episode.from_inputs(inputs)
         start = self._inner_loop.start(episode.tasks)
         first, _ = self._predict_query(episode, start, False)
         first = keras.tree.map_structure(lambda y: y[tf.newaxis], first)
-        with self._reporting():
-            _, outputs = self._unroll(episode, start, steps, False, True)
+        _, outputs = self._unroll(episode, start, steps, False, True)
         if tf.executing_eagerly():
             # That it diverges is something to look at.
             self._health.check_labels(self._ways)
@@ -513,3 +527,7 @@ class Learner(MetaTraining):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key])
         return cls(**config)
+
+
+def _swap_first_axes(x: tf.Tensor) -> tf.Tensor:
+    return tf.transpose(x, [1, 0, *range(2, x.shape.rank)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
 
@@ -15,13 +13,11 @@ from keras_meta.learners import many_steps
 from keras_meta.learners import task_blocks
 from keras_meta.learners.endless import refuses_endless
 from keras_meta.learners.episode import Episode
-from keras_meta.learners.episode import check_query
-from keras_meta.learners.health import Health
 from keras_meta.learners.health import can_learn_from
+from keras_meta.learners.meta_evaluation import MetaEvaluation
+from keras_meta.learners.meta_evaluation import examples_of_task
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.inner_loss import averages_examples
-from keras_meta.unroll.inner_loss import check_shapes
-from keras_meta.unroll.inner_loss import keras_mask
 
 
 class MetaGradient(NamedTuple):
@@ -50,27 +46,18 @@ class Blocks(NamedTuple):
     jit_compile: bool
 
 
-class MetaTraining(keras.Model):
-    """The half of a `Learner` that turns its `call` into training.
+class MetaTraining(MetaEvaluation):
+    """The part of a `Learner` that turns its `call` into training.
 
     On a CPU, XLA compiles a step on a large meta-batch in blocks of tasks,
     see `task_blocks`, where the loss is a mean over tasks and they share no
     state; the step is the same up to rounding. Large tasks for a convolutional
     network are taken one by one and without XLA, which is slower there.
 
-    It uses `model`, `_inner_loop`, `_resolved_inner_loss` and `_exporting`
-    of the other half.
+    It uses `_inner_loop` of the other part.
     """
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self._health = Health()
-        self._is_watched = False
-        self._avoids_xla = False
-
     fit = refuses_endless(keras.Model.fit)
-    evaluate = refuses_endless(keras.Model.evaluate)
-    predict = refuses_endless(keras.Model.predict)
 
     def train_step(self, data):
         """Takes one meta-training step on a batch of tasks."""
@@ -79,7 +66,7 @@ class MetaTraining(keras.Model):
         x = self._prepare(x)
         if tf.executing_eagerly() or not self._compiles_itself:
             return self._whole_step(x, y, sample_weight)
-        blocks = self._blocks(x, y, sample_weight)
+        blocks = self._blocks(x, sample_weight)
         if blocks is not None:
             try:
                 return self._step_in_blocks(x, y, sample_weight, blocks)
@@ -87,21 +74,6 @@ class MetaTraining(keras.Model):
                 pass
         whole = tf.function(self._whole_step, autograph=False, jit_compile=True)
         return whole(x, y, sample_weight)
-
-    def test_step(self, data):
-        """Evaluates a batch of tasks."""
-        self._check_query(*keras.utils.unpack_x_y_sample_weight(data))
-        return super().test_step(data)
-
-    def _check_query(self, x, y, sample_weight) -> None:
-        """Refuses labels and weights that are not those of the query sets."""
-        check_query(x, y, sample_weight)
-        shape = getattr(self.model, "output_shape", None)
-        is_one = isinstance(shape, tuple) and not keras.tree.is_nested(y)
-        if is_one and (isinstance(self.loss, str) or callable(self.loss)):
-            y = tf.convert_to_tensor(y)
-            predictions = tf.TensorShape([*y.shape[:2], *shape[1:]])
-            check_shapes(self.loss, "query_y", y.shape, predictions)
 
     @property
     def _compiles_itself(self) -> bool:
@@ -120,11 +92,6 @@ class MetaTraining(keras.Model):
             and self._compiles_itself
             and not self._is_distributed
         )
-
-    @property
-    def _is_distributed(self) -> bool:
-        made_in = self._distribute_strategy
-        return made_in is not None or tf.distribute.has_strategy()
 
     def _prepare(self, x: dict[str, Any]) -> dict[str, Any]:
         """Returns the inputs that a step learns from."""
@@ -155,25 +122,16 @@ class MetaTraining(keras.Model):
             jit_compile=blocks.jit_compile,
         )
         self._health.merge(reports, blocks.size)
-        number = reports.shape[0]
-        means = iter(g / number for g in gradients)
+        number = tf.shape(reports)[0]
+        means = iter(g / tf.cast(number, g.dtype) for g in gradients)
         result = MetaGradient(
             [next(means) if is_learned else None for is_learned in learned],
-            loss / number,
+            loss / tf.cast(number, loss.dtype),
             keras.tree.map_structure(task_axis.merge, predictions),
         )
         return self._apply(x, y, sample_weight, result)
 
-    @contextlib.contextmanager
-    def _avoiding_xla(self, avoids: bool) -> Iterator[None]:
-        """Tells what is traced meanwhile whether XLA will not compile it."""
-        before, self._avoids_xla = self._avoids_xla, avoids
-        try:
-            yield
-        finally:
-            self._avoids_xla = before
-
-    def _blocks(self, x, y, sample_weight) -> Blocks | None:
+    def _blocks(self, x, sample_weight) -> Blocks | None:
         """Returns how to take the tasks, or `None` for all at once by XLA.
 
         The mean over blocks must be the mean over tasks, so the loss has to
@@ -183,32 +141,13 @@ class MetaTraining(keras.Model):
             return None
         if not averages_examples(self.loss, sample_weight is not None):
             return None
-        sizes = _sizes(x, y)
-        if sizes is None:
+        bytes_per_task = self._size_of_task(x)
+        if bytes_per_task is None:
             return None
-        tasks, shots, queries = sizes
-        bytes_per_task = task_blocks.working_set(
-            self.model, x["support_x"], shots + queries
-        )
         if task_blocks.is_faster_plain(self.model, bytes_per_task):
             return Blocks(1, jit_compile=False)
-        size = task_blocks.block_size(tasks, bytes_per_task)
+        size = task_blocks.block_size(x["support_y"].shape[0], bytes_per_task)
         return None if size is None else Blocks(size, jit_compile=True)
-
-    def _require_mean_losses(self, predictions) -> None:
-        """Refuses a loss that is no mean over tasks that count alike.
-
-        Losses that layers add may be sums over tasks, and a mask changes
-        what a mean divides by.
-        """
-        if any(
-            keras_mask(y) is not None for y in keras.tree.flatten(predictions)
-        ):
-            raise task_blocks.Inseparable("predictions have a mask")
-        variables = self.trainable_variables
-        regularized = [v for v in variables if v.regularizer is not None]
-        if len(self.losses) > len(regularized):
-            raise task_blocks.Inseparable("layers add losses")
 
     def _meta_gradient(self, x, y, sample_weight) -> MetaGradient:
         """Returns what the tasks say about the learned weights."""
@@ -269,13 +208,8 @@ class MetaTraining(keras.Model):
         """Builds the training step, which stops on what went wrong."""
         if self.train_function is None or force:
             self._build_optimizer()
-            jit_compile = self.jit_compile
-            if self._compiles_itself:
-                self.jit_compile = False
-            try:
+            with self._compiling_itself(self._compiles_itself):
                 super().make_train_function(force)
-            finally:
-                self.jit_compile = jit_compile
             function = self.train_function
             if self._takes_many_steps:
                 function = self._in_one_loop(function)
@@ -300,10 +234,10 @@ class MetaTraining(keras.Model):
     def _make_loop(self, spec):
         """Returns a function of an iterator, or `None` to take single steps."""
         chunk = many_steps.chunk_size(spec, self.steps_per_execution)
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(spec)
-        if chunk is None or _sizes(x, y) is None:
+        x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(spec)
+        if chunk is None or examples_of_task(x) is None:
             return None
-        if self._blocks(x, y, sample_weight) is not None:
+        if self._blocks(x, sample_weight) is not None:
             return None
 
         def step(data):
@@ -323,107 +257,6 @@ class MetaTraining(keras.Model):
         if self.optimizer is not None and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-
-    def _build_metrics(self, iterator) -> None:
-        """Creates the metrics' variables, for the same reason.
-
-        Keras creates them in the step, where it knows the predictions'
-        shape; here it is known for models with one output.
-        """
-        metrics = self._compile_metrics
-        shape = getattr(self.model, "output_shape", None)
-        spec = getattr(iterator, "element_spec", None)
-        if metrics is None or metrics.built or self._is_distributed:
-            return
-        if spec is None or not isinstance(shape, tuple):
-            return
-        _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
-        if isinstance(y, tf.TensorSpec) and y.shape.rank and shape[1:]:
-            metrics.build(
-                keras.KerasTensor(y.shape, y.dtype.name),
-                keras.KerasTensor([*y.shape[:2], *shape[1:]]),
-            )
-
-    def make_test_function(self, force: bool = False):
-        """Builds the evaluation step, which stops on what went wrong."""
-        if self.test_function is None or force:
-            super().make_test_function(force)
-            self.test_function = self._checked(self.test_function)
-        return self.test_function
-
-    def make_predict_function(self, force: bool = False):
-        """Builds the prediction step, which stops on what went wrong."""
-        if self.predict_function is None or force:
-            super().make_predict_function(force)
-            self.predict_function = self._checked(self.predict_function)
-        return self.predict_function
-
-    def _checked(self, function, training: bool = False):
-        def call_and_check(iterator):
-            self._build_metrics(iterator)
-            with self._watched():
-                outputs = function(iterator)
-            self._check_health(training)
-            return outputs
-
-        return call_and_check
-
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Tells that the host looks at the health after what is called."""
-        before, self._is_watched = self._is_watched, True
-        try:
-            yield
-        finally:
-            self._is_watched = before
-
-    @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Keeps failures for the host, unless it will not look.
-
-        A loop of the user's own does not, and a failure that nobody takes
-        would be that of all later steps.
-        """
-        if tf.executing_eagerly() or self._is_watched:
-            yield
-        else:
-            with self._health.collecting():
-                yield
-
-    def _report_health(self, episode: Episode, losses: tf.Tensor) -> None:
-        if self._exporting:
-            return
-        if self._resolved_inner_loss.is_sparse:
-            self._health.report_labels(
-                episode.support_y,
-                self._ways,
-                self._resolved_inner_loss.ignored_class,
-            )
-        self._health.report_inner_losses(losses)
-
-    def _check_health(self, training: bool = False) -> None:
-        self._health.check(self._ways, training)
-
-    @property
-    def _ways(self) -> int | None:
-        shape = getattr(self.model, "output_shape", None)
-        return shape[-1] if isinstance(shape, tuple) else None
-
-
-def _sizes(x: Any, y: Any) -> tuple[int, int, int] | None:
-    """Returns tasks, support and query examples, if all are known.
-
-    What is no episode has none; the step tells what is wrong with it.
-    """
-    if not isinstance(x, dict) or not {"support_x", "support_y"} <= set(x):
-        return None
-    labels = [x["support_y"], keras.tree.flatten(y)[0]]
-    if any(leaf is None or (leaf.shape.rank or 0) < 2 for leaf in labels):
-        return None
-    tasks, shots, queries = (*labels[0].shape[:2], labels[1].shape[1])
-    if None in (tasks, shots, queries):
-        return None
-    return tasks, shots, queries
 
 
 def _densify(gradient):

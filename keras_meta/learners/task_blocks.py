@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
+from keras_meta.unroll import task_axis
 from keras_meta.unroll.rules.convolution import has_all_kernels
 from keras_meta.unroll.rules.convolution import is_convolution
 
@@ -113,7 +114,8 @@ def map_blocks(
             nested tensors to add up and nested tensors to put one after
             another.
         size: Tasks of a block; divides the number of tasks.
-        arguments: Nested tensors, `[tasks, ...]` each, and `None`s.
+        arguments: Nested tensors, `[tasks, ...]` each, and `None`s. The
+            number of tasks may be open.
         jit_compile: Whether XLA compiles it.
 
     Returns:
@@ -124,14 +126,18 @@ def map_blocks(
             numbers, so that the order of the blocks would matter.
     """
     flat = [x for x in keras.tree.flatten(arguments) if x is not None]
-    blocks = flat[0].shape[0] // size
+    blocks = task_axis.size(flat[0], 0) // size
 
     def part(i):
         def cut(x):
             if x is None:
                 return None
-            rest = [0] * (x.shape.rank - 1)
-            return tf.slice(x, [i * size, *rest], [size, *x.shape[1:]])
+            rest = range(1, x.shape.rank)
+            return tf.slice(
+                x,
+                [i * size, *[0 for _ in rest]],
+                [size, *[task_axis.size(x, axis) for axis in rest]],
+            )
 
         return keras.tree.map_structure(cut, arguments)
 
@@ -146,7 +152,7 @@ def map_blocks(
     changes = _changes(traced.graph)
     if changes:
         raise Inseparable(f"the step uses {sorted(changes)}")
-    lanes = min(_cores(), blocks)
+    lanes = min(_cores(), blocks) if isinstance(blocks, int) else _cores()
     ends = [blocks * (lane + 1) // lanes for lane in range(lanes)]
     results = [
         _loop(lambda i: compiled(*part(i)), traced.structured_outputs, i, end)
@@ -159,7 +165,7 @@ def map_blocks(
     )
 
 
-def _loop(function, specs, first: int, end: int):
+def _loop(function, specs, first: int | tf.Tensor, end: int | tf.Tensor):
     """Adds up and stacks what `function` returns for `first` to `end - 1`."""
     sums = keras.tree.map_structure(
         lambda x: tf.zeros(x.shape, x.dtype), specs[0]
@@ -178,7 +184,7 @@ def _loop(function, specs, first: int, end: int):
         return i + 1, sums, arrays
 
     _, sums, arrays = tf.while_loop(
-        lambda i, *_: i < end, body, (tf.constant(first), sums, arrays)
+        lambda i, *_: i < end, body, (tf.convert_to_tensor(first), sums, arrays)
     )
     return sums, keras.tree.map_structure(lambda array: array.stack(), arrays)
 

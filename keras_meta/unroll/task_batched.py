@@ -181,7 +181,7 @@ class TaskBatched:
     ) -> TaskOutputs:
         first = keras.tree.flatten(inputs)[0]
         tasks = task_axis.size(first, 0)
-        xla = xla or _is_traced_for_xla()
+        xla = xla or is_traced_for_xla()
         # One task needs no batching, and XLA compiles batched products into
         # faster code than convolutions.
         is_one = isinstance(tasks, int) and tasks == 1
@@ -260,7 +260,7 @@ class TaskBatched:
         )
 
 
-def _is_traced_for_xla() -> bool:
+def is_traced_for_xla() -> bool:
     """Whether a caller's `tf.function(jit_compile=True)` is being traced."""
     if tf.executing_eagerly():
         return False

@@ -26,22 +26,6 @@ _BATCHES = 2
 _TASKS = 3
 
 
-@pytest.fixture
-def plain(monkeypatch):
-    """Takes all tasks one by one; collects how they were taken."""
-    taken = []
-    map_blocks = task_blocks.map_blocks
-
-    def spy(function, size, arguments, jit_compile):
-        results = map_blocks(function, size, arguments, jit_compile=jit_compile)
-        taken.append((size, jit_compile))
-        return results
-
-    monkeypatch.setattr(task_blocks, "is_faster_plain", lambda *_: True)
-    monkeypatch.setattr(task_blocks, "map_blocks", spy)
-    return taken
-
-
 def _fit(make, data, **options):
     keras.utils.set_random_seed(0)
     learner = compiled(

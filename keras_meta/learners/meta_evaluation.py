@@ -1,0 +1,287 @@
+"""Evaluation and prediction, and the functions that Keras runs for them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_meta.learners import task_blocks
+from keras_meta.learners.endless import refuses_endless
+from keras_meta.learners.episode import Episode
+from keras_meta.learners.episode import check_query
+from keras_meta.learners.health import Health
+from keras_meta.unroll import task_axis
+from keras_meta.unroll.inner_loss import check_shapes
+from keras_meta.unroll.inner_loss import keras_mask
+from keras_meta.unroll.task_batched import is_traced_for_xla
+
+
+class MetaEvaluation(keras.Model):
+    """The part of a `Learner` that evaluates and predicts.
+
+    XLA compiles a step on all tasks. On a CPU, large tasks for a convolutional
+    network are taken one by one and without XLA, which is slower there; see
+    `task_blocks`.
+
+    It uses `model`, `_resolved_inner_loss` and `_exporting` of the other
+    parts.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._health = Health()
+        self._is_watched = False
+        self._avoids_xla = False
+        self._is_one_by_one = False
+
+    evaluate = refuses_endless(keras.Model.evaluate)
+    predict = refuses_endless(keras.Model.predict)
+
+    def test_step(self, data):
+        """Evaluates a batch of tasks."""
+        self._check_query(*keras.utils.unpack_x_y_sample_weight(data))
+        return self._in_fastest_way(super().test_step, data)
+
+    def predict_step(self, data):
+        """Predicts the query sets of a batch of tasks."""
+        return self._in_fastest_way(super().predict_step, data)
+
+    def make_test_function(self, force: bool = False):
+        """Builds the evaluation step, which stops on what went wrong."""
+        if self.test_function is None or force:
+            is_own = type(self).test_step is MetaEvaluation.test_step
+            with self._compiling_itself(is_own):
+                super().make_test_function(force)
+            self.test_function = self._checked(self.test_function)
+        return self.test_function
+
+    def make_predict_function(self, force: bool = False):
+        """Builds the prediction step, which stops on what went wrong."""
+        if self.predict_function is None or force:
+            is_own = type(self).predict_step is MetaEvaluation.predict_step
+            with self._compiling_itself(is_own):
+                super().make_predict_function(force)
+            self.predict_function = self._checked(self.predict_function)
+        return self.predict_function
+
+    # How tasks are taken.
+
+    def _in_fastest_way(self, function: Callable[[Any], Any], data: Any):
+        """Calls a function that predicts the query sets of a batch.
+
+        Args:
+            function: A function of `data`. It calls this learner.
+            data: A batch of tasks, as Keras takes it.
+
+        Returns:
+            What `function` returns.
+        """
+        compiles_itself = self.jit_compile and not is_traced_for_xla()
+        if tf.executing_eagerly() or not compiles_itself:
+            return function(data)
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        size = self._size_of_task(x)
+        if size and task_blocks.is_faster_plain(self.model, size):
+            with (
+                contextlib.suppress(task_blocks.Inseparable),
+                self._taking_one_by_one(),
+            ):
+                return function(data)
+        whole = tf.function(function, autograph=False, jit_compile=True)
+        return whole(data)
+
+    def _each_task(self, function: Callable[[Any], Any], inputs: Any):
+        """Returns what a function returns for each task, one after another.
+
+        Args:
+            function: A function of `inputs` of one task. It returns
+                predictions `[1, ...]`.
+            inputs: See `Learner.call`.
+
+        Returns:
+            Predictions `[tasks, ...]`.
+
+        Raises:
+            task_blocks.Inseparable: If tasks depend on each other.
+        """
+
+        def block(inputs):
+            with (
+                self._health.collecting() as report,
+                self._avoiding_xla(True),
+            ):
+                outputs = function(inputs)
+            self._require_mean_losses(outputs)
+            return (), (outputs, report.value)
+
+        inputs = Episode.from_inputs(inputs).as_inputs()
+        _, (outputs, reports) = task_blocks.map_blocks(
+            block, 1, (inputs,), jit_compile=False
+        )
+        self._health.merge(reports, 1)
+        return keras.tree.map_structure(task_axis.merge, outputs)
+
+    def _size_of_task(self, x: Any) -> int | None:
+        """Returns what one operation on one task reads and writes, bytes.
+
+        `None` means that the number of examples is not known.
+        """
+        examples = examples_of_task(x)
+        if examples is None:
+            return None
+        return task_blocks.working_set(self.model, x["support_x"], examples)
+
+    def _require_mean_losses(self, predictions) -> None:
+        """Refuses a loss that is no mean over tasks that count alike.
+
+        Losses that layers add may be sums over tasks, and a mask changes
+        what a mean divides by.
+        """
+        if any(
+            keras_mask(y) is not None for y in keras.tree.flatten(predictions)
+        ):
+            raise task_blocks.Inseparable("predictions have a mask")
+        variables = self.trainable_variables
+        regularized = [v for v in variables if v.regularizer is not None]
+        if len(self.losses) > len(regularized):
+            raise task_blocks.Inseparable("layers add losses")
+
+    @contextlib.contextmanager
+    def _taking_one_by_one(self) -> Iterator[None]:
+        """Lets what calls this learner meanwhile take tasks one by one."""
+        before, self._is_one_by_one = self._is_one_by_one, True
+        try:
+            yield
+        finally:
+            self._is_one_by_one = before
+
+    @contextlib.contextmanager
+    def _avoiding_xla(self, avoids: bool) -> Iterator[None]:
+        """Tells what is traced meanwhile whether XLA will not compile it."""
+        before, self._avoids_xla = self._avoids_xla, avoids
+        try:
+            yield
+        finally:
+            self._avoids_xla = before
+
+    @contextlib.contextmanager
+    def _compiling_itself(self, does: bool) -> Iterator[None]:
+        """Keeps Keras from compiling a step that decides about it itself."""
+        before = self.jit_compile
+        self.jit_compile = before and not does
+        try:
+            yield
+        finally:
+            self.jit_compile = before
+
+    # What can go wrong.
+
+    def _check_query(self, x, y, sample_weight) -> None:
+        """Refuses labels and weights that are not those of the query sets."""
+        check_query(x, y, sample_weight)
+        shape = getattr(self.model, "output_shape", None)
+        is_one = isinstance(shape, tuple) and not keras.tree.is_nested(y)
+        if is_one and (isinstance(self.loss, str) or callable(self.loss)):
+            y = tf.convert_to_tensor(y)
+            predictions = tf.TensorShape([*y.shape[:2], *shape[1:]])
+            check_shapes(self.loss, "query_y", y.shape, predictions)
+
+    def _checked(self, function, training: bool = False):
+        def call_and_check(iterator):
+            self._build_metrics(iterator)
+            with self._watched():
+                outputs = function(iterator)
+            self._check_health(training)
+            return outputs
+
+        return call_and_check
+
+    def _build_metrics(self, iterator) -> None:
+        """Creates the metrics' variables.
+
+        A step that creates variables is traced twice. Keras creates these in
+        the step, where it knows the predictions' shape; here it is known for
+        models with one output.
+        """
+        metrics = self._compile_metrics
+        shape = getattr(self.model, "output_shape", None)
+        spec = getattr(iterator, "element_spec", None)
+        if metrics is None or metrics.built or self._is_distributed:
+            return
+        if spec is None or not isinstance(shape, tuple):
+            return
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
+        if isinstance(y, tf.TensorSpec) and y.shape.rank and shape[1:]:
+            metrics.build(
+                keras.KerasTensor(y.shape, y.dtype.name),
+                keras.KerasTensor([*y.shape[:2], *shape[1:]]),
+            )
+
+    @property
+    def _is_distributed(self) -> bool:
+        made_in = self._distribute_strategy
+        return made_in is not None or tf.distribute.has_strategy()
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Tells that the host looks at the health after what is called."""
+        before, self._is_watched = self._is_watched, True
+        try:
+            yield
+        finally:
+            self._is_watched = before
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Keeps failures for the host, unless it will not look.
+
+        A loop of the user's own does not, and a failure that nobody takes
+        would be that of all later steps.
+        """
+        if tf.executing_eagerly() or self._is_watched:
+            yield
+        else:
+            with self._health.collecting():
+                yield
+
+    def _report_health(self, episode: Episode, losses: tf.Tensor) -> None:
+        if self._exporting:
+            return
+        if self._resolved_inner_loss.is_sparse:
+            self._health.report_labels(
+                episode.support_y,
+                self._ways,
+                self._resolved_inner_loss.ignored_class,
+            )
+        self._health.report_inner_losses(losses)
+
+    def _check_health(self, training: bool = False) -> None:
+        self._health.check(self._ways, training)
+
+    @property
+    def _ways(self) -> int | None:
+        shape = getattr(self.model, "output_shape", None)
+        return shape[-1] if isinstance(shape, tuple) else None
+
+
+def examples_of_task(x: Any) -> int | None:
+    """Returns the number of support and query examples, if it is known.
+
+    What is no episode has none; the step tells what is wrong with it.
+
+    Args:
+        x: Tensors or their specs as `Learner.call` takes them.
+    """
+    required = {"support_x", "support_y", "query_x"}
+    if not isinstance(x, dict) or not required <= set(x):
+        return None
+    leaves = [x["support_y"], keras.tree.flatten(x["query_x"])[0]]
+    if any(leaf is None or (leaf.shape.rank or 0) < 2 for leaf in leaves):
+        return None
+    shots, queries = (leaf.shape[1] for leaf in leaves)
+    return None if None in (shots, queries) else shots + queries

@@ -1,0 +1,183 @@
+"""Tasks evaluated one by one, without XLA, as all tasks at once."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_meta
+
+from .helpers import WAYS
+from .helpers import assert_same_weights
+from .helpers import classification
+from .helpers import compiled
+from .helpers import convolutional_net
+from .helpers import crossentropy
+from .helpers import dataset
+
+pytestmark = pytest.mark.skipif(
+    bool(tf.config.list_logical_devices("GPU")),
+    reason="tasks are taken one by one on the CPU",
+)
+
+_BATCHES, _TASKS = 2, 3
+
+
+def _data():
+    data = classification(_BATCHES, _TASKS, shape=(6, 6, 1))
+    return dataset(data)
+
+
+def _compiled(make, **options):
+    keras.utils.set_random_seed(0)
+    return compiled(
+        make(), loss=crossentropy(), metrics=["accuracy"], **options
+    )
+
+
+def _maml(**options):
+    return keras_meta.MAML(convolutional_net(pool="max"), 0.1, **options)
+
+
+def _two_outputs():
+    net = convolutional_net()
+    outputs = [net.outputs[0], keras.layers.Dense(WAYS)(net.layers[-2].output)]
+    return keras_meta.MAML(
+        keras.Model(net.inputs, outputs),
+        0.1,
+        inner_loss=lambda y, outputs: crossentropy()(y, outputs[0]),
+    )
+
+
+_LEARNERS = {
+    "steps": lambda: _maml(steps=2),
+    "more steps than in training": lambda: _maml(evaluation_steps=12),
+    "support statistics": lambda: _maml(batch_statistics="support"),
+    "moving averages": lambda: _maml(batch_statistics="running"),
+    "anil": lambda: keras_meta.ANIL(convolutional_net(), 0.1, steps=2),
+    "reptile": lambda: keras_meta.Reptile(
+        convolutional_net(), steps=3, batch_size=2
+    ),
+}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", _LEARNERS)
+def test_learners(name, plain):
+    make = _LEARNERS[name]
+    learner, expected = _compiled(make, jit_compile=True), _compiled(make)
+    data = _data()
+    results = learner.evaluate(data, return_dict=True, verbose=0)
+    predictions = learner.predict(data, verbose=0)
+    assert plain == [(1, False)] * 2
+    others = expected.evaluate(data, return_dict=True, verbose=0)
+    assert results == pytest.approx(others, abs=1e-9)
+    np.testing.assert_allclose(
+        predictions, expected.predict(data, verbose=0), atol=1e-9
+    )
+
+
+@pytest.mark.usefixtures("float64")
+def test_every_task_and_every_step_alone(plain):
+    make = _LEARNERS["steps"]
+    learner, expected = _compiled(make, jit_compile=True), _compiled(make)
+    data, tasks = _data(), _BATCHES * _TASKS
+    intervals = keras_meta.evaluate_tasks(learner, data, tasks)
+    curves = keras_meta.adaptation_curve(learner, data, tasks, steps=3)
+    assert plain == [(1, False)] * 2
+    others = keras_meta.evaluate_tasks(expected, data, tasks)
+    for name, interval in intervals.items():
+        assert interval.mean == pytest.approx(others[name].mean, abs=1e-6)
+    others = keras_meta.adaptation_curve(expected, data, tasks, steps=3)
+    for name, curve in curves.items():
+        assert curve.mean.shape == (4,)
+        np.testing.assert_allclose(curve.mean, others[name].mean, atol=1e-6)
+        np.testing.assert_allclose(
+            curve.half_width, others[name].half_width, atol=1e-6
+        )
+
+
+def test_several_outputs(plain):
+    learners = [
+        compiled(_two_outputs(), loss=[crossentropy()] * 2, jit_compile=jit)
+        for jit in (True, False)
+    ]
+    learners[1].set_weights(learners[0].get_weights())
+    x = _data().map(lambda x, _: x)
+    predictions = [learner.predict(x, verbose=0) for learner in learners]
+    assert plain == [(1, False)]
+    for one, other in zip(*predictions, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_validation_while_training(plain):
+    learner = _compiled(_maml, jit_compile=True)
+    history = learner.fit(
+        _data(), validation_data=_data(), epochs=2, verbose=0, shuffle=False
+    )
+    assert plain == [(1, False)] * 2
+    last = learner.evaluate(_data(), return_dict=True, verbose=0)
+    assert history.history["val_loss"][-1] == pytest.approx(last["loss"])
+
+
+@pytest.mark.parametrize("measure", ["evaluate", "predict"])
+def test_a_failure_names_the_task(measure, plain):
+    x, y = classification(_BATCHES, _TASKS, shape=(6, 6, 1))
+    x["support_x"][0, 2] = np.nan
+    learner = _compiled(_maml, jit_compile=True)
+    with pytest.raises(FloatingPointError, match="inner step 0 of task 2 "):
+        getattr(learner, measure)(dataset((x, y)), verbose=0)
+    assert plain == [(1, False)]
+
+
+def test_a_label_out_of_range_is_named(plain):
+    x, y = classification(_BATCHES, _TASKS, shape=(6, 6, 1))
+    x["support_y"][1, 2, 0] = WAYS
+    learner = _compiled(_maml, jit_compile=True)
+    with pytest.raises(ValueError, match=r"Labels must be in 0\.\.2.* Task 2 "):
+        learner.evaluate(dataset((x, y)), verbose=0)
+    assert plain == [(1, False)]
+
+
+def test_losses_that_layers_add_go_through_xla(plain):
+    def make():
+        net = convolutional_net()
+        head = keras.layers.Dense(WAYS, activity_regularizer="l2")
+        outputs = head(net.layers[-2].output)
+        return keras_meta.MAML(keras.Model(net.inputs, outputs), 0.1)
+
+    results = [
+        _compiled(make, jit_compile=jit).evaluate(
+            _data(), return_dict=True, verbose=0
+        )
+        for jit in (True, False)
+    ]
+    assert not plain
+    assert results[0] == pytest.approx(results[1], abs=1e-5)
+
+
+def test_an_own_step_is_compiled_as_a_whole(plain):
+    class Own(keras_meta.MAML):
+        def test_step(self, data):
+            logs = super().test_step(data)
+            return {**logs, "twice": 2 * logs["loss"]}
+
+    learner = _compiled(lambda: Own(convolutional_net(), 0.1), jit_compile=True)
+    logs = learner.evaluate(_data(), return_dict=True, verbose=0)
+    assert logs["twice"] == pytest.approx(2 * logs["loss"])
+    assert not plain
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("tasks", [1, 4])
+def test_open_numbers_of_tasks(tasks, plain):
+    data = _data().unbatch().batch(tasks)
+    assert data.element_spec[1].shape[0] is None
+    learner, expected = _compiled(_maml, jit_compile=True), _compiled(_maml)
+    results = []
+    for each in (learner, expected):
+        each.fit(data, verbose=0, shuffle=False)
+        results.append(each.evaluate(data, return_dict=True, verbose=0))
+    assert plain == [(1, False)] * 2
+    assert results[0] == pytest.approx(results[1], abs=1e-9)
+    assert_same_weights(learner, expected, atol=1e-9)
