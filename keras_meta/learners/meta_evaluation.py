@@ -81,8 +81,7 @@ class MetaEvaluation(keras.Model):
         Returns:
             What `function` returns.
         """
-        compiles_itself = self.jit_compile and not is_traced_for_xla()
-        if tf.executing_eagerly() or not compiles_itself:
+        if not self._may_go_task_by_task:
             return function(data)
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         size = self._size_of_task(x)
@@ -92,8 +91,16 @@ class MetaEvaluation(keras.Model):
                 self._taking_one_by_one(),
             ):
                 return function(data)
-        whole = tf.function(function, autograph=False, jit_compile=True)
-        return whole(data)
+        if self.jit_compile:
+            function = tf.function(function, autograph=False, jit_compile=True)
+        return function(data)
+
+    @property
+    def _may_go_task_by_task(self) -> bool:
+        """Whether a graph is made that neither XLA nor replicas share out."""
+        if tf.executing_eagerly() or is_traced_for_xla():
+            return False
+        return not self._is_distributed
 
     def _each_task(self, function: Callable[[Any], Any], inputs: Any):
         """Returns what a function returns for each task, one after another.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 from typing import NamedTuple
 
@@ -64,15 +65,14 @@ class MetaTraining(MetaEvaluation):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._check_query(x, y, sample_weight)
         x = self._prepare(x)
-        if tf.executing_eagerly() or not self._compiles_itself:
-            return self._whole_step(x, y, sample_weight)
-        blocks = self._blocks(x, sample_weight)
-        if blocks is not None:
-            try:
-                return self._step_in_blocks(x, y, sample_weight, blocks)
-            except task_blocks.Inseparable:
-                pass
-        whole = tf.function(self._whole_step, autograph=False, jit_compile=True)
+        if self._has_own_step and self._may_go_task_by_task:
+            blocks = self._blocks(x, sample_weight)
+            if blocks is not None:
+                with contextlib.suppress(task_blocks.Inseparable):
+                    return self._step_in_blocks(x, y, sample_weight, blocks)
+        whole = self._whole_step
+        if self._compiles_itself and not tf.executing_eagerly():
+            whole = tf.function(whole, autograph=False, jit_compile=True)
         return whole(x, y, sample_weight)
 
     @property
@@ -81,8 +81,11 @@ class MetaTraining(MetaEvaluation):
 
         A subclass's own step is compiled as a whole, as Keras does it.
         """
-        is_own = type(self).train_step is MetaTraining.train_step
-        return is_own and bool(self.jit_compile)
+        return self._has_own_step and bool(self.jit_compile)
+
+    @property
+    def _has_own_step(self) -> bool:
+        return type(self).train_step is MetaTraining.train_step
 
     @property
     def _takes_many_steps(self) -> bool:
@@ -146,6 +149,8 @@ class MetaTraining(MetaEvaluation):
             return None
         if task_blocks.is_faster_plain(self.model, bytes_per_task):
             return Blocks(1, jit_compile=False)
+        if not self.jit_compile:
+            return None
         size = task_blocks.block_size(x["support_y"].shape[0], bytes_per_task)
         return None if size is None else Blocks(size, jit_compile=True)
 

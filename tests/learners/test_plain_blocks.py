@@ -96,7 +96,7 @@ _COVERED = ("one step", "first order", "support statistics", "step weights")
 def test_learners(name, plain):
     make, data = _LEARNERS[name], _images()
     one_by_one = _fit(make, data, jit_compile=True)
-    assert_equal_fits(one_by_one, _fit(make, data), 1e-9)
+    assert_equal_fits(one_by_one, _fit(make, data, run_eagerly=True), 1e-9)
     assert plain == [(1, False)]
 
 
@@ -106,7 +106,9 @@ def test_fused_kernels_equal_float64(plain):
     assert plain == [(1, False)]
     keras.config.set_floatx("float64")
     try:
-        expected, losses = _fit(_LEARNERS["laid out"], _images())
+        expected, losses = _fit(
+            _LEARNERS["laid out"], _images(), run_eagerly=True
+        )
     finally:
         keras.config.set_floatx("float32")
     np.testing.assert_allclose(history["loss"], losses["loss"], atol=1e-5)
@@ -119,6 +121,36 @@ def test_a_failure_names_the_task(plain):
     with pytest.raises(FloatingPointError, match="inner step 0 of task 2 "):
         _fit(_maml, (x, y), jit_compile=True)
     assert plain == [(1, False)]
+
+
+class _Scale(keras.layers.Layer):
+    """A layer that no rule knows."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[1:], initializer="ones")
+
+    def call(self, x):
+        return x * self.scale
+
+
+def _unknown_layer():
+    layers = convolutional_net().layers
+    return keras_meta.MAML(
+        keras.Sequential([keras.Input([6, 6, 1]), *layers[:-1], _Scale()]),
+        0.1,
+        steps=2,
+    )
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("make", "jit_compile"), [(_maml, False), (_unknown_layer, "auto")]
+)
+def test_also_where_xla_is_off(make, jit_compile, plain):
+    one_by_one = _fit(make, _images(), jit_compile=jit_compile)
+    assert not one_by_one[0].jit_compile
+    assert plain == [(1, False)]
+    assert_equal_fits(one_by_one, _fit(make, _images(), run_eagerly=True), 1e-9)
 
 
 def test_random_numbers_go_through_xla(plain):
