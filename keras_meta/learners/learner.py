@@ -18,6 +18,7 @@ from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.meta_training import MetaTraining
 from keras_meta.learners.signature import default_signature
+from keras_meta.learners.task_blocks import Inseparable
 from keras_meta.unroll.checkpoint import checkpointed_unroll
 from keras_meta.unroll.checkpoint import segment_length
 from keras_meta.unroll.inner_loop import Carry
@@ -145,9 +146,11 @@ class Learner(MetaTraining):
             every_step=every_step,
         )
         with self._reporting():
-            if self._is_one_by_one and not training and not every_step:
-                return self._each_task(function, inputs)
-            return function(inputs)
+            if not self._is_one_by_one:
+                return function(inputs)
+            if training or every_step:
+                raise Inseparable("training takes blocks of its own")
+            return self._each_task(function, inputs)
 
     def _adapt_and_predict(
         self, inputs: dict[str, Any], training: bool, every_step: bool

@@ -24,9 +24,9 @@ from keras_meta.unroll.task_batched import is_traced_for_xla
 class MetaEvaluation(keras.Model):
     """The part of a `Learner` that evaluates and predicts.
 
-    XLA compiles a step on all tasks. On a CPU, large tasks for a convolutional
-    network are taken one by one and without XLA, which is slower there; see
-    `task_blocks`.
+    A step takes all tasks at once, compiled by XLA where training is. On a
+    CPU, large tasks for a convolutional network are taken one by one and
+    without XLA, which is slower there; see `task_blocks`.
 
     It uses `model`, `_resolved_inner_loss` and `_exporting` of the other
     parts.
@@ -64,7 +64,9 @@ class MetaEvaluation(keras.Model):
         """Builds the prediction step, which stops on what went wrong."""
         if self.predict_function is None or force:
             is_own = type(self).predict_step is MetaEvaluation.predict_step
-            with self._compiling_itself(is_own):
+            # Keras traces each of several steps anew unless it compiles them.
+            is_one = self.steps_per_execution == 1
+            with self._compiling_itself(is_own and is_one):
                 super().make_predict_function(force)
             self.predict_function = self._checked(self.predict_function)
         return self.predict_function
@@ -81,26 +83,33 @@ class MetaEvaluation(keras.Model):
         Returns:
             What `function` returns.
         """
-        if not self._may_go_task_by_task:
-            return function(data)
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        size = self._size_of_task(x)
-        if size and task_blocks.is_faster_plain(self.model, size):
+        if self._may_go_task_by_task and self._is_faster_plain(data):
             with (
                 contextlib.suppress(task_blocks.Inseparable),
                 self._taking_one_by_one(),
             ):
                 return function(data)
-        if self.jit_compile:
+        is_graph = not tf.executing_eagerly() and not is_traced_for_xla()
+        if self.jit_compile and is_graph:
             function = tf.function(function, autograph=False, jit_compile=True)
         return function(data)
 
     @property
     def _may_go_task_by_task(self) -> bool:
-        """Whether a graph is made that neither XLA nor replicas share out."""
+        """Whether a graph is made that nobody else takes apart or compiles."""
         if tf.executing_eagerly() or is_traced_for_xla():
             return False
         return not self._is_distributed
+
+    def _is_faster_plain(self, data: Any) -> bool:
+        """See `task_blocks.is_faster_plain`."""
+        if not task_blocks.has_plain_kernels(self.model):
+            return False
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        size = self._size_of_task(x)
+        return size is not None and task_blocks.is_faster_plain(
+            self.model, size
+        )
 
     def _each_task(self, function: Callable[[Any], Any], inputs: Any):
         """Returns what a function returns for each task, one after another.
@@ -123,7 +132,7 @@ class MetaEvaluation(keras.Model):
                 self._avoiding_xla(True),
             ):
                 outputs = function(inputs)
-            self._require_mean_losses(outputs)
+            self._require_separable(outputs)
             return (), (outputs, report.value)
 
         inputs = Episode.from_inputs(inputs).as_inputs()
@@ -143,8 +152,8 @@ class MetaEvaluation(keras.Model):
             return None
         return task_blocks.working_set(self.model, x["support_x"], examples)
 
-    def _require_mean_losses(self, predictions) -> None:
-        """Refuses a loss that is no mean over tasks that count alike.
+    def _require_separable(self, predictions) -> None:
+        """Refuses what is not told by the predictions of each task alone.
 
         Losses that layers add may be sums over tasks, and a mask changes
         what a mean divides by.
@@ -287,8 +296,16 @@ def examples_of_task(x: Any) -> int | None:
     required = {"support_x", "support_y", "query_x"}
     if not isinstance(x, dict) or not required <= set(x):
         return None
-    leaves = [x["support_y"], keras.tree.flatten(x["query_x"])[0]]
-    if any(leaf is None or (leaf.shape.rank or 0) < 2 for leaf in leaves):
+    support, labels, queries = (
+        keras.tree.flatten(x[name])
+        for name in ("support_x", "support_y", "query_x")
+    )
+    if len(labels) != 1 or len(support) != len(queries):
         return None
-    shots, queries = (leaf.shape[1] for leaf in leaves)
+    ranks = [leaf.shape.rank or 0 for leaf in (*support, *queries)]
+    if min(*ranks, labels[0].shape.rank or 0) < 2:
+        return None
+    if ranks[: len(support)] != ranks[len(support) :]:
+        return None
+    shots, queries = labels[0].shape[1], queries[0].shape[1]
     return None if None in (shots, queries) else shots + queries

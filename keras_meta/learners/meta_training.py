@@ -113,7 +113,7 @@ class MetaTraining(MetaEvaluation):
                 self._avoiding_xla(not blocks.jit_compile),
             ):
                 result = self._meta_gradient(*arguments)
-            self._require_mean_losses(result.predictions)
+            self._require_separable(result.predictions)
             learned[:] = [g is not None for g in result.gradients]
             gradients = [g for g in result.gradients if g is not None]
             return (gradients, result.loss), (result.predictions, report.value)
@@ -135,7 +135,7 @@ class MetaTraining(MetaEvaluation):
         return self._apply(x, y, sample_weight, result)
 
     def _blocks(self, x, sample_weight) -> Blocks | None:
-        """Returns how to take the tasks, or `None` for all at once by XLA.
+        """Returns how to take the tasks, or `None` for all at once.
 
         The mean over blocks must be the mean over tasks, so the loss has to
         be one that is known to treat every example alone.

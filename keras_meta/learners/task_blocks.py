@@ -77,6 +77,20 @@ def working_set(model: keras.Model, inputs: Any, examples: int) -> int:
     return weights + examples * largest
 
 
+def has_plain_kernels(model: keras.Model) -> bool:
+    """Whether a network convolves by kernels that TensorFlow has on the CPU.
+
+    Args:
+        model: The network.
+    """
+    if tf.config.list_logical_devices("GPU"):
+        return False
+    layers = list(model._flatten_layers())
+    return any(map(is_convolution, layers)) and all(
+        map(has_all_kernels, layers)
+    )
+
+
 def is_faster_plain(model: keras.Model, bytes_per_task: int) -> bool:
     """Whether tasks are faster one by one and without XLA.
 
@@ -87,14 +101,7 @@ def is_faster_plain(model: keras.Model, bytes_per_task: int) -> bool:
         model: The network.
         bytes_per_task: See `block_size`.
     """
-    if tf.config.list_logical_devices("GPU"):
-        return False
-    layers = list(model._flatten_layers())
-    return (
-        bytes_per_task > _PATCHES_BYTES
-        and any(map(is_convolution, layers))
-        and all(map(has_all_kernels, layers))
-    )
+    return bytes_per_task > _PATCHES_BYTES and has_plain_kernels(model)
 
 
 def map_blocks(
@@ -152,6 +159,8 @@ def map_blocks(
     changes = _changes(traced.graph)
     if changes:
         raise Inseparable(f"the step uses {sorted(changes)}")
+    if not isinstance(blocks, int):
+        _require_known_shapes(traced.structured_outputs[1])
     lanes = min(_cores(), blocks) if isinstance(blocks, int) else _cores()
     ends = [blocks * (lane + 1) // lanes for lane in range(lanes)]
     results = [
@@ -163,6 +172,12 @@ def map_blocks(
         keras.tree.map_structure(lambda *xs: tf.add_n(xs), *sums),
         keras.tree.map_structure(lambda *xs: tf.concat(xs, 0), *stacks),
     )
+
+
+def _require_known_shapes(specs) -> None:
+    """Refuses what a loop without a turn could not stack."""
+    if not all(x.shape.is_fully_defined() for x in keras.tree.flatten(specs)):
+        raise Inseparable("neither tasks nor outputs have known sizes")
 
 
 def _loop(function, specs, first: int | tf.Tensor, end: int | tf.Tensor):

@@ -14,6 +14,8 @@ from .helpers import compiled
 from .helpers import convolutional_net
 from .helpers import crossentropy
 from .helpers import dataset
+from .helpers import mlp
+from .helpers import refuses
 
 pytestmark = pytest.mark.skipif(
     bool(tf.config.list_logical_devices("GPU")),
@@ -143,6 +145,17 @@ def test_a_label_out_of_range_is_named(plain):
     assert plain == [(1, False)]
 
 
+def test_what_is_no_episode_is_told_as_ever():
+    x, y = classification(_BATCHES, _TASKS, shape=(6, 6, 1))
+    learner = _compiled(_maml, jit_compile=True)
+    flat = {**x, "support_x": x["support_x"][:, :, 0]}
+    with refuses(ValueError, "`support_x` and `query_x` must have the same"):
+        learner.evaluate(dataset((flat, y)), verbose=0)
+    several = {**x, "support_y": (x["support_y"], x["support_y"])}
+    with refuses(ValueError, "`support_y` must be one tensor"):
+        learner.fit(dataset((several, y)), verbose=0, shuffle=False)
+
+
 def test_losses_that_layers_add_go_through_xla(plain):
     def make():
         net = convolutional_net()
@@ -185,3 +198,66 @@ def test_open_numbers_of_tasks(tasks, plain):
     assert plain == [(1, False)] * 2
     assert results[0] == pytest.approx(results[1], abs=1e-9)
     assert_same_weights(learner, expected, atol=1e-9)
+
+
+def test_open_sizes_of_images_go_all_at_once(plain):
+    """A loop without a turn could not tell the shape of what it returns."""
+    inputs = keras.Input([None, None, 1])
+    outputs = keras.layers.Conv2D(WAYS, 3, padding="same")(inputs)
+    net = keras.Model(inputs, outputs)
+    (x, _), spec = classification(None, _TASKS, shape=(6, 6, 1)), tf.TensorSpec
+    labels = np.zeros([_TASKS, 6, 6, 6], "int32")
+    x = {**x, "support_y": labels}
+    images = spec([None, 6, None, None, 1], "float32")
+    each = spec([None, 6, None, None], "int32")
+    shapes = {"support_x": images, "support_y": each, "query_x": images}
+    data = tf.data.Dataset.from_generator(
+        lambda: iter([(x, labels)]), output_signature=(shapes, each)
+    )
+    learner = _compiled(lambda: keras_meta.MAML(net, 0.1), jit_compile=False)
+    results = learner.evaluate(data, return_dict=True, verbose=0)
+    eager = _compiled(lambda: learner, run_eagerly=True)
+    assert not plain
+    assert results == pytest.approx(
+        eager.evaluate(data, return_dict=True, verbose=0), abs=1e-5
+    )
+
+
+def test_a_call_of_ones_own_that_asks_for_every_step(plain):
+    class Average(keras_meta.MAML):
+        def call(self, inputs, training=None):
+            predictions = super().call(inputs, training, every_step=True)
+            return tf.reduce_mean(predictions, axis=0)
+
+    def make():
+        return Average(convolutional_net(), 0.1, steps=2)
+
+    learner, expected = _compiled(make, jit_compile=True), _eager(make)
+    np.testing.assert_allclose(
+        learner.predict(_data(), verbose=0),
+        expected.predict(_data(), verbose=0),
+        atol=1e-5,
+    )
+    assert not plain
+
+
+def test_predicting_many_batches_at_a_time_traces_one():
+    class Counting(keras_meta.MAML):
+        traces = 0
+
+        def call(self, inputs, training=None):
+            type(self).traces += 1
+            return super().call(inputs, training)
+
+    data = dataset(classification(4, _TASKS, shape=(2,)))
+    learner = compiled(
+        Counting(mlp(WAYS), 0.1),
+        loss=crossentropy(),
+        jit_compile=True,
+        steps_per_execution=4,
+    )
+    together = learner.predict(data, verbose=0)
+    assert Counting.traces == 1
+    learner.compile("sgd", crossentropy(), jit_compile=False)
+    one_by_one = learner.predict(data, verbose=0)
+    np.testing.assert_allclose(together, one_by_one, atol=1e-5)
