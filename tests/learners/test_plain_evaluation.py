@@ -68,8 +68,18 @@ _LEARNERS = {
 }
 
 
+# What the others nearly cover.
+_COVERED = ("steps", "moving averages", "anil", "reptile")
+
+
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", _LEARNERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in _COVERED))
+        for name in _LEARNERS
+    ],
+)
 def test_learners(name, plain):
     make = _LEARNERS[name]
     learner, expected = _compiled(make, jit_compile=True), _eager(make)
