@@ -144,6 +144,10 @@ class MetaTraining(MetaEvaluation):
             return None
         if not averages_examples(self.loss, sample_weight is not None):
             return None
+        if not self.jit_compile and not task_blocks.has_plain_kernels(
+            self.model
+        ):
+            return None
         bytes_per_task = self._size_of_task(x)
         if bytes_per_task is None:
             return None
