@@ -135,6 +135,14 @@ def weights(learner) -> list[np.ndarray]:
     return [w.numpy().copy() for w in learner.weights]
 
 
+def with_slow(names, slow) -> list:
+    """Parameters of a test, some of which make it a slow one."""
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in slow))
+        for name in names
+    ]
+
+
 def assert_same_weights(a, b, rtol=0.0, atol=0.0):
     a = a if isinstance(a, list) else weights(a)
     b = b if isinstance(b, list) else weights(b)

@@ -16,6 +16,7 @@ from .helpers import convolutional_net
 from .helpers import crossentropy
 from .helpers import dataset
 from .helpers import mlp
+from .helpers import with_slow
 
 pytestmark = pytest.mark.skipif(
     bool(tf.config.list_logical_devices("GPU")),
@@ -86,13 +87,7 @@ _COVERED = ("one step", "first order", "support statistics", "step weights")
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in _COVERED))
-        for name in _LEARNERS
-    ],
-)
+@pytest.mark.parametrize("name", with_slow(_LEARNERS, _COVERED))
 def test_learners(name, plain):
     make, data = _LEARNERS[name], _images()
     one_by_one = _fit(make, data, jit_compile=True)

@@ -16,6 +16,7 @@ from .helpers import crossentropy
 from .helpers import dataset
 from .helpers import mlp
 from .helpers import refuses
+from .helpers import with_slow
 
 pytestmark = pytest.mark.skipif(
     bool(tf.config.list_logical_devices("GPU")),
@@ -73,13 +74,7 @@ _COVERED = ("steps", "moving averages", "anil", "reptile")
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in _COVERED))
-        for name in _LEARNERS
-    ],
-)
+@pytest.mark.parametrize("name", with_slow(_LEARNERS, _COVERED))
 def test_learners(name, plain):
     make = _LEARNERS[name]
     learner, expected = _compiled(make, jit_compile=True), _eager(make)

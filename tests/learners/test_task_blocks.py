@@ -23,6 +23,7 @@ from .helpers import dataset
 from .helpers import mlp
 from .helpers import normalized_mlp
 from .helpers import regression
+from .helpers import with_slow
 
 pytestmark = pytest.mark.skipif(
     bool(tf.config.list_logical_devices("GPU")),
@@ -138,13 +139,7 @@ _LEARNERS = {
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in _COVERED))
-        for name in _LEARNERS
-    ],
-)
+@pytest.mark.parametrize("name", with_slow(_LEARNERS, _COVERED))
 def test_learners(name, blocks):
     data = regression(_BATCHES, _TASKS)
     _assert_equal_fits(_LEARNERS[name], data, metrics=["mae"])
