@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_meta.checks import check_at_least
 from keras_meta.learners.learner import Learner
+from keras_meta.learners.temporarily import temporarily
 from keras_meta.unroll.inner_loss import InnerLoss
 
 # Two-sided 95 % quantile of the normal distribution.
@@ -192,17 +193,10 @@ class TaskEvaluator:
         }
 
 
-@contextlib.contextmanager
 def _evaluation_steps(learner: keras.Model, steps: int | None):
     if steps is None:
-        yield
-        return
-    before = learner.evaluation_steps
-    learner.evaluation_steps = steps
-    try:
-        yield
-    finally:
-        learner.evaluation_steps = before
+        return contextlib.nullcontext()
+    return temporarily(learner, "evaluation_steps", steps)
 
 
 def _compiled(learner: keras.Model, function):

@@ -15,6 +15,7 @@ from keras_meta.learners.endless import refuses_endless
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
 from keras_meta.learners.health import Health
+from keras_meta.learners.temporarily import temporarily
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.inner_loss import check_shapes
 from keras_meta.unroll.inner_loss import keras_mask
@@ -86,7 +87,7 @@ class MetaEvaluation(keras.Model):
         if self._may_go_task_by_task and self._is_faster_plain(data):
             with (
                 contextlib.suppress(task_blocks.Inseparable),
-                self._taking_one_by_one(),
+                temporarily(self, "_is_one_by_one", True),
             ):
                 return function(data)
         is_graph = not tf.executing_eagerly() and not is_traced_for_xla()
@@ -129,7 +130,7 @@ class MetaEvaluation(keras.Model):
         def block(inputs):
             with (
                 self._health.collecting() as report,
-                self._avoiding_xla(True),
+                temporarily(self, "_avoids_xla", True),
             ):
                 outputs = function(inputs)
             self._require_separable(outputs)
@@ -167,33 +168,11 @@ class MetaEvaluation(keras.Model):
         if len(self.losses) > len(regularized):
             raise task_blocks.Inseparable("layers add losses")
 
-    @contextlib.contextmanager
-    def _taking_one_by_one(self) -> Iterator[None]:
-        """Lets what calls this learner meanwhile take tasks one by one."""
-        before, self._is_one_by_one = self._is_one_by_one, True
-        try:
-            yield
-        finally:
-            self._is_one_by_one = before
-
-    @contextlib.contextmanager
-    def _avoiding_xla(self, avoids: bool) -> Iterator[None]:
-        """Tells what is traced meanwhile whether XLA will not compile it."""
-        before, self._avoids_xla = self._avoids_xla, avoids
-        try:
-            yield
-        finally:
-            self._avoids_xla = before
-
-    @contextlib.contextmanager
-    def _compiling_itself(self, does: bool) -> Iterator[None]:
+    def _compiling_itself(
+        self, does: bool
+    ) -> contextlib.AbstractContextManager[None]:
         """Keeps Keras from compiling a step that decides about it itself."""
-        before = self.jit_compile
-        self.jit_compile = before and not does
-        try:
-            yield
-        finally:
-            self.jit_compile = before
+        return temporarily(self, "jit_compile", self.jit_compile and not does)
 
     # What can go wrong.
 
@@ -243,14 +222,9 @@ class MetaEvaluation(keras.Model):
         made_in = self._distribute_strategy
         return made_in is not None or tf.distribute.has_strategy()
 
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _watched(self) -> contextlib.AbstractContextManager[None]:
         """Tells that the host looks at the health after what is called."""
-        before, self._is_watched = self._is_watched, True
-        try:
-            yield
-        finally:
-            self._is_watched = before
+        return temporarily(self, "_is_watched", True)
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The meta-training step, and the functions that Keras runs."""
+"""The meta-training step, and the function that Keras runs for it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from keras_meta.learners.episode import Episode
 from keras_meta.learners.health import can_learn_from
 from keras_meta.learners.meta_evaluation import MetaEvaluation
 from keras_meta.learners.meta_evaluation import examples_of_task
+from keras_meta.learners.temporarily import temporarily
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.inner_loss import averages_examples
 
@@ -110,7 +111,7 @@ class MetaTraining(MetaEvaluation):
         def block(*arguments):
             with (
                 self._health.collecting() as report,
-                self._avoiding_xla(not blocks.jit_compile),
+                temporarily(self, "_avoids_xla", not blocks.jit_compile),
             ):
                 result = self._meta_gradient(*arguments)
             self._require_separable(result.predictions)
