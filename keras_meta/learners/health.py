@@ -84,7 +84,9 @@ class Health:
     def __init__(self):
         # Each replica keeps its own report; reading adds them up.
         self._report = tf.Variable(
-            tf.zeros([3], tf.int32),
+            # TensorFlow keeps int32 variables off a GPU, where XLA would not
+            # reach them.
+            tf.zeros([3], tf.int64),
             trainable=False,
             synchronization=tf.VariableSynchronization.ON_READ,
             aggregation=tf.VariableAggregation.SUM,
@@ -169,7 +171,7 @@ class Health:
         failure = Failure(*self._report.numpy().tolist())
         if failure.cause == _OK:
             return None
-        self._report.assign(tf.zeros([3], tf.int32))
+        self._report.assign(tf.zeros([3], tf.int64))
         return failure
 
     def check(self, ways: int | None, training: bool = False) -> None:
@@ -233,7 +235,7 @@ class Health:
     def _read(self) -> tf.Tensor:
         if self._collected is not None:
             return self._collected.value
-        return self._report.read_value()
+        return tf.cast(self._report.read_value(), tf.int32)
 
     def _keep(self, new: tf.Tensor, found: tf.Tensor) -> None:
         """Replaces the report by `found` if `new`."""
@@ -241,7 +243,7 @@ class Health:
         if self._collected is not None:
             self._collected.value = value
         else:
-            self._report.assign(value)
+            self._report.assign(tf.cast(value, tf.int64))
 
 
 def _raise_if_label(failure: Failure, ways: int | None) -> None:

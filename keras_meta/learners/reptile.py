@@ -90,11 +90,12 @@ class Reptile(Learner):
             )
         self.batch_size = batch_size
         self.seed = int(seed)
-        # A weight, so that a loaded learner goes on where it was.
+        # A weight, so that a loaded learner goes on where it was. TensorFlow
+        # keeps int32 variables off a GPU, where XLA would not reach them.
         self._draws = self.add_weight(
             name="draws",
             shape=(),
-            dtype="int32",
+            dtype="int64",
             initializer="zeros",
             trainable=False,
         )
