@@ -77,16 +77,18 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         """Creates the rule's state for the variables to be trained."""
         if self.built:
             return
-        self.rule.ensure_attached(variables)
-        super().build(variables)
-        initial = []
-        # Keras builds an optimizer for a model of frozen layers, too.
-        if variables:
-            with tf.init_scope():
+        # Keras builds an optimizer while it traces the first step. XLA takes
+        # no variable that is made in a trace and starts at a tensor.
+        with tf.init_scope():
+            self.rule.ensure_attached(variables)
+            super().build(variables)
+            initial = []
+            # Keras builds an optimizer for a model of frozen layers, too.
+            if variables:
                 initial = self.rule.init_state(
                     [tf.zeros(v.shape, v.dtype) for v in variables]
                 )
-        self._state = keras.tree.map_structure(self._add_state, initial)
+            self._state = keras.tree.map_structure(self._add_state, initial)
 
     def _add_state(self, initial: tf.Tensor) -> keras.Variable:
         return self.add_variable(
