@@ -347,11 +347,13 @@ _PROGRAM = """
             [4, 3, 3], initial_rate=0.01, **options
         ),
     ]
+    # Another strategy would number its reductions as this one does.
+    two = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
     for make in makers:
         weights = []
         for strategy in (
             tf.distribute.OneDeviceStrategy("/cpu:0"),
-            tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]),
+            two,
         ):
             with strategy.scope():
                 keras.utils.set_random_seed(0)
@@ -375,8 +377,7 @@ _PROGRAM = """
         }))
 
     # A loop written by hand builds the optimizer on each of two devices.
-    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
-    with strategy.scope():
+    with two.scope():
         variable = keras.Variable(np.ones([40, 30], "float32"))
         optimizer = keras_meta.optimizers.LearnedOptimizer(
             keras_meta.Momentum(0.25, momentum=0.5)
@@ -385,7 +386,7 @@ _PROGRAM = """
     def step():
         optimizer.apply([tf.ones([40, 30])], [variable])
 
-    run = tf.function(lambda: strategy.run(step))
+    run = tf.function(lambda: two.run(step))
     for expected in (0.5, -0.25):
         run()
         np.testing.assert_array_equal(variable, np.full([40, 30], expected))
