@@ -174,6 +174,37 @@ def read_json(path: str | os.PathLike, way_out: str) -> dict[str, Any]:
     return record
 
 
+def digest_of(content: bytes) -> str:
+    """Returns the digest by which another file may name a content.
+
+    Args:
+        content: What a file holds.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return hashlib.new(_DIGEST, content).hexdigest()
+
+
+def read_bytes(path: str | os.PathLike, digest: str, way_out: str) -> bytes:
+    """Reads a file whose digest is known from elsewhere.
+
+    Args:
+        path: The file.
+        digest: What `digest_of` returned for its content.
+        way_out: A sentence that says what to do about a damaged file.
+
+    Raises:
+        DamagedFile: If the file holds another content.
+        FileNotFoundError: If there is no file.
+    """
+    path = pathlib.Path(path)
+    content = path.read_bytes()
+    if digest_of(content) != digest:
+        raise _damaged(path, "its checksum does not fit", way_out)
+    return content
+
+
 def remove_unfinished(folder: str | os.PathLike, older_than: float) -> None:
     """Removes what writers that were killed left in a folder.
 

@@ -125,3 +125,15 @@ def test_unfinished_files_are_removed_once_they_are_old(tmp_path):
     durable_files.remove_unfinished(tmp_path, older_than=1000.0)
     assert sorted(os.listdir(tmp_path)) == [young.name, "whole.npz"]
     durable_files.remove_unfinished(tmp_path / "absent", older_than=1000.0)
+
+
+def test_a_file_is_compared_with_the_digest_that_another_one_names(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    digest = durable_files.digest_of(b"content")
+    assert durable_files.read_bytes(path, digest, WAY_OUT) == b"content"
+    path.write_bytes(b"Content")
+    with pytest.raises(
+        durable_files.DamagedFile, match=f"{path} is damaged.*Remove it"
+    ):
+        durable_files.read_bytes(path, digest, WAY_OUT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,16 +78,18 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         """Creates the rule's state for the variables to be trained."""
         if self.built:
             return
-        self.rule.ensure_attached(variables)
-        super().build(variables)
-        initial = []
-        # Keras builds an optimizer for a model of frozen layers, too.
-        if variables:
-            with tf.init_scope():
+        # Keras builds an optimizer while it traces the first step. XLA takes
+        # no variable that is made in a trace and starts at a tensor.
+        with tf.init_scope():
+            self.rule.ensure_attached(variables)
+            super().build(variables)
+            initial = []
+            # Keras builds an optimizer for a model of frozen layers, too.
+            if variables:
                 initial = self.rule.init_state(
                     [tf.zeros(v.shape, v.dtype) for v in variables]
                 )
-        self._state = keras.tree.map_structure(self._add_state, initial)
+            self._state = keras.tree.map_structure(self._add_state, initial)
 
     def _add_state(self, initial: tf.Tensor) -> keras.Variable:
         return self.add_variable(
@@ -177,28 +180,43 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                     variable.assign(result)
         super().finalize_variable_values(var_list)
 
-    def save_to_preset(self, folder: str) -> None:
+    def save_to_preset(self, folder: str | os.PathLike) -> None:
         """Writes the rule with what it has learned to a folder.
+
+        A preset that is in the folder already can be read until the new one
+        is written as a whole.
 
         Args:
             folder: Folder to write to; it is made if it does not exist.
+
+        Raises:
+            ValueError: If what the rule has learned belongs to one model or
+                is not finite, if its class is not registered with Keras, or
+                if `folder` is the name of a preset that ships with the
+                package.
         """
         save_rule(self.rule, folder)
 
     @classmethod
-    def from_preset(cls, preset: str, **kwargs: Any) -> LearnedOptimizer:
+    def from_preset(
+        cls, preset: str | os.PathLike, **kwargs: Any
+    ) -> LearnedOptimizer:
         """Makes an optimizer of a trained rule.
 
         Args:
             preset: Name of a preset that ships with the package, see
                 `keras_meta.optimizers.preset_names`, or a folder that
-                `save_to_preset` wrote.
+                `save_to_preset` wrote. A folder of the same name as a preset
+                must be given as a path, such as `"./lstm_mnist"`.
             **kwargs: Further arguments of the constructor, in place of those
                 of the preset if it has them too.
 
         Raises:
-            ValueError: If there is no such preset, if it holds a rule of
-                another kind, or if an argument does not fit its weights.
+            ValueError: If there is no such preset, if one of its files is
+                damaged, if it holds a rule of another kind or weights that
+                are not finite, or if an argument does not fit its weights.
+            FileNotFoundError: If its weights are missing.
+            TypeError: If `preset` is not a name or a path.
         """
         rule = load_rule(preset)
         if not isinstance(rule, cls._rule_class):

@@ -1,17 +1,29 @@
-"""Trained update rules in folders, some of which ship with the package."""
+"""Trained update rules in folders, some of which ship with the package.
+
+A folder holds a description of the rule, `rule.json`, and its weights,
+`weights.npz`. The description tells the digest of the weights that belong to
+it, and new weights lie beside the old ones until the new description has
+taken the place of the old: a folder holds the old rule or the new one,
+whenever its writer is stopped.
+"""
 
 from __future__ import annotations
 
-import json
+import os
 import pathlib
+import warnings
 
-import keras
-import numpy as np
-
+from keras_meta import durable_files
+from keras_meta.optimizers import rule_config
+from keras_meta.optimizers import rule_weights
 from keras_meta.update_rules.update_rule import UpdateRule
 
 _CONFIG = "rule.json"
 _WEIGHTS = "weights.npz"
+_DIGEST = "weights_sha256"
+# Weights that are not in their place yet, by the begin of their digest.
+_NEW_WEIGHTS = "new-weights-{}.npz"
+_ANY_DIGEST = 16 * "[0-9a-f]"
 _SHIPPED = pathlib.Path(__file__).parent / "presets"
 
 
@@ -23,15 +35,20 @@ def preset_names() -> list[str]:
     return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{_CONFIG}"))
 
 
-def save_rule(rule: UpdateRule, folder: str) -> None:
+def save_rule(rule: UpdateRule, folder: str | os.PathLike) -> None:
     """Writes an update rule with what it has learned.
+
+    A rule that is in the folder already stays readable until the new one is
+    written as a whole.
 
     Args:
         rule: The rule.
         folder: Folder to write to; it is made if it does not exist.
 
     Raises:
-        ValueError: If what it has learned belongs to one model.
+        ValueError: If what it has learned belongs to one model or is not
+            finite, if its class is not registered with Keras, or if `folder`
+            is the name of a preset that ships with the package.
     """
     if not rule.fits_any_model:
         raise ValueError(
@@ -40,53 +57,120 @@ def save_rule(rule: UpdateRule, folder: str) -> None:
             "variables of one model, if it has any. Save the model that it "
             "trains, with its optimizer: model.save('model.keras')."
         )
+    if folder in preset_names():
+        raise ValueError(
+            "`folder` must not be the name of a preset that ships with the "
+            f"package, which `from_preset` would read. Received: "
+            f"folder={folder!r}. Pass another name, or the path "
+            f"{os.path.join('.', folder)!r}."
+        )
+    description = rule_config.describe(rule)
+    weights = rule_weights.pack(rule)
+    digest = durable_files.digest_of(weights)
     path = pathlib.Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    config = keras.saving.serialize_keras_object(rule)
-    # What Keras notes of shapes at building is read from the weights.
-    config.pop("build_config", None)
-    (path / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    with (path / _WEIGHTS).open("wb") as file:
-        np.savez(file, *rule.get_weights())
+    leftovers = _NEW_WEIGHTS.format(_ANY_DIGEST)
+    _remove(path, f"{_CONFIG}.*{durable_files.UNFINISHED}")
+    _remove(path, f"{leftovers}.*{durable_files.UNFINISHED}")
+    new_weights = path / _new_name(digest)
+    durable_files.write_bytes(new_weights, weights)
+    # This replaces the old rule.
+    durable_files.write_json(path / _CONFIG, {**description, _DIGEST: digest})
+    new_weights.replace(path / _WEIGHTS)
+    _remove(path, leftovers)
 
 
-def load_rule(preset: str) -> UpdateRule:
+def load_rule(preset: str | os.PathLike) -> UpdateRule:
     """Reads an update rule.
 
+    Nothing that a folder holds is run: its files are compared with their
+    checksums, the description is checked before a rule is built from it, and
+    the weights before they take memory.
+
     Args:
-        preset: One of `preset_names()`, or a folder that `save_rule` wrote.
+        preset: One of `preset_names()`, or a folder that `save_rule` wrote. A
+            folder of the same name as a preset must be given as a path, as
+            `"./lstm_mnist"` or `pathlib.Path("lstm_mnist")`.
 
     Raises:
-        ValueError: If there is no such preset or folder, or if its weights
-            are those of another rule.
+        DamagedFile: If a file is not what was written, a `ValueError`.
+        FileNotFoundError: If the weights are missing.
+        ValueError: If there is no such preset or folder, if it describes no
+            update rule, or if its weights are not finite or are those of
+            another rule.
         TypeError: If `preset` is no name.
     """
     path = _find(preset)
-    config = json.loads((path / _CONFIG).read_text())
-    rule = keras.saving.deserialize_keras_object(config)
-    with np.load(path / _WEIGHTS) as file:
-        weights = [file[name] for name in file.files]
-    shapes = [w.shape for w in rule.weights]
-    if [w.shape for w in weights] != shapes:
+    way_out = _way_out(path)
+    description = durable_files.read_json(path / _CONFIG, way_out)
+    digest = description.pop(_DIGEST, None)
+    if not _is_digest(digest):
         raise ValueError(
-            f"{path / _WEIGHTS} holds weights of the shapes "
-            f"{[w.shape for w in weights]}; the rule of {_CONFIG} beside it "
-            f"has {shapes}."
+            f"{path / _CONFIG} must tell the checksum of the weights, 64 "
+            f"hexadecimal digits. Received: {_DIGEST}={digest!r}. {way_out}"
         )
+    content = _read_weights(path, digest, way_out)
+    expected = rule_config.shapes_of(description, path / _CONFIG)
+    weights = rule_weights.unpack(content, expected, path / _WEIGHTS)
+    rule = rule_config.build(description, path / _CONFIG)
     rule.set_weights(weights)
     return rule
 
 
-def _find(preset: str) -> pathlib.Path:
-    if not isinstance(preset, (str, pathlib.Path)):
+def _find(preset: str | os.PathLike) -> pathlib.Path:
+    if not isinstance(preset, (str, os.PathLike)):
         raise TypeError(
             f"`preset` must be the name of a preset, {preset_names()}, or a "
             f"folder. Received: preset={preset!r}"
         )
-    for path in (pathlib.Path(preset), _SHIPPED / preset):
-        if (path / _CONFIG).is_file():
-            return path
+    folder = pathlib.Path(preset)
+    if preset in preset_names():
+        if (folder / _CONFIG).is_file():
+            warnings.warn(
+                f"preset={preset!r} is the preset that ships with the "
+                "package. The folder of that name is not read; to read it, "
+                f"pass {os.path.join('.', preset)!r}.",
+                stacklevel=4,
+            )
+        return _SHIPPED / preset
+    if (folder / _CONFIG).is_file():
+        return folder
     raise ValueError(
         f"`preset` must be one of {preset_names()}, or a folder with a "
         f"{_CONFIG}. Received: preset={str(preset)!r}"
     )
+
+
+def _way_out(path: pathlib.Path) -> str:
+    if path.parent == _SHIPPED:
+        return "Install the package again."
+    return (
+        "Save the rule again with `save_to_preset`, or take another copy of "
+        "the folder."
+    )
+
+
+def _is_digest(value: object) -> bool:
+    return (
+        isinstance(value, str)
+        and len(value) == 64
+        and not value.strip("0123456789abcdef")
+    )
+
+
+def _read_weights(path: pathlib.Path, digest: str, way_out: str) -> bytes:
+    # A writer that was stopped may have left the weights under this name.
+    new_weights = path / _new_name(digest)
+    weights = new_weights if new_weights.is_file() else path / _WEIGHTS
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights} is missing. {way_out}")
+    return durable_files.read_bytes(weights, digest, way_out)
+
+
+def _new_name(digest: str) -> str:
+    return _NEW_WEIGHTS.format(digest[:16])
+
+
+def _remove(folder: pathlib.Path, pattern: str) -> None:
+    for path in folder.glob(pattern):
+        path.unlink(missing_ok=True)

@@ -86,6 +86,67 @@ def test_momentum_equals_that_of_keras(options, jit_compile):
     assert np.abs(actual.get_weights()[0] - network().get_weights()[0]).max()
 
 
+RULES = {
+    "rates": lambda: keras_meta.GradientDescent(0.1, "layer_step"),
+    "momentum": lambda: keras_meta.Momentum(0.1),
+    "rmsprop": lambda: keras_meta.RMSprop(0.01),
+    "adam": lambda: keras_meta.Adam(0.01),
+    "hyperparameters": lambda: keras_meta.LearnedHyperparameters(0.1),
+    "lstm": lambda: keras_meta.CoordinatewiseLSTM([4], seed=0),
+    "hierarchical": lambda: keras_meta.HierarchicalRNN([3, 2, 2], seed=0),
+    "attention": lambda: keras_meta.HierarchicalRNN(
+        [3, 2, 2], attention=True, seed=0
+    ),
+}
+
+
+@pytest.mark.parametrize("make", RULES.values(), ids=RULES)
+def test_the_state_is_made_while_xla_traces_a_step(make):
+    # TensorFlow copies tensors of up to 128 elements into a graph.
+    variables = [keras.Variable(np.ones([40, 30])), keras.Variable([1.0, 2.0])]
+    rule = make()
+    optimizer = LearnedOptimizer(rule, use_ema=not rule.attends)
+
+    @tf.function(jit_compile=True)
+    def build():
+        optimizer.build(variables)
+        return optimizer.iterations + 1
+
+    assert build() == 1
+    expected = rule.init_state([tf.zeros_like(v.value) for v in variables])
+    for a, b in zip(
+        keras.tree.flatten(optimizer._state),
+        keras.tree.flatten(expected),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("rule", "inputs", "steps"),
+    [("momentum", [keras.Input([64])], 1), ("lstm", [], 3)],
+    ids=["built", "built in the step, several steps"],
+)
+def test_xla_trains_a_wide_layer_as_a_plain_graph_does(rule, inputs, steps):
+    x = np.random.default_rng(0).normal(size=[24, 64]).astype("float32")
+    weights = []
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([*inputs, keras.layers.Dense(10)])
+        model.compile(
+            LearnedOptimizer(RULES[rule]()),
+            "mse",
+            jit_compile=jit_compile,
+            steps_per_execution=steps,
+        )
+        model.fit(x, x[:, :10], batch_size=8, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    # Biases start at zero.
+    assert np.abs(weights[0][1]).min() > 1e-5
+
+
 def test_a_schedule_scales_the_moves():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 5, 0.5)
     # Momentum of zero: Keras's velocity holds the rate of its own time.
@@ -286,11 +347,13 @@ _PROGRAM = """
             [4, 3, 3], initial_rate=0.01, **options
         ),
     ]
+    # Another strategy would number its reductions as this one does.
+    two = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
     for make in makers:
         weights = []
         for strategy in (
             tf.distribute.OneDeviceStrategy("/cpu:0"),
-            tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]),
+            two,
         ):
             with strategy.scope():
                 keras.utils.set_random_seed(0)
@@ -312,6 +375,21 @@ _PROGRAM = """
                 for a, b in zip(start, weights[1], strict=True)
             ),
         }))
+
+    # A loop written by hand builds the optimizer on each of two devices.
+    with two.scope():
+        variable = keras.Variable(np.ones([40, 30], "float32"))
+        optimizer = keras_meta.optimizers.LearnedOptimizer(
+            keras_meta.Momentum(0.25, momentum=0.5)
+        )
+
+    def step():
+        optimizer.apply([tf.ones([40, 30])], [variable])
+
+    run = tf.function(lambda: two.run(step))
+    for expected in (0.5, -0.25):
+        run()
+        np.testing.assert_array_equal(variable, np.full([40, 30], expected))
 """
 
 

@@ -1,13 +1,18 @@
 """Presets: written and read, and those that ship with the package."""
 
+import io
 import json
+import os
 import pathlib
+import shutil
+import zipfile
 
 import keras
 import numpy as np
 import pytest
 
 import keras_meta
+from keras_meta import durable_files
 from keras_meta.optimizers import HierarchicalRNNOptimizer
 from keras_meta.optimizers import LearnedOptimizer
 from keras_meta.optimizers import LSTMOptimizer
@@ -22,6 +27,27 @@ def trained_lstm(**options):
     for weight in optimizer.rule.weights:
         weight.assign(0.3 * rng.normal(size=weight.shape))
     return optimizer
+
+
+def rewrite(folder, arguments=None, weights=None, **changes):
+    """Changes a preset with checksums that fit."""
+    record = durable_files.read_json(folder / "rule.json", "")
+    record["config"] |= arguments or {}
+    if weights is not None:
+        (folder / "weights.npz").write_bytes(weights)
+        record["weights_sha256"] = durable_files.digest_of(weights)
+    durable_files.write_json(folder / "rule.json", {**record, **changes})
+
+
+def archive(*arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, *arrays)
+    return buffer.getvalue()
+
+
+def assert_same_weights(rule, other):
+    for x, y in zip(rule.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def fit(optimizer, steps=3):
@@ -77,9 +103,7 @@ def test_an_unknown_preset_is_refused_with_those_there_are():
 
 def test_weights_of_another_rule_are_refused(tmp_path):
     trained_lstm().save_to_preset(tmp_path)
-    config = json.loads((tmp_path / "rule.json").read_text())
-    config["config"]["units"] = [4, 4]
-    (tmp_path / "rule.json").write_text(json.dumps(config))
+    rewrite(tmp_path, {"units": [4, 4]})
     with pytest.raises(ValueError, match="holds weights of the shapes"):
         LSTMOptimizer.from_preset(str(tmp_path))
 
@@ -171,3 +195,228 @@ def test_a_rule_that_arguments_do_not_make_is_refused(kind, options, tmp_path):
     presets.save_rule(kind([4], seed=0, **options), tmp_path)
     with pytest.raises(ValueError, match="CoordinatewiseLSTM itself.*Use"):
         LSTMOptimizer.from_preset(str(tmp_path))
+
+
+def small_rule(value=0.5):
+    rule = keras_meta.CoordinatewiseLSTM([1], preprocessing=None)
+    rule.set_weights([np.full_like(w, value) for w in rule.get_weights()])
+    return rule
+
+
+@pytest.mark.parametrize("name", ["rule.json", "weights.npz"])
+def test_damage_to_any_byte_of_a_preset_is_noticed(name, tmp_path):
+    presets.save_rule(small_rule(), tmp_path)
+    path = tmp_path / name
+    whole = path.read_bytes()
+    flipped = [
+        whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :]
+        for i in range(len(whole))
+    ]
+    cut = [whole[:size] for size in range(0, len(whole), 16)]
+    for damaged in [*flipped, *cut, whole + b"\n"]:
+        path.write_bytes(damaged)
+        with pytest.raises(
+            durable_files.DamagedFile,
+            match=f"{path} is damaged.*Save the rule again",
+        ):
+            presets.load_rule(tmp_path)
+
+
+def test_missing_weights_are_named(tmp_path):
+    presets.save_rule(small_rule(), tmp_path)
+    (tmp_path / "weights.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="weights.npz is missing.*Save"):
+        presets.load_rule(tmp_path)
+
+
+def test_a_description_without_a_checksum_is_refused(tmp_path):
+    presets.save_rule(small_rule(), tmp_path)
+    path = tmp_path / "rule.json"
+    record = json.loads(path.read_text())
+    del record["sha256"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(durable_files.DamagedFile, match="has no checksum"):
+        presets.load_rule(tmp_path)
+
+
+def test_a_preset_is_the_old_or_the_new_one_wherever_its_writer_stops(
+    tmp_path, monkeypatch
+):
+    old, new = small_rule(0.5), small_rule(0.25)
+    folder = tmp_path / "preset"
+    presets.save_rule(old, folder)
+    states = []
+    replace = pathlib.Path.replace
+
+    def look_and_replace(path, target):
+        states.append(tmp_path / f"before_{len(states)}")
+        shutil.copytree(folder, states[-1])
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "replace", look_and_replace)
+        presets.save_rule(new, folder)
+    assert len(states) == 3
+    for state, expected in zip(states, [old, old, new], strict=True):
+        assert len(os.listdir(state)) > 2
+        assert_same_weights(presets.load_rule(state), expected)
+        presets.save_rule(new, state)
+        assert sorted(os.listdir(state)) == ["rule.json", "weights.npz"]
+        assert_same_weights(presets.load_rule(state), new)
+
+
+def test_a_full_disk_leaves_the_old_preset(tmp_path, monkeypatch):
+    presets.save_rule(small_rule(0.5), tmp_path)
+    write = pathlib.Path.write_bytes
+
+    def write_half(path, content):
+        write(path, content[: len(content) // 2])
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "write_bytes", write_half)
+        with pytest.raises(OSError, match="No space left"):
+            presets.save_rule(small_rule(0.25), tmp_path)
+    assert_same_weights(presets.load_rule(tmp_path), small_rule(0.5))
+
+
+def test_files_of_others_in_the_folder_stay(tmp_path):
+    names = ["movie.part", "new-weights-of-mine.npz", "weights-1.npz"]
+    for name in names:
+        (tmp_path / name).touch()
+    presets.save_rule(small_rule(), tmp_path)
+    assert set(names) < set(os.listdir(tmp_path))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(value, tmp_path):
+    rule = small_rule()
+    presets.save_rule(rule, tmp_path)
+    rule.readout.bias.assign([value])
+    with pytest.raises(ValueError, match="readout_bias with NaN or inf"):
+        presets.save_rule(rule, tmp_path)
+    assert_same_weights(presets.load_rule(tmp_path), small_rule())
+    rewrite(tmp_path, weights=archive(*rule.get_weights()))
+    with pytest.raises(ValueError, match=r"npz, array 4 with NaN or infinite"):
+        presets.load_rule(tmp_path)
+
+
+def test_the_name_of_a_shipped_preset_means_that_preset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = presets.load_rule("lstm_mnist")
+    presets.save_rule(small_rule(), "./lstm_mnist")
+    with pytest.warns(UserWarning, match=r"ships with the package.*\./lstm"):
+        assert_same_weights(presets.load_rule("lstm_mnist"), shipped)
+    for path in ("./lstm_mnist", pathlib.Path("lstm_mnist")):
+        assert_same_weights(presets.load_rule(path), small_rule())
+    with pytest.raises(
+        ValueError, match=r"must not be the name.*\./lstm_mnist"
+    ):
+        presets.save_rule(small_rule(), "lstm_mnist")
+
+
+@keras.saving.register_keras_serializable("keras_meta_tests")
+class Recorder(keras.layers.Layer):
+    """A class that is registered and is no rule."""
+
+    made = []
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.made.append(self)
+
+
+RECORDER = {
+    "module": "tests",
+    "class_name": "Recorder",
+    "registered_name": "keras_meta_tests>Recorder",
+    "config": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (RECORDER, "must describe an update rule.*keras_meta_tests>Recorder"),
+        ({"arguments": {"dtype": RECORDER}}, "class_name='Recorder'"),
+        ({"arguments": {"units": [[RECORDER]]}}, "class_name='Recorder'"),
+        ({"class_name": "__lambda__"}, "class_name='__lambda__'"),
+        ({"registered_name": "gone>Rule"}, "'gone>Rule'.*Decorate"),
+        ({"registered_name": None}, "'registered_name' must be a str"),
+        ({"config": [1, 2]}, r"'config' must be a dict.*config=\[1, 2\]"),
+        ({"arguments": {"colour": 1}}, "CoordinatewiseLSTM does not.*'colour'"),
+        ({"arguments": {"output_scale": -1}}, "does not take: `output_scale`"),
+        (
+            {"arguments": {"output_scale": np.inf}},
+            "finite numbers. Received: inf",
+        ),
+        ({"weights_sha256": "../../x"}, "64 hexadecimal digits.*'../../x'"),
+    ],
+)
+def test_a_description_is_checked_before_a_rule_is_built(
+    changes, message, tmp_path
+):
+    presets.save_rule(small_rule(), tmp_path)
+    rewrite(tmp_path, **changes)
+    with pytest.raises(ValueError, match=f"rule.json.*{message}"):
+        presets.load_rule(tmp_path)
+    assert not Recorder.made
+
+
+def declaring(header):
+    """An array that is declared and not there."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        with file.open("arr_0.npy", "w") as member:
+            np.lib.format.write_array_header_1_0(member, header)
+    return buffer.getvalue()
+
+
+HUGE = {"shape": (2**50,), "fortran_order": False, "descr": "<f4"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (
+            declaring(HUGE),
+            r"holds weights of the shapes \[\(\(1125899906842624",
+        ),
+        (archive(np.array([Recorder], object)), "holds weights of .*'object'"),
+        (archive(np.zeros([1, 4], "float64")), "holds weights of .*'float64'"),
+        (b"no archive", "is not as `save_to_preset` writes weights"),
+    ],
+)
+def test_weights_are_checked_before_they_take_memory(
+    weights, message, tmp_path
+):
+    presets.save_rule(small_rule(), tmp_path)
+    rewrite(tmp_path, weights=weights)
+    with pytest.raises(ValueError, match=f"weights.npz {message}"):
+        presets.load_rule(tmp_path)
+
+
+def test_a_rule_larger_than_its_weights_takes_no_memory(tmp_path):
+    presets.save_rule(small_rule(), tmp_path)
+    rewrite(tmp_path, {"units": [10**6, 10**6]})
+    with pytest.raises(ValueError, match="holds weights of the shapes"):
+        presets.load_rule(tmp_path)
+
+
+class Unregistered(keras_meta.CoordinatewiseLSTM):
+    pass
+
+
+def test_a_rule_that_could_not_be_read_again_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="Unregistered.*Decorate a class"):
+        presets.save_rule(Unregistered([1]), tmp_path / "preset")
+    assert not (tmp_path / "preset").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_weights_of_any_precision_come_back(dtype, tmp_path):
+    rule = keras_meta.HierarchicalRNN([2, 2, 2], dtype=dtype)
+    presets.save_rule(rule, tmp_path)
+    read = presets.load_rule(tmp_path)
+    assert read.weights[0].dtype == dtype
+    assert_same_weights(read, rule)
