@@ -16,6 +16,9 @@ Table 1 of Meta-SGD with further algorithms, at its full length:
 
 from __future__ import annotations
 
+from experiments import binary
+
+# isort: split
 import concurrent.futures
 import functools
 import multiprocessing
@@ -118,16 +121,28 @@ def main(argv):
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
     output = pathlib.Path(_OUTPUT.value)
     start = time.monotonic()
-    settings = [
-        _settings(algorithm, shots)
-        for algorithm in _chosen_algorithms()
-        for shots in _chosen_shots()
-    ]
+    # A run that is asked for twice is one run.
+    settings = list(
+        dict.fromkeys(
+            _settings(algorithm, shots)
+            for algorithm in _chosen_algorithms()
+            for shots in _chosen_shots()
+        )
+    )
+    binary.announce(
+        f"Training {_count(settings)} on sine waves, "
+        f"{settings[0].iterations} iterations each",
+        output,
+    )
     records = _run_all(settings, output)
     _print_table(records)
     if _FIGURES.value:
         _draw(settings, output)
     print(f"{time.monotonic() - start:.0f} s. Records in {output}.")
+
+
+def _count(settings: list[Settings]) -> str:
+    return "1 network" if len(settings) == 1 else f"{len(settings)} networks"
 
 
 def _chosen_algorithms() -> Iterable[str]:
@@ -244,4 +259,4 @@ def _draw(settings: list[Settings], output: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    binary.run(main)
