@@ -110,9 +110,7 @@ class Checkpoint(keras.callbacks.Callback):
     def _write(self, path: pathlib.Path):
         progress = dataclasses.asdict(self._progress)
         best = progress.pop(_BEST)
-        record = json.dumps(
-            {"settings": self._settings, "progress": progress}
-        )
+        record = json.dumps({"settings": self._settings, "progress": progress})
         arrays = [v.numpy() for v in self.model.variables]
         arrays += [v.numpy() for v in self.model.optimizer.variables]
         sizes = [array.nbytes + _PER_ARRAY for array in arrays + best]
