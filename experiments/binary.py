@@ -10,6 +10,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 from collections.abc import Sequence
+from logging import LogRecord
 
 from experiments import quiet
 
@@ -67,7 +68,13 @@ def _run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]):
     # TensorFlow Datasets tells about every file that it reads.
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    logging.get_absl_logger().addFilter(_is_for_the_user)
     try:
         main(arguments)
     except _EXPLAINED as error:
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+def _is_for_the_user(record: LogRecord) -> bool:
+    """Returns whether a message is not TensorFlow Datasets' to itself."""
+    return "`FeatureConnector.dtype` is deprecated" not in record.getMessage()

@@ -20,6 +20,7 @@ def test_binary(run_binary, tmp_path):
         f"--output={tmp_path}",
     )
     printed = run_binary("omniglot", *arguments)
+    assert printed.startswith("Training MAML on Omniglot, 5 iterations, on ")
     assert "89.70 ± 1.10" in printed
     run = tmp_path / "maml_mlp_5way_1shot_5"
     record = json.loads((run / "results.json").read_text())
