@@ -42,17 +42,18 @@ def killed_at(count):
         yield
 
 
-def finish_after_every_kill(run, folders):
-    """Kills a run at each of its writes in turn, and starts it again.
+def finish_after_kills(run, folders, every=1):
+    """Kills a run at one of its writes after another, and starts it again.
 
     Args:
         run: A function of the run's folder.
         folders: Where to make a folder for each kill.
+        every: Writes from one kill to the next.
 
     Yields:
         What `run` returns when it goes on after the kill.
     """
-    for count in itertools.count(1):
+    for count in itertools.count(1, every):
         folder = folders / str(count)
         try:
             with killed_at(count):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from kills import Killed
-from kills import finish_after_every_kill
+from kills import finish_after_kills
 from kills import killed_at
 
 from experiments import checkpoint
@@ -105,7 +105,7 @@ damaged = pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_run_that_is_killed_at_any_write_ends_as_if_it_had_not(
     tmp_path, straight
 ):
-    records = list(finish_after_every_kill(run, tmp_path))
+    records = list(finish_after_kills(run, tmp_path))
     # Three checkpoints and the record, each flushed, renamed and flushed.
     assert len(records) >= 12
     for record in records:
