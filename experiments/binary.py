@@ -51,7 +51,7 @@ def announce(plan: str, output: pathlib.Path) -> None:
     """
     print(
         f"{plan}, on {_device()}. Weights, records and figures go to {output}; "
-        "if it is stopped, the same command goes on from there.",
+        "if training is stopped, the same command goes on from there.",
         flush=True,
     )
 

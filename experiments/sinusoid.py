@@ -37,6 +37,7 @@ from experiments import sinusoid_figures
 from experiments import sinusoid_run
 from experiments.plotting import name_of
 from experiments.sinusoid_run import Settings
+from keras_meta import durable_files
 
 _ALGORITHMS = ("maml", "meta_sgd", "fomaml", "anil", "reptile", "pretrained")
 # Those whose fits are drawn.
@@ -243,6 +244,8 @@ def _cell(record: dict[str, Any], shots: int) -> str:
 
 
 def _draw(settings: list[Settings], output: pathlib.Path) -> None:
+    # Another process may be drawing here, but not for an hour.
+    durable_files.remove_unfinished(output, older_than=time.time() - 3600)
     shots = settings[0].shots
     learners = {
         s.algorithm: (s, sinusoid_run.load(s, output))
