@@ -131,8 +131,8 @@ def main(argv):
         )
     )
     binary.announce(
-        f"Training {_count(settings)} on sine waves, "
-        f"{settings[0].iterations} iterations each",
+        f"Training {_count(settings)} on sine waves for "
+        f"{settings[0].iterations} iterations",
         output,
     )
     records = _run_all(settings, output)

@@ -42,7 +42,7 @@ def test_binary(run_binary, tmp_path):
         f"--output={tmp_path}",
     )
     printed = run_binary("sinusoid", *arguments)
-    assert printed.startswith("Training 1 network on sine waves, 20 iter")
+    assert printed.startswith("Training 1 network on sine waves for 20 ")
     assert f"go to {tmp_path}" in printed
     assert "(1.13 ± 0.18, " in printed
     path = tmp_path / "maml_5shot_20" / "results.json"
