@@ -1,28 +1,94 @@
-"""Stopping and going on."""
+"""Stopping and going on.
+
+Everything that a run goes on from is in one file: the weights, the
+optimizer's state, the settings they come from and what was noted on the way.
+So it is of one moment, whenever the process is killed. The checkpoint before
+the last is kept, in case the last is damaged.
+
+A run goes on with the settings that it was begun with. Those that training
+does not depend on may be others; the run's dataclass of settings names them
+in `MAY_DIFFER`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import pathlib
 import time
+from collections.abc import Callable
+from typing import Any
 
+import h5py
 import keras
+import numpy as np
 
-_NAME = "checkpoint.weights.h5"
+from experiments import run_folder
+from keras_meta import durable_files
+
+_SUFFIX = ".weights.h5"
+_NEWEST = f"checkpoint{_SUFFIX}"
+_PREVIOUS = f"checkpoint.previous{_SUFFIX}"
+# What HDF5 needs for an array besides its values, and for the whole, bytes.
+_PER_ARRAY = 2**13
+_PER_FILE = 2**17
+# Keras's names in the file are others.
+_GROUP = "experiment"
+_RECORD = "record"
+_BEST = "best"
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run has behind it, besides weights and the optimizer's state.
+
+    Attributes:
+        iterations: Outer iterations that the weights have seen.
+        seconds: Wall time of training, over all processes.
+        history: A row for each epoch.
+        best: Arrays of what validation found best, if it chooses.
+    """
+
+    iterations: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    best: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves weights and the optimizer's state at the end of epochs.
+    """Saves the state of a run at the end of epochs.
+
+    It must come after the callbacks that change `progress`.
 
     Args:
         directory: Folder of the run.
+        settings: Dataclass of its settings.
+        progress: What the run has behind it.
         every: Number of epochs from one save to the next; the last epoch is
             saved in any case.
+        publish: Called after each save. It writes what `progress` holds for
+            people and other programs; the run never reads it.
     """
 
-    def __init__(self, directory: pathlib.Path, every: int = 1):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        settings: Any,
+        progress: Progress,
+        every: int = 1,
+        publish: Callable[[], None] = lambda: None,
+    ):
         super().__init__()
-        self._directory = directory
+        self._path = directory / _NEWEST
+        self._previous = directory / _PREVIOUS
+        self._settings = run_folder.as_json(settings)
+        self._progress = progress
         self._every = every
+        self._publish = publish
+        self._is_saved = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._is_saved = False
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self._every == 0:
@@ -32,29 +98,135 @@ class Checkpoint(keras.callbacks.Callback):
         self._save()
 
     def _save(self):
-        # A run may be stopped at any moment; the old file lasts until the
-        # new one is whole.
-        self._directory.mkdir(parents=True, exist_ok=True)
-        unfinished = self._directory / f"unfinished.{_NAME}"
-        self.model.save_weights(unfinished)
-        unfinished.replace(self._directory / _NAME)
+        # Saving twice would lose the checkpoint before.
+        if self._is_saved:
+            return
+        durable_files.write_sealed(
+            self._path, self._write, _SUFFIX, self._previous
+        )
+        self._is_saved = True
+        self._publish()
+
+    def _write(self, path: pathlib.Path):
+        progress = dataclasses.asdict(self._progress)
+        best = progress.pop(_BEST)
+        record = json.dumps({"settings": self._settings, "progress": progress})
+        arrays = [v.numpy() for v in self.model.variables]
+        arrays += [v.numpy() for v in self.model.optimizer.variables]
+        sizes = [array.nbytes + _PER_ARRAY for array in arrays + best]
+        durable_files.reserve(path, sum(sizes) + len(record) + _PER_FILE)
+        self.model.save_weights(path)
+        with h5py.File(path, "r+") as file:
+            group = file.create_group(_GROUP)
+            group[_RECORD] = record
+            for i, array in enumerate(best):
+                group[f"{_BEST}/{i}"] = array
 
 
-def restore(model: keras.Model, directory: pathlib.Path) -> int:
-    """Restores what `Checkpoint` saved, if it did.
+def resume(
+    model: keras.Model, directory: pathlib.Path, settings: Any
+) -> Progress:
+    """Restores the newest sound checkpoint, if there is any, and says so.
+
+    See `restore`.
+    """
+    try:
+        progress = restore(model, directory, settings)
+    except FileNotFoundError:
+        return Progress()
+    run_folder.report(
+        f"Going on at iteration {progress.iterations} of {directory}."
+    )
+    return progress
+
+
+def restore(
+    model: keras.Model, directory: pathlib.Path, settings: Any
+) -> Progress:
+    """Restores the newest sound checkpoint.
+
+    A damaged one is set aside, and reported.
 
     Args:
         model: A compiled model.
         directory: Folder of the run.
+        settings: Dataclass of its settings.
 
     Returns:
-        Number of iterations that the weights have seen.
+        What the run has behind it.
+
+    Raises:
+        run_folder.OtherSettings: If the checkpoint is that of a run with
+            other settings.
+        durable_files.DamagedFile: If there are checkpoints, and none is
+            sound.
+        FileNotFoundError: If there is no checkpoint.
     """
-    path = directory / _NAME
-    if not path.exists():
-        return 0
+    path, damage = _find(directory)
+    progress = _read(path, settings)
+    if damage is not None:
+        aside = run_folder.set_aside(directory / _NEWEST)
+        run_folder.report(
+            f"{damage}It is kept as {aside}. The checkpoint before it, "
+            f"{path.name}, is taken."
+        )
     model.optimizer.build(model.trainable_variables)
     model.load_weights(path)
+    return progress
+
+
+def read(directory: pathlib.Path, settings: Any) -> Progress:
+    """Returns what a run has behind it, without its weights.
+
+    The arguments and errors are those of `restore`.
+    """
+    path, _ = _find(directory)
+    return _read(path, settings)
+
+
+def _find(
+    directory: pathlib.Path,
+) -> tuple[pathlib.Path, durable_files.DamagedFile | None]:
+    """Returns the newest sound checkpoint, and what ails a newer one."""
+    damage = None
+    for path in (directory / _NEWEST, directory / _PREVIOUS):
+        try:
+            durable_files.check_seal(path, way_out="")
+        except FileNotFoundError:
+            continue
+        except durable_files.DamagedFile as error:
+            damage = damage or error
+            continue
+        return path, damage
+    if damage is None:
+        raise FileNotFoundError(
+            f"{directory / _NEWEST} is gone. Remove {directory} to train again."
+        )
+    raise durable_files.DamagedFile(
+        f"{damage}No sound checkpoint is left. "
+        + run_folder.start_afresh(directory)
+    )
+
+
+def _read(path: pathlib.Path, settings: Any) -> Progress:
+    """Returns the progress of a checkpoint with the same settings."""
+    with h5py.File(path) as file:
+        group = file[_GROUP]
+        record = json.loads(group[_RECORD][()])
+        arrays = group.get(_BEST, {})
+        best = [arrays[str(i)][()] for i in range(len(arrays))]
+    run_folder.check_settings(
+        path,
+        record["settings"],
+        settings,
+        "To go on with that run, give it its own settings. "
+        + run_folder.start_afresh(path.parent),
+        settings.MAY_DIFFER,
+    )
+    return Progress(**record["progress"], best=best)
+
+
+def _iterations(model: keras.Model) -> int:
     return int(model.optimizer.iterations.numpy())
 
 
@@ -70,18 +242,40 @@ class IterationLimit(keras.callbacks.Callback):
         self.iterations = iterations
 
     def on_train_batch_end(self, batch, logs=None):
-        if int(self.model.optimizer.iterations.numpy()) >= self.iterations:
+        if _iterations(self.model) >= self.iterations:
             self.model.stop_training = True
 
 
-class LogIterations(keras.callbacks.Callback):
-    """Adds the number of iterations, for an epoch may end early, to the logs.
+class NoteProgress(keras.callbacks.Callback):
+    """Keeps a run's progress up to date, with a row of logs for each epoch.
 
-    It must come before what writes the logs.
+    It must come after the callbacks that add to the logs, and before
+    `Checkpoint`.
+
+    Args:
+        progress: What the run has behind it.
     """
 
+    def __init__(self, progress: Progress):
+        super().__init__()
+        self._progress = progress
+
+    def on_train_begin(self, logs=None):
+        self._start = time.monotonic() - self._progress.seconds
+
     def on_epoch_end(self, epoch, logs=None):
-        logs["iterations"] = int(self.model.optimizer.iterations.numpy())
+        progress = self._progress
+        progress.seconds = time.monotonic() - self._start
+        # An epoch may have ended early.
+        progress.iterations = _iterations(self.model)
+        progress.history.append(
+            {
+                "epoch": epoch,
+                "iterations": progress.iterations,
+                "seconds": progress.seconds,
+                **{name: float(value) for name, value in logs.items()},
+            }
+        )
 
 
 class TimeLimit(keras.callbacks.Callback):

@@ -25,17 +25,24 @@ runs learned on in long ones:
 
 from __future__ import annotations
 
-import json
+from experiments import binary
+
+# isort: split
 import pathlib
+from typing import Any
 
 import numpy as np
 from absl import app
 from absl import flags
 
+from experiments import checkpoint
 from experiments import learned_optimizer_comparison as comparison
 from experiments import learned_optimizer_figures
 from experiments import learned_optimizer_run as run_lib
 from experiments import optimizees
+from experiments import results
+from experiments import run_folder
+from keras_meta import durable_files
 from keras_meta.optimizers.presets import load_rule
 
 # By the kind of problem to train on.
@@ -240,12 +247,11 @@ def _rates(name: str, settings, directory: pathlib.Path) -> dict[str, float]:
         "seed": settings.seed,
     }
     path = directory / f"rates_{family}.json"
-    if path.exists():
-        kept = json.loads(path.read_text())
-        if kept["setting"] == setting:
-            return kept["rates"]
+    kept = run_folder.read_json(path, "the rates are tuned again")
+    if kept is not None and kept["setting"] == setting:
+        return kept["rates"]
     rates = comparison.tuned_baselines(optimizees.make(family), **setting)
-    path.write_text(json.dumps({"setting": setting, "rates": rates}) + "\n")
+    durable_files.write_json(path, {"setting": setting, "rates": rates})
     return rates
 
 
@@ -270,7 +276,11 @@ def _test(name, rule, rates, settings, directory: pathlib.Path) -> dict:
         together=_together(name),
         seed=settings.seed,
     )
-    np.savez(directory / f"{name}.npz", **curves)
+    durable_files.write_sealed(
+        directory / f"{name}.npz",
+        lambda path: np.savez(path, **curves),
+        suffix=".npz",
+    )
     learned_optimizer_figures.draw_losses(
         curves,
         directory / name,
@@ -283,7 +293,27 @@ def _test(name, rule, rates, settings, directory: pathlib.Path) -> dict:
     for optimizer, means in report["mean"].items():
         _print_row(optimizer, means, rates)
     _print_row("best other / rule", report["best_other_over_rule"], {})
-    return {"rates": rates, "test_instances": _test_instances(), **report}
+    return {
+        "settings": _test_settings(settings, directory),
+        "rates": rates,
+        "test_instances": _test_instances(),
+        **report,
+        "versions": results.versions(),
+    }
+
+
+def _test_settings(settings, directory: pathlib.Path) -> dict[str, Any]:
+    """Returns what a test's numbers depend on, besides the rates."""
+    tested = {"test_steps": _TEST_STEPS.value, "seed": settings.seed}
+    if _PRESET.value:
+        return {**tested, "preset": _PRESET.value}
+    # Training that a time limit stopped may go on after the test.
+    trained = checkpoint.read(directory, settings).iterations
+    return {
+        **tested,
+        "training": run_folder.as_json(settings),
+        "trained_iterations": trained,
+    }
 
 
 def main(argv):
@@ -298,15 +328,28 @@ def main(argv):
     # A preset's results do not go among those of a rule trained here.
     folder = pathlib.Path(_PRESET.value or settings.problem).name
     directory = pathlib.Path(_OUTPUT.value) / folder
-    directory.mkdir(parents=True, exist_ok=True)
+    binary.announce(_plan(settings, families), directory)
+    with run_folder.owned(directory):
+        _train_and_test(settings, families, directory)
+
+
+def _plan(settings, families) -> str:
+    test = f"testing it on {', '.join(families)}"
+    if _PRESET.value:
+        return f"Taking the preset {_PRESET.value} and {test}"
+    return f"Training an optimizer on {settings.problem} and {test}"
+
+
+def _train_and_test(settings, families, directory: pathlib.Path) -> None:
     rule = _rule(settings, directory)
     path = directory / "results.json"
-    report = json.loads(path.read_text()) if path.exists() else {}
+    instead = "other families must be tested again"
+    report = run_folder.read_json(path, instead) or {}
     for name in families:
         rates = _rates(name, settings, directory)
         report[name] = _test(name, rule, rates, settings, directory)
-        path.write_text(json.dumps(report, indent=1) + "\n")
+        durable_files.write_json(path, report)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    binary.run(main)

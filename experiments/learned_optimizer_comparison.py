@@ -82,7 +82,10 @@ def _compiled_run(problem, rule, steps, together):
         start = optimization.start(params)
         return optimization.take_steps(start, data, 0, steps)[1]
 
-    return run
+    # Traced here, as TensorFlow takes one such function after another for the
+    # same one that is traced too often, and warns.
+    number = tf.TensorSpec([], tf.int64)
+    return run.get_concrete_function(number, number)
 
 
 def tune(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
 import time
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -15,6 +17,8 @@ import tensorflow as tf
 import keras_meta
 from experiments import checkpoint
 from experiments import optimizees
+from experiments import run_folder
+from keras_meta import durable_files
 from keras_meta.optimizers.presets import load_rule
 from keras_meta.optimizers.presets import save_rule
 from keras_meta.problems import Problem
@@ -22,7 +26,6 @@ from keras_meta.update_rules.update_rule import UpdateRule
 
 # Keeps its problems apart from those of training.
 _VALIDATION_SEED = 2**32
-_BEST = "best.npz"
 # In a row; a few of the thousands of problems may diverge on the way.
 _TOLERATED_DIVERGENCES = 10
 RULES = ("lstm", "hierarchical", "hyperparameters")
@@ -58,7 +61,12 @@ class Settings:
         validation_instances: Problem instances of a validation, for each
             family.
         validation_steps: Steps of an optimization in validation.
+
+    A stopped run goes on with the same settings only, as training depends on
+    all of them.
     """
+
+    MAY_DIFFER: ClassVar = ()
 
     rule: str
     problem: str
@@ -82,40 +90,56 @@ class Settings:
     validation_steps: int
 
 
-class _Best(keras.callbacks.Callback):
-    """Saves the rule whenever validation finds it better; keeps a history."""
+class _KeepBest(keras.callbacks.Callback):
+    """Notes the rule's weights whenever validation finds it better.
 
-    def __init__(self, directory: pathlib.Path, time_limit: float):
+    It must come after what notes the history.
+    """
+
+    def __init__(self, progress: checkpoint.Progress):
         super().__init__()
-        self._directory = directory
-        self._time_limit = time_limit
-        self._start = time.monotonic()
-        self._history = directory / "history.json"
-        self.history = []
-        if self._history.exists():
-            self.history = json.loads(self._history.read_text())
+        self._progress = progress
 
     def on_epoch_end(self, epoch, logs=None):
-        seconds = time.monotonic() - self._start
-        row = {k: float(v) for k, v in logs.items()} | {
-            "seconds": seconds,
-            "iterations": int(self.model.optimizer.iterations.numpy()),
-        }
-        # A run that was killed before it saved its state repeats an epoch.
-        del self.history[epoch:]
-        earlier = [x["val_loss"] for x in self.history]
-        self.history.append(row)
-        if not earlier or row["val_loss"] < min(earlier):
-            _save(self.model.rule, self._directory)
-        self._history.write_text(json.dumps(self.history, indent=1))
-        if self._time_limit and seconds > 60 * self._time_limit:
+        *earlier, last = [row["val_loss"] for row in self._progress.history]
+        # A loss that is not finite is below none.
+        best = min(filter(math.isfinite, earlier), default=math.inf)
+        if not self._progress.best or last < best:
+            self._progress.best = self.model.rule.get_weights()
+
+
+class _TimeLimit(keras.callbacks.Callback):
+    """Ends training after the epoch in which a time is over.
+
+    Args:
+        minutes: How long, or 0 for no limit.
+    """
+
+    def __init__(self, minutes: float):
+        super().__init__()
+        self._seconds = 60 * minutes
+        self._start = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        elapsed = time.monotonic() - self._start
+        if self._seconds and elapsed > self._seconds:
             self.model.stop_training = True
 
 
-def _save(rule: UpdateRule, directory: pathlib.Path) -> None:
-    with (directory / _BEST).open("wb") as file:
-        np.savez(file, *rule.get_weights())
+def _publish(
+    settings: Settings, progress: checkpoint.Progress, directory: pathlib.Path
+) -> None:
+    """Writes what other programs read; the checkpoint holds it all."""
+    history = json.dumps(progress.history, indent=1) + "\n"
+    durable_files.write_bytes(directory / "history.json", history.encode())
+    durable_files.write_sealed(
+        directory / "best.npz",
+        lambda path: np.savez(path, *progress.best),
+        suffix=".npz",
+    )
+    rule = _rule(settings)
     if rule.fits_any_model:
+        rule.set_weights(progress.best)
         save_rule(rule, directory / "preset")
 
 
@@ -133,9 +157,9 @@ def train(
         The rule of the best validation.
 
     Raises:
-        ValueError: If the folder holds a run with other settings.
+        run_folder.OtherSettings: If the folder holds a run with other
+            settings.
     """
-    _note_settings(settings, directory)
     families = _problems(settings)
     lengths = _lengths(settings)
     learner = keras_meta.OptimizerLearner(
@@ -158,10 +182,14 @@ def train(
             global_clipnorm=settings.clip,
         )
     )
-    best = _Best(directory, time_limit)
-    epochs_done = _epochs_done(
-        best.history, checkpoint.restore(learner, directory)
+    progress = checkpoint.resume(learner, directory, settings)
+    epochs_done = len(progress.history)
+    publish = functools.partial(_publish, settings, progress, directory)
+    durable_files.write_json(
+        directory / "settings.json", run_folder.as_json(settings)
     )
+    if epochs_done:
+        publish()
     learner.fit(
         keras_meta.problems.batches(
             settings.instances,
@@ -174,45 +202,17 @@ def train(
         validation_data=_validation(settings, len(families)),
         callbacks=[
             keras_meta.callbacks.LengthenUnroll(dict(enumerate(lengths))),
-            best,
-            checkpoint.Checkpoint(directory),
+            checkpoint.NoteProgress(progress),
+            _KeepBest(progress),
+            checkpoint.Checkpoint(
+                directory, settings, progress, publish=publish
+            ),
+            _TimeLimit(time_limit),
         ],
         verbose=2,
     )
-    with np.load(directory / _BEST) as weights:
-        learner.rule.set_weights(list(weights.values()))
+    learner.rule.set_weights(progress.best)
     return learner.rule
-
-
-def _epochs_done(history: list[dict], iterations: int) -> int:
-    """Returns how many epochs the restored weights have seen.
-
-    A run that was killed has a row more, if it had not saved its state yet.
-
-    Args:
-        history: A row for each epoch.
-        iterations: How often the restored optimizer was applied.
-    """
-    return sum(row["iterations"] <= iterations for row in history)
-
-
-def _note_settings(settings: Settings, directory: pathlib.Path) -> None:
-    """Writes the settings, or requires that they are those of before."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "settings.json"
-    mine = dataclasses.asdict(settings)
-    before = json.loads(path.read_text()) if path.exists() else mine
-    changed = {k for k in mine if mine[k] != before.get(k)}
-    if changed:
-        raise ValueError(
-            f"{directory} holds a run with other settings: "
-            + ", ".join(
-                f"{k}={before.get(k)!r}, now {mine[k]!r}"
-                for k in sorted(changed)
-            )
-            + ". Choose another --output, or remove it."
-        )
-    path.write_text(json.dumps(mine, indent=1) + "\n")
 
 
 def _problems(settings: Settings) -> list[Problem]:

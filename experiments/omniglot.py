@@ -18,6 +18,9 @@ The data set is prepared by TensorFlow Datasets on first use, in --data_dir.
 
 from __future__ import annotations
 
+from experiments import binary
+
+# isort: split
 import os
 import pathlib
 from typing import Any
@@ -25,12 +28,12 @@ from typing import Any
 import tensorflow as tf
 from absl import app
 from absl import flags
-from absl import logging
 
 from experiments import omniglot_figures
 from experiments import omniglot_run
 from experiments import published
 from experiments import results
+from experiments import run_folder
 from experiments.omniglot_run import Settings
 from experiments.plotting import name_of
 
@@ -154,18 +157,22 @@ _OUTPUT = flags.DEFINE_string(
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    # TensorFlow Datasets tells about every file that it reads.
-    logging.set_verbosity(logging.WARNING)
     settings = _settings()
     directory = pathlib.Path(_OUTPUT.value) / settings.name
-    record = omniglot_run.run(
-        settings,
+    binary.announce(
+        f"Training {name_of(settings.algorithm)} on Omniglot, "
+        f"{settings.iterations} iterations",
         directory,
-        data_dir=_DATA_DIR.value,
-        time_limit=_TIME_LIMIT.value,
-        steps_per_execution=_STEPS_PER_EXECUTION.value,
     )
-    _draw(record, settings, directory)
+    with run_folder.owned(directory):
+        record = omniglot_run.run(
+            settings,
+            directory,
+            data_dir=_DATA_DIR.value,
+            time_limit=_TIME_LIMIT.value,
+            steps_per_execution=_STEPS_PER_EXECUTION.value,
+        )
+        _draw(record, settings, directory)
     _print_table(record, settings)
     print(f"Records and figures in {directory}.")
 
@@ -225,7 +232,7 @@ def _draw(
     record: dict[str, Any], settings: Settings, directory: pathlib.Path
 ) -> None:
     omniglot_figures.draw_history(
-        omniglot_run.history(directory),
+        omniglot_run.history(settings, directory),
         settings.algorithm,
         directory / "validation_accuracy",
     )
@@ -264,4 +271,4 @@ def _shown(reference) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    binary.run(main)

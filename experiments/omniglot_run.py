@@ -6,8 +6,8 @@ import csv
 import dataclasses
 import math
 import pathlib
-import time
 from typing import Any
+from typing import ClassVar
 
 import keras
 import tensorflow as tf
@@ -16,6 +16,7 @@ from experiments import checkpoint
 from experiments import results
 from experiments.algorithms import make_learner
 from experiments.algorithms import outer_rate
+from keras_meta import durable_files
 from keras_meta import episodes
 from keras_meta.callbacks.task_evaluation import TaskEvaluation
 from keras_meta.evaluation import adaptation_curve
@@ -58,7 +59,12 @@ class Settings:
         validation_tasks: Tasks of a validation.
         test_tasks: Tasks of the test.
         curve_steps: Inner steps up to which the test's curve goes.
+
+    `MAY_DIFFER` names those that a stopped run may go on with other values
+    of, as neither its training nor its validation depends on them.
     """
+
+    MAY_DIFFER: ClassVar = ("test_tasks", "curve_steps")
 
     algorithm: str
     network: str
@@ -116,11 +122,10 @@ def run(
     if record is not None and record["iterations"] >= settings.iterations:
         return record
     learner = make(settings, steps_per_execution)
-    start = time.monotonic()
-    done = checkpoint.restore(learner, directory)
-    if done < settings.iterations:
-        _fit(learner, settings, done, directory, data_dir, time_limit)
-    seconds = time.monotonic() - start
+    progress = checkpoint.resume(learner, directory, settings)
+    if progress.iterations < settings.iterations:
+        _fit(learner, settings, progress, directory, data_dir, time_limit)
+    _write_history(progress, directory)
     test = load_episodes(settings, "test", data_dir)
     measured = evaluate_tasks(learner, test, settings.test_tasks)
     curve = adaptation_curve(
@@ -133,8 +138,8 @@ def run(
             **{f"test_{name}": value for name, value in measured.items()},
             **{f"curve_{name}": value for name, value in curve.items()},
         },
-        iterations=int(learner.optimizer.iterations),
-        seconds=seconds,
+        iterations=progress.iterations,
+        seconds=progress.seconds,
     )
 
 
@@ -202,17 +207,23 @@ def load_episodes(
     )
 
 
-def history(directory: pathlib.Path) -> list[dict[str, float]]:
-    """Returns what was logged after each epoch of a run.
+def history(
+    settings: Settings, directory: pathlib.Path
+) -> list[dict[str, float]]:
+    """Returns what was logged after each epoch of a run."""
+    return checkpoint.read(directory, settings).history
 
-    An epoch that was run again after a stop counts once, the last time.
-    """
-    with (directory / _HISTORY).open() as file:
-        rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
-    return [
-        {name: float(value) for name, value in rows[epoch].items()}
-        for epoch in sorted(rows)
-    ]
+
+def _write_history(
+    progress: checkpoint.Progress, directory: pathlib.Path
+) -> None:
+    """Writes a table for other programs; the checkpoint holds the rows."""
+    rows = progress.history
+    with durable_files.replacing(directory / _HISTORY) as temporary:
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 def _network(settings: Settings) -> keras.Model:
@@ -224,12 +235,12 @@ def _network(settings: Settings) -> keras.Model:
 def _fit(
     learner: Learner,
     settings: Settings,
-    done: int,
+    progress: checkpoint.Progress,
     directory: pathlib.Path,
     data_dir: str | None,
     time_limit: float,
 ) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
+    done = progress.iterations
     learner.fit(
         load_episodes(
             settings, "train", data_dir, start=done * settings.meta_batch
@@ -243,9 +254,13 @@ def _fit(
                 load_episodes(settings, "validation", data_dir),
                 settings.validation_tasks,
             ),
-            checkpoint.LogIterations(),
-            keras.callbacks.CSVLogger(directory / _HISTORY, append=done > 0),
-            checkpoint.Checkpoint(directory),
+            checkpoint.NoteProgress(progress),
+            checkpoint.Checkpoint(
+                directory,
+                settings,
+                progress,
+                publish=lambda: _write_history(progress, directory),
+            ),
             checkpoint.IterationLimit(settings.iterations),
             checkpoint.TimeLimit(time_limit),
         ],

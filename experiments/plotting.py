@@ -13,10 +13,14 @@ import numpy as np
 matplotlib.use("Agg")
 # It tells about every glyph that goes into a PDF file.
 logging.getLogger("fontTools").setLevel(logging.WARNING)
+# It warns when it looks for the machine's fonts, once after it was installed.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 from matplotlib import axes as mpl_axes  # noqa: E402
 from matplotlib import figure as mpl_figure  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
+
+from keras_meta import durable_files  # noqa: E402
 
 # The colors of Okabe and Ito, which color-blind readers can tell apart.
 _COLORS = {
@@ -106,9 +110,11 @@ def saved_figure(
             **options,
         )
         yield figure, panels
-        path.parent.mkdir(parents=True, exist_ok=True)
         for suffix in (".png", ".pdf"):
-            figure.savefig(path.with_suffix(suffix))
+            with durable_files.replacing(
+                path.with_suffix(suffix), suffix
+            ) as temporary:
+                figure.savefig(temporary)
         plt.close(figure)
 
 

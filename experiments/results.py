@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
+from experiments import run_folder
+from keras_meta import durable_files
 from keras_meta.evaluation import Curve
 from keras_meta.evaluation import Interval
 
@@ -26,14 +28,14 @@ def write(
     iterations: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """Writes `results.json` in one go, so that it is whole or absent.
+    """Writes `results.json` as a whole, with its checksum.
 
     Args:
         directory: Folder of the run.
         settings: Dataclass of everything that was chosen.
         measurements: Nested dicts of numbers, `Interval`s and `Curve`s.
         iterations: Outer iterations that the weights have seen.
-        seconds: Wall time of training in this process.
+        seconds: Wall time of training, over all processes.
 
     Returns:
         What was written.
@@ -45,13 +47,9 @@ def write(
         "seconds": round(seconds, 1),
         "versions": versions(),
     }
-    text = json.dumps(record, default=_plain, indent=2)
-    target = pathlib.Path(directory) / _FILE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_suffix(".tmp")
-    unfinished.write_text(text + "\n")
-    unfinished.replace(target)
-    return json.loads(text)
+    record = json.loads(json.dumps(record, default=_plain))
+    durable_files.write_json(pathlib.Path(directory) / _FILE, record)
+    return record
 
 
 def read(directory: str | os.PathLike, settings: Any) -> dict[str, Any] | None:
@@ -62,25 +60,21 @@ def read(directory: str | os.PathLike, settings: Any) -> dict[str, Any] | None:
         settings: The settings that the run should have had.
 
     Returns:
-        The record, or `None` if there is none.
+        The record, or `None` if there is none or if it is damaged.
 
     Raises:
-        ValueError: If the record is that of other settings.
+        run_folder.OtherSettings: If the record is that of other settings.
     """
     path = pathlib.Path(directory) / _FILE
-    if not path.exists():
-        return None
-    record = json.loads(path.read_text())
-    wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
-    different = sorted(
-        name
-        for name in {*wanted, *record["settings"]}
-        if wanted.get(name) != record["settings"].get(name)
-    )
-    if different:
-        raise ValueError(
-            f"{path} holds a run with another {', '.join(different)}. Choose "
-            "another --output or remove that folder."
+    record = run_folder.read_json(path, "what was trained is tested again")
+    if record is not None:
+        run_folder.check_settings(
+            path,
+            record["settings"],
+            settings,
+            run_folder.start_afresh(path.parent)
+            + " To keep the weights and only test them in another way, remove "
+            f"{path.name} alone.",
         )
     return record
 

@@ -16,6 +16,9 @@ Table 1 of Meta-SGD with further algorithms, at its full length:
 
 from __future__ import annotations
 
+from experiments import binary
+
+# isort: split
 import concurrent.futures
 import functools
 import multiprocessing
@@ -34,6 +37,7 @@ from experiments import sinusoid_figures
 from experiments import sinusoid_run
 from experiments.plotting import name_of
 from experiments.sinusoid_run import Settings
+from keras_meta import durable_files
 
 _ALGORITHMS = ("maml", "meta_sgd", "fomaml", "anil", "reptile", "pretrained")
 # Those whose fits are drawn.
@@ -118,16 +122,28 @@ def main(argv):
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
     output = pathlib.Path(_OUTPUT.value)
     start = time.monotonic()
-    settings = [
-        _settings(algorithm, shots)
-        for algorithm in _chosen_algorithms()
-        for shots in _chosen_shots()
-    ]
+    # A run that is asked for twice is one run.
+    settings = list(
+        dict.fromkeys(
+            _settings(algorithm, shots)
+            for algorithm in _chosen_algorithms()
+            for shots in _chosen_shots()
+        )
+    )
+    binary.announce(
+        f"Training {_count(settings)} on sine waves for "
+        f"{settings[0].iterations} iterations",
+        output,
+    )
     records = _run_all(settings, output)
     _print_table(records)
     if _FIGURES.value:
         _draw(settings, output)
     print(f"{time.monotonic() - start:.0f} s. Records in {output}.")
+
+
+def _count(settings: list[Settings]) -> str:
+    return "1 network" if len(settings) == 1 else f"{len(settings)} networks"
 
 
 def _chosen_algorithms() -> Iterable[str]:
@@ -228,6 +244,8 @@ def _cell(record: dict[str, Any], shots: int) -> str:
 
 
 def _draw(settings: list[Settings], output: pathlib.Path) -> None:
+    # Another process may be drawing here, but not for an hour.
+    durable_files.remove_unfinished(output, older_than=time.time() - 3600)
     shots = settings[0].shots
     learners = {
         s.algorithm: (s, sinusoid_run.load(s, output))
@@ -244,4 +262,4 @@ def _draw(settings: list[Settings], output: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    binary.run(main)

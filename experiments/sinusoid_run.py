@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-import time
 from typing import Any
+from typing import ClassVar
 
 import keras
 import tensorflow as tf
 
 from experiments import checkpoint
 from experiments import results
+from experiments import run_folder
 from experiments.algorithms import make_learner
 from experiments.algorithms import outer_rate
 from keras_meta import episodes
@@ -46,7 +47,12 @@ class Settings:
         seed: Seed of weights and tasks.
         test_tasks: Tasks of each test.
         test_shots: Support points, and query points, of each test.
+
+    `MAY_DIFFER` names those that a stopped run may go on with other values
+    of, as its training does not depend on them.
     """
+
+    MAY_DIFFER: ClassVar = ("test_steps", "test_tasks", "test_shots")
 
     algorithm: str
     shots: int
@@ -80,27 +86,26 @@ def run(settings: Settings, output: pathlib.Path) -> dict[str, Any]:
         The record, see `experiments.results`.
     """
     directory = output / settings.name
-    record = results.read(directory, settings)
-    if record is not None:
-        return record
-    learner, trainee = _make(settings)
-    start = time.monotonic()
-    done = checkpoint.restore(trainee, directory)
-    _fit(trainee, settings, done, directory)
-    seconds = time.monotonic() - start
-    return results.write(
-        directory,
-        settings,
-        _test(learner, settings),
-        iterations=int(trainee.optimizer.iterations),
-        seconds=seconds,
-    )
+    with run_folder.owned(directory):
+        record = results.read(directory, settings)
+        if record is not None:
+            return record
+        learner, trainee = _make(settings)
+        progress = checkpoint.resume(trainee, directory, settings)
+        _fit(trainee, settings, progress, directory)
+        return results.write(
+            directory,
+            settings,
+            _test(learner, settings),
+            iterations=progress.iterations,
+            seconds=progress.seconds,
+        )
 
 
 def load(settings: Settings, output: pathlib.Path) -> Learner:
     """Returns the learner that `run` trained."""
     learner, trainee = _make(settings)
-    checkpoint.restore(trainee, output / settings.name)
+    checkpoint.restore(trainee, output / settings.name, settings)
     return learner
 
 
@@ -170,11 +175,12 @@ def _iterations_per_epoch(settings: Settings) -> int:
 def _fit(
     trainee: keras.Model,
     settings: Settings,
-    done: int,
+    progress: checkpoint.Progress,
     directory: pathlib.Path,
 ) -> None:
     per_epoch = _iterations_per_epoch(settings)
     epochs = math.ceil(settings.iterations / per_epoch)
+    done = progress.iterations
     if done >= settings.iterations:
         return
     trainee.fit(
@@ -182,7 +188,12 @@ def _fit(
         steps_per_epoch=per_epoch,
         initial_epoch=done // per_epoch,
         epochs=epochs,
-        callbacks=[checkpoint.Checkpoint(directory, _EPOCHS_PER_CHECKPOINT)],
+        callbacks=[
+            checkpoint.NoteProgress(progress),
+            checkpoint.Checkpoint(
+                directory, settings, progress, _EPOCHS_PER_CHECKPOINT
+            ),
+        ],
         shuffle=False,
         verbose=0,
     )

@@ -35,7 +35,9 @@ class DamagedFile(ValueError):
 
 @contextlib.contextmanager
 def replacing(
-    path: str | os.PathLike, suffix: str = ""
+    path: str | os.PathLike,
+    suffix: str = "",
+    previous: str | os.PathLike | None = None,
 ) -> Iterator[pathlib.Path]:
     """Puts a file in its place once it is whole.
 
@@ -43,10 +45,15 @@ def replacing(
         path: Where the file belongs. Its folder is made if it is not there.
         suffix: What the temporary name must end in, for writers that insist
             on one.
+        previous: Where to keep the old file, if it is to be kept. After a
+            kill it may be there alone, without a file at `path`.
 
     Yields:
         A path in the same folder to write to. What is written there replaces
         the old file at the end, or is removed if the block raises.
+
+    Raises:
+        OSError: If the file cannot be written, say because the disk is full.
 
     Example:
     >>> import tempfile
@@ -63,8 +70,12 @@ def replacing(
     try:
         yield temporary
         _flush(temporary)
+        if previous is not None and path.exists():
+            path.replace(previous)
         temporary.replace(path)
         _flush(path.parent)
+    except OSError as error:
+        raise _unwritten(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -84,6 +95,7 @@ def write_sealed(
     path: str | os.PathLike,
     write: Callable[[pathlib.Path], Any],
     suffix: str = "",
+    previous: str | os.PathLike | None = None,
 ) -> None:
     """Writes a file as a whole, with a seal at its end.
 
@@ -91,13 +103,35 @@ def write_sealed(
         path: The file.
         write: Writes the content to the path that it is given.
         suffix: See `replacing`.
+        previous: See `replacing`.
     """
-    with replacing(path, suffix) as temporary:
+    with replacing(path, suffix, previous) as temporary:
         write(temporary)
         with temporary.open("r+b") as file:
             digest = hashlib.file_digest(file, _DIGEST).hexdigest()
             file.seek(0, os.SEEK_END)
             file.write(_SEAL % digest.encode())
+
+
+def reserve(path: str | os.PathLike, size: int) -> None:
+    """Requires that there is room for a file.
+
+    HDF5 may end the process if the disk fills up while it writes. Call this
+    before it opens the file.
+
+    Args:
+        path: The file, of which only zeros are left.
+        size: Its size, bytes.
+
+    Raises:
+        OSError: If there is no room.
+    """
+    block = bytes(2**20)
+    with open(path, "wb") as file:
+        for start in range(0, size, len(block)):
+            file.write(block[: size - start])
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def check_seal(path: str | os.PathLike, way_out: str) -> None:
@@ -240,3 +274,15 @@ def _flush(path: pathlib.Path) -> None:
 
 def _damaged(path: pathlib.Path, why: str, way_out: str) -> DamagedFile:
     return DamagedFile(f"{path} is damaged: {why}. {way_out}")
+
+
+def _unwritten(path: pathlib.Path, error: OSError) -> OSError:
+    """Returns the error that says which file could not be written."""
+    kept = "What it held before is kept."
+    if error.errno is None:
+        return OSError(f"{path} could not be written: {error}. {kept}")
+    # A library's own account of such an error is long and names its buffers.
+    reason = os.strerror(error.errno)
+    return OSError(
+        error.errno, f"{path} could not be written: {reason}. {kept}"
+    )

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 
@@ -26,6 +27,49 @@ def test_replacing_keeps_the_old_file_if_the_writer_fails(tmp_path):
             raise OSError("the disk is full")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_full_disk_is_reported_with_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    durable_files.write_bytes(path, b"old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "long account of a library")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as raised:
+        durable_files.write_bytes(path, b"new")
+    assert raised.value.errno == errno.ENOSPC
+    assert f"{path} could not be written: No space left" in str(raised.value)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_replacing_keeps_the_file_before_under_its_own_name(tmp_path):
+    path, previous = tmp_path / "file", tmp_path / "previous"
+    for content in (b"1", b"2", b"3"):
+        with durable_files.replacing(path, previous=previous) as temporary:
+            temporary.write_bytes(content)
+    assert (path.read_bytes(), previous.read_bytes()) == (b"3", b"2")
+    assert sorted(os.listdir(tmp_path)) == ["file", "previous"]
+
+
+@pytest.mark.parametrize("size", [0, 7, 2**20 + 3])
+def test_reserve_takes_the_room(tmp_path, size):
+    path = tmp_path / "file"
+    durable_files.reserve(path, size)
+    assert path.stat().st_size == size
+
+
+def test_reserve_fails_without_room(tmp_path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            durable_files.reserve(tmp_path / "file", 1001)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_sealed_file_passes_and_ends_in_its_digest(tmp_path):

@@ -1,7 +1,6 @@
 """What a benchmark ran on, and its record of that and of what it found."""
 
 import importlib.metadata
-import json
 import pathlib
 import platform
 
@@ -51,7 +50,8 @@ def write_record(path, **found):
         path: The file; its folder is made if it is not there.
         **found: JSON values.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = {**found, "versions": versions()}
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    # A contender's process imports this file, and TensorFlow not before its
+    # environment is set, if at all.
+    from keras_meta import durable_files
+
+    durable_files.write_json(path, {**found, "versions": versions()})

@@ -1,10 +1,11 @@
-"""Data sets without an end, which Keras would read for ever."""
+"""What `fit`, `evaluate` and `predict` of Keras do with data sets."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable
+from collections.abc import Mapping
 
 import tensorflow as tf
 
@@ -20,6 +21,8 @@ def refuses_endless(method: Callable) -> Callable:
     """Makes `fit`, `evaluate` or `predict` of Keras refuse endless data.
 
     Episodes have no end by default, and Keras would read them until stopped.
+    `fit` does not warn that it leaves a data set in its order either, unless
+    somebody asked for `shuffle`.
 
     Args:
         method: The method of `keras.Model`.
@@ -43,9 +46,21 @@ def refuses_endless(method: Callable) -> Callable:
                     f"{steps}=None. Pass `{steps}=`, or give the data set an "
                     "end: `num_batches=` of its source, or `.take(...)`."
                 )
+        if is_fit and _is_silent_on_order(given):
+            kwargs["shuffle"] = False
         return method(self, *args, **kwargs)
 
     return checked
+
+
+def _is_silent_on_order(given: Mapping[str, object]) -> bool:
+    """Returns whether `fit` got a data set and no `shuffle`.
+
+    Keras takes `shuffle=True` for given then, and warns that it has no effect.
+    """
+    return isinstance(given.get("x"), tf.data.Dataset) and (
+        "shuffle" not in given
+    )
 
 
 def _is_endless(data: object) -> bool:

@@ -10,12 +10,12 @@ _ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture
 def run_binary():
-    """Runs `python -m experiments.<name>` and returns what it prints."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(_ROOT),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
+    """Runs `python -m experiments.<name>` as a user does.
+
+    Returns what it prints, and requires that it prints nothing but that.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
 
     def run(name: str, *arguments: str) -> str:
         finished = subprocess.run(
@@ -30,6 +30,7 @@ def run_binary():
         if finished.returncode:
             print(finished.stderr[-4000:])
         finished.check_returncode()
+        assert finished.stderr == ""
         return finished.stdout
 
     return run

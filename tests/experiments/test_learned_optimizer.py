@@ -1,16 +1,22 @@
+import dataclasses
 import json
 import subprocess
+from types import SimpleNamespace
 
 import data_sets
 import keras
 import numpy as np
 import pytest
+from kills import finish_after_kills
 
 import keras_meta
+from experiments import checkpoint
 from experiments import learned_optimizer_comparison as comparison
 from experiments import learned_optimizer_figures as figures
 from experiments import learned_optimizer_run as run_lib
 from experiments import optimizees
+from experiments import run_folder
+from keras_meta import durable_files
 from keras_meta.optimizers import LSTMOptimizer
 
 
@@ -54,6 +60,7 @@ def test_binary(run_binary, tmp_path):
         "--tuning_instances=4",
         f"--output={tmp_path}",
     )
+    assert printed.startswith("Training an optimizer on quadratic and test")
     assert "mean loss of 8 problems" in printed
     folder = tmp_path / "quadratic"
     report = json.loads((folder / "results.json").read_text())
@@ -67,6 +74,7 @@ def test_binary(run_binary, tmp_path):
         assert curves["lstm"].shape == (8, 13)
         mean = curves["lstm"].mean(axis=0)[12]
     assert report["quadratic"]["mean"]["lstm"]["12"] == pytest.approx(mean)
+    assert report["quadratic"]["settings"]["training"]["truncation"] == 5
     assert (folder / "quadratic.png").stat().st_size > 1000
     LSTMOptimizer.from_preset(str(folder / "preset"))
 
@@ -126,21 +134,52 @@ def test_first_steps_out_of_range_are_refused(first_steps):
         run_lib._lengths(chosen)
 
 
-@pytest.mark.parametrize(
-    ("iterations", "epochs"), [(0, 0), (9, 1), (28, 2), (30, 3)]
-)
-def test_a_row_of_an_epoch_that_was_not_saved_does_not_count(
-    iterations, epochs
-):
-    # Windows that diverge are no iterations.
-    history = [{"iterations": n} for n in (9, 28, 30)]
-    assert run_lib._epochs_done(history, iterations) == epochs
-
-
 def test_other_settings_do_not_go_on(tmp_path):
-    run_lib._note_settings(settings(), tmp_path)
-    with pytest.raises(ValueError, match="meta_rate=0.01, now 0.5.*--output"):
-        run_lib.train(settings(meta_rate=0.5), tmp_path)
+    chosen = settings(rule="hyperparameters", batches=2)
+    rule = run_lib.train(chosen, tmp_path)
+    other = dataclasses.replace(chosen, meta_rate=0.5)
+    with pytest.raises(
+        run_folder.OtherSettings, match="meta_rate=0.01, now 0.5.*--output"
+    ):
+        run_lib.train(other, tmp_path)
+    # What others read is written again from the checkpoint.
+    for name in ("history.json", "best.npz", "settings.json"):
+        (tmp_path / name).write_bytes(b"")
+    again = run_lib.train(chosen, tmp_path)
+    np.testing.assert_array_equal(again.get_weights(), rule.get_weights())
+    assert len(json.loads((tmp_path / "history.json").read_text())) == 1
+    recorded = durable_files.read_json(tmp_path / "settings.json", "")
+    assert recorded["meta_rate"] == 0.01
+    with np.load(tmp_path / "best.npz") as best:
+        np.testing.assert_array_equal(list(best.values()), rule.get_weights())
+
+
+@pytest.mark.slow
+def test_training_that_is_killed_at_a_write_ends_as_if_it_had_not(tmp_path):
+    chosen = settings(rule="hyperparameters", first_steps=2)
+
+    def trained(folder):
+        return np.array(run_lib.train(chosen, folder).get_weights())
+
+    straight = trained(tmp_path / "straight")
+    resumed = list(finish_after_kills(trained, tmp_path, every=5))
+    assert len(resumed) >= 4
+    for weights in resumed:
+        np.testing.assert_array_equal(weights, straight)
+
+
+def test_the_best_epoch_is_one_with_a_finite_loss():
+    progress = checkpoint.Progress()
+    keep_best = run_lib._KeepBest(progress)
+    best_losses = []
+    for loss in (np.nan, 2.0, np.inf, 1.0, np.nan, 3.0):
+        weights = [np.array(loss)]
+        rule = SimpleNamespace(get_weights=lambda weights=weights: weights)
+        keep_best.set_model(SimpleNamespace(rule=rule))
+        progress.history.append({"val_loss": loss})
+        keep_best.on_epoch_end(0)
+        best_losses.append(float(progress.best[0]))
+    np.testing.assert_equal(best_losses, [np.nan, 2.0, 2.0, 1.0, 1.0, 1.0])
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
+import functools
 import json
 
 import numpy as np
 import pytest
+from kills import finish_after_kills
 
+from experiments import run_folder
 from experiments import sinusoid_figures
 from experiments import sinusoid_run
 from experiments.sinusoid_run import Settings
@@ -39,6 +42,8 @@ def test_binary(run_binary, tmp_path):
         f"--output={tmp_path}",
     )
     printed = run_binary("sinusoid", *arguments)
+    assert printed.startswith("Training 1 network on sine waves for 20 ")
+    assert f"go to {tmp_path}" in printed
     assert "(1.13 ± 0.18, " in printed
     path = tmp_path / "maml_5shot_20" / "results.json"
     record = json.loads(path.read_text())
@@ -88,28 +93,40 @@ def test_algorithms_train(tmp_path, algorithm):
     assert np.abs(changed).max() > 0
 
 
+def _measured(record):
+    return record["iterations"], record["measurements"]
+
+
 @pytest.mark.slow
-def test_stopped_run_goes_on(tmp_path):
-    sinusoid_run.run(_settings(iterations=1000), tmp_path / "short")
-    path = tmp_path / "long" / "maml_5shot_2000"
-    path.mkdir(parents=True)
-    name = "checkpoint.weights.h5"
-    source = tmp_path / "short" / "maml_5shot_1000" / name
-    (path / name).write_bytes(source.read_bytes())
-    resumed = sinusoid_run.run(_settings(iterations=2000), tmp_path / "long")
-    straight = sinusoid_run.run(_settings(iterations=2000), tmp_path / "all")
-    assert resumed["iterations"] == 2000
-    np.testing.assert_allclose(
-        resumed["measurements"]["5_shot_mse"]["mean"],
-        straight["measurements"]["5_shot_mse"]["mean"],
-        rtol=1e-4,
-    )
+def test_a_run_that_is_killed_at_a_write_ends_as_if_it_had_not(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sinusoid_run, "_ITERATIONS_PER_EPOCH", 4)
+    monkeypatch.setattr(sinusoid_run, "_EPOCHS_PER_CHECKPOINT", 2)
+    run = functools.partial(sinusoid_run.run, _settings())
+    straight = _measured(run(tmp_path / "straight"))
+    records = list(finish_after_kills(run, tmp_path, every=3))
+    assert len(records) >= 4
+    for record in records:
+        assert _measured(record) == straight
 
 
 def test_other_settings_are_refused(tmp_path):
     sinusoid_run.run(_settings(), tmp_path)
-    with pytest.raises(ValueError, match="another meta_rate, seed"):
-        sinusoid_run.run(_settings(seed=4, meta_rate=0.1), tmp_path)
+    other = _settings(seed=4, meta_rate=0.1)
+    changes = "meta_rate=0.001, now 0.1; seed=3, now 4"
+    for name in ("results.json", "checkpoint.weights.h5"):
+        with pytest.raises(
+            run_folder.OtherSettings, match=f"{name} belongs.*: {changes}"
+        ):
+            sinusoid_run.run(other, tmp_path)
+        (tmp_path / _settings().name / "results.json").unlink(missing_ok=True)
+
+
+def test_results_without_weights_are_not_drawn(tmp_path):
+    folder = tmp_path / _settings().name
+    with pytest.raises(FileNotFoundError, match=f"is gone. Remove {folder}"):
+        sinusoid_run.load(_settings(), tmp_path)
 
 
 def test_a_curve_that_diverges_ends_and_says_so():

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
+from keras_meta.learners.endless import refuses_endless
 
 from .helpers import assert_same_weights
 from .helpers import batch
@@ -51,6 +52,30 @@ def test_every_compiled_metric_is_logged():
     }
     fitted = learner.fit(*data, batch_size=2, verbose=0).history
     assert set(fitted) == set(logs)
+
+
+@pytest.mark.filterwarnings("error:.*shuffle=True")
+def test_fit_on_a_data_set_does_not_warn_of_its_order():
+    learner = compiled(_maml(), run_eagerly=True)
+    data = dataset(regression(1))
+    learner.fit(data, verbose=0)
+    learner.fit(x=data, verbose=0)
+    # Whoever asks for what cannot be is still told.
+    with pytest.raises(UserWarning, match="shuffle=True"):
+        learner.fit(data, shuffle=True, verbose=0)
+
+
+def test_only_the_order_of_data_sets_is_settled():
+    @refuses_endless
+    def fit(self, x=None, y=None, validation_data=None, shuffle=True):
+        return shuffle
+
+    data = tf.data.Dataset.range(2)
+    assert fit(None, np.ones(2), np.ones(2))
+    assert not fit(None, data)
+    assert not fit(None, x=data)
+    assert fit(None, data, None, None, True)
+    assert fit(None, data, shuffle=True)
 
 
 def test_logged_losses_are_means_over_tasks():
