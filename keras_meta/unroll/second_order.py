@@ -2,9 +2,9 @@
 
 Several kinds are known. `tf.nn.moments` hides its mean from differentiation.
 Max pooling is wrong under XLA. The cross-entropy of logits leaves out how its
-gradient depends on the labels. And there are gradient operations that have no
-derivative, or one that TensorFlow takes for zero; `missing_gradients` supplies
-some of them.
+gradient depends on the labels, and `tf.nn.ctc_loss` gives NaN. And there are
+gradient operations that have no derivative, or one that TensorFlow takes for
+zero; `missing_gradients` supplies some of them.
 """
 
 from __future__ import annotations
@@ -93,12 +93,11 @@ def differentiate(
         ValueError: If an operation has no derivative, or no right second
             derivative where one will be taken.
     """
-    checked = again and not tf.executing_eagerly()
-    start = len(_operations()) if checked else 0
+    start = len(_operations())
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(weights)
         target, others = function()
-    middle = len(_operations()) if checked else 0
+    forward = _operations()[start:]
     try:
         gradients = tape.gradient(
             target,
@@ -109,30 +108,57 @@ def differentiate(
         operation_type = _missing_type(error)
         if operation_type is None:
             raise
-        raise ValueError(_NO_DERIVATIVE.format(operation_type)) from error
-    if checked:
-        operations = _operations()
-        _refuse_learned_labels(operations[start:middle], weights, layers)
-        _refuse_last_derivatives(operations[middle:], gradients, layers)
+        where = _where_is(operation_type, forward, layers)
+        message = _NO_DERIVATIVE.format(where, operation_type)
+        raise ValueError(message) from error
+    if again and not tf.executing_eagerly():
+        backward = _operations()[start + len(forward) :]
+        _refuse_wrong_losses(forward, weights, layers)
+        _refuse_last_derivatives(forward, backward, gradients, layers)
     return gradients, others
 
 
-def _refuse_learned_labels(operations, weights, layers) -> None:
+def _refuse_wrong_losses(operations, weights, layers) -> None:
     for operation in operations:
-        if operation.type != "SoftmaxCrossEntropyWithLogits":
-            continue
-        _, labels = operation.inputs
-        if _depends(labels, weights):
+        message = None
+        if re.search(r"(^|/)ctc_loss_dense(_\d+)?/", operation.name):
+            message = _CTC
+        elif operation.type == "SoftmaxCrossEntropyWithLogits":
+            _, labels = operation.inputs
+            message = _LABELS if _depends(labels, weights) else None
+        if message is not None:
             where = _where(operation, layers)
-            raise ValueError(_LABELS.format(where, operation.name))
+            raise ValueError(message.format(where, operation.name))
 
 
-def _refuse_last_derivatives(operations, gradients, layers) -> None:
-    for place, operation_type in _last_derivatives(operations, gradients):
-        where = _where(place, layers)
+def _refuse_last_derivatives(forward, backward, gradients, layers) -> None:
+    for place, operation_type in _last_derivatives(backward, gradients):
+        where = _where(_origin(place, forward), layers)
         raise ValueError(
             _NO_SECOND_DERIVATIVE.format(where, operation_type, place.name)
         )
+
+
+def _origin(
+    operation: tf.Operation, forward: Iterable[tf.Operation]
+) -> tf.Operation:
+    """Finds the operation that a gradient operation belongs to.
+
+    TensorFlow names gradients after it, but not those of functions and of
+    `tf.custom_gradient`.
+    """
+
+    def is_named(operation):
+        return operation.name.startswith("gradient_tape/")
+
+    names = {x.name for x in forward}
+    waiting = [] if is_named(operation) else [operation]
+    for nearest in waiting:
+        if nearest.name in names:
+            return nearest
+        before = [x.op for x in nearest.inputs]
+        waiting += [x for x in before if x not in waiting and not is_named(x)]
+    return operation
 
 
 def _last_derivatives(
@@ -165,7 +191,8 @@ def _is_last(operation_type: str) -> bool:
     if has_gradient is False:
         # That is right for shapes and signs. Gradients are not constant.
         is_gradient = re.search(r"Grad(ient)?(V\d+)?$", operation_type)
-        return bool(is_gradient) and "TensorArray" not in operation_type
+        is_meant = operation_type.startswith(("StopGradient", "TensorArray"))
+        return bool(is_gradient) and not is_meant
     return has_gradient is None
 
 
@@ -185,7 +212,7 @@ def _behind(
 ) -> Iterator[tf.Operation]:
     """Yields operations by whose inputs tensors may be differentiated."""
     seen = set()
-    waiting = [x.op for x in tensors]
+    waiting = [x.op for x in tensors if _is_smooth(x.dtype)]
     while waiting:
         operation = waiting.pop()
         if operation.name in seen or not within(operation):
@@ -221,6 +248,9 @@ def _with_called(
 
 
 def _operations() -> list[tf.Operation]:
+    """Returns the operations of the graph being built, none if eager."""
+    if tf.executing_eagerly():
+        return []
     return tf.compat.v1.get_default_graph().get_operations()
 
 
@@ -236,6 +266,18 @@ def _where(operation: tf.Operation, layers: Iterable[keras.Layer]) -> str:
         for layer in layers:
             if re.fullmatch(re.escape(layer.name) + r"(_\d+)?", scope):
                 return f"Layer '{layer.name}'"
+    return "The model or its loss"
+
+
+def _where_is(
+    operation_type: str,
+    operations: Iterable[tf.Operation],
+    layers: Iterable[keras.Layer],
+) -> str:
+    """Says which layer has an operation of a type."""
+    for place, operation, _ in _with_called(operations, False):
+        if operation.type == operation_type:
+            return _where(place, layers)
     return "The model or its loss"
 
 
@@ -257,8 +299,8 @@ _MOMENTS = (
 _MAX_POOL = (
     "{} calls a max-pooling operation directly ({}). Its second derivative "
     "is wrong under XLA, so the meta-gradient would be wrong. Use a "
-    "keras.layers.MaxPooling layer, compile(jit_compile=False), or "
-    + _OR_FIRST_ORDER
+    "keras.layers.MaxPooling or AdaptiveMaxPooling layer, "
+    "compile(jit_compile=False), or " + _OR_FIRST_ORDER
 )
 _LABELS = (
     "{} takes the cross-entropy of logits with labels that depend on the "
@@ -267,10 +309,15 @@ _LABELS = (
     "`-ops.sum(labels * ops.log_softmax(logits), -1)` instead, stop the "
     "gradient of the labels, or pass " + _OR_FIRST_ORDER
 )
+_CTC = (
+    "{} calls tf.nn.ctc_loss or keras.ops.ctc_loss ({}). TensorFlow cannot "
+    "differentiate it twice, as the meta-gradient needs. Use another loss, or "
+    "pass " + _OR_FIRST_ORDER
+)
 _NO_DERIVATIVE = (
-    "The model or its loss uses an operation that has no derivative in "
-    "TensorFlow: {}. No layer before it can be adapted. Compute the same by "
-    "other operations, or adapt only layers behind it."
+    "{} uses an operation that has no derivative in TensorFlow: {}. No layer "
+    "before it can be adapted. Compute the same by other operations, or adapt "
+    "only layers behind it."
 )
 _NO_SECOND_DERIVATIVE = (
     "{} uses an operation that has no second derivative in TensorFlow: its "
