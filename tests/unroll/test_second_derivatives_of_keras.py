@@ -7,9 +7,9 @@ import tensorflow as tf
 
 layers = keras.layers
 _STEP = 1e-5
-# `ops.abs` and the like have no derivative at zero, roots not below.
-_POINTS = np.linspace(0.13, 0.87, 7)
-_LARGE = np.linspace(1.2, 3.0, 7)
+_POINTS = np.linspace(0.13, 0.87, 6)
+_LARGE = np.linspace(1.2, 2.9, 6)
+_WITHOUT_DERIVATIVE = ("unique", "view")
 
 
 def functions():
@@ -18,7 +18,11 @@ def functions():
     for place in (keras.activations, keras.ops):
         for name in sorted(dir(place)):
             function = getattr(place, name)
-            if name[0].islower() and _is_elementwise(function):
+            if (
+                name[0].islower()
+                and name not in _WITHOUT_DERIVATIVE
+                and _is_elementwise(function)
+            ):
                 found.setdefault(name, function)
     return found
 
@@ -49,20 +53,18 @@ FUNCTIONS = functions()
 
 
 def test_the_functions_are_found():
-    assert {"gelu", "softsign", "tanh", "erf", "logsumexp"} - {*FUNCTIONS} == {
-        "logsumexp"
-    }
+    assert {"gelu", "softsign", "tanh", "erf", "softmax"} <= {*FUNCTIONS}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_have_exact_second_derivatives(name):
     function = FUNCTIONS[name]
-    low = -_POINTS if name not in ("log", "sqrt") else _POINTS
-    for x in (_POINTS, low, _LARGE):
+    for x in (_POINTS, -_POINTS, _LARGE):
         second = _derivative(function, x, twice=True)
         above = _derivative(function, x + _STEP)
         below = _derivative(function, x - _STEP)
         expected = (above - below) / (2 * _STEP)
+        # Roots and logarithms are not defined everywhere.
         defined = np.isfinite(expected)
         scale = 1 + np.abs(expected[defined])
         np.testing.assert_array_less(
