@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-layers = keras.layers
 _STEP = 1e-5
 _POINTS = np.linspace(0.13, 0.87, 6)
 _LARGE = np.linspace(1.2, 2.9, 6)
@@ -14,17 +13,15 @@ _WITHOUT_DERIVATIVE = ("unique", "view")
 
 def functions():
     """All functions of Keras that map one float tensor entry by entry."""
-    found = {}
-    for place in (keras.activations, keras.ops):
-        for name in sorted(dir(place)):
-            function = getattr(place, name)
-            if (
-                name[0].islower()
-                and name not in _WITHOUT_DERIVATIVE
-                and _is_elementwise(function)
-            ):
-                found.setdefault(name, function)
-    return found
+    places = keras.activations, keras.ops
+    named = {name: getattr(p, name) for p in places for name in dir(p)}
+    return {
+        name: function
+        for name, function in named.items()
+        if name[0].islower()
+        and name not in _WITHOUT_DERIVATIVE
+        and _is_elementwise(function)
+    }
 
 
 def _is_elementwise(function) -> bool:
