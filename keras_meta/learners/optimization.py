@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_meta.problems.problem import Problem
 from keras_meta.unroll.loop import unroll
+from keras_meta.unroll.second_order import differentiate
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -86,8 +87,8 @@ class Optimization:
 
     def _evaluate_at(self, params, data, step):
         """Returns the losses and their gradients."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(params)
+
+        def compute():
             losses = self.problem.losses(
                 params,
                 data,
@@ -95,8 +96,10 @@ class Optimization:
                 second_order=self.second_order,
                 xla=self.xla,
             )
-        gradients = tape.gradient(
-            losses, params, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            return losses, losses
+
+        gradients, losses = differentiate(
+            compute, params, again=self.second_order
         )
         if self.second_order:
             return losses, gradients

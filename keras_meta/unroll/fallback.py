@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.inner_loss import keras_mask
-from keras_meta.unroll.second_order import refuse_wrong_derivatives
 from keras_meta.unroll.task_scope import TaskScope
 
 # An odd number near 2**31 times the golden section, which spreads the tasks'
@@ -73,7 +72,7 @@ def call_per_task(layer, call, scope: TaskScope, args, kwargs):
             (args, kwargs), values
         )
         try:
-            with refuse_wrong_derivatives(inner.second_order, inner.xla), inner:
+            with inner:
                 outputs = call(*one_args, **one_kwargs)
         except Exception:
             if inner.stray is not None:

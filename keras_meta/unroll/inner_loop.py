@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.inner_loss import InnerLoss
+from keras_meta.unroll.second_order import differentiate
 from keras_meta.unroll.shared_calls import SharedCalls
 from keras_meta.unroll.task_batched import TaskBatched
 from keras_meta.unroll.task_batched import TaskOutputs
@@ -129,19 +130,21 @@ class InnerLoop:
         Returns:
             The carry after the step and the losses before it, `[tasks]`.
         """
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(carry.weights)
+
+        def total_loss():
             result = self._on_support(
                 carry, support.x, training, first_order, xla, shared
             )
             losses = loss(support.y, result.outputs, support.sample_weight)
             # Tasks are independent: the gradient of the sum holds each
             # task's own gradient.
-            total = tf.reduce_sum(losses)
-        grads = tape.gradient(
-            total,
+            return tf.reduce_sum(losses), (losses, result.state)
+
+        grads, (losses, state) = differentiate(
+            total_loss,
             carry.weights,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            again=training and not first_order,
+            layers=self.task_batched.layers,
         )
         seen = losses
         if first_order:
@@ -151,7 +154,7 @@ class InnerLoop:
         weights, rule_state = self.update_rule.update(
             carry.weights, grads, rule_state
         )
-        return Carry(weights, rule_state, result.state), losses
+        return Carry(weights, rule_state, state), losses
 
     def predict(
         self,

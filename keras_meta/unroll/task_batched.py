@@ -16,6 +16,7 @@ from keras_meta.unroll.fallback import call_per_task
 from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.rules import find_rule
 from keras_meta.unroll.rules.convolution import has_all_kernels
+from keras_meta.unroll.second_order import differentiate
 from keras_meta.unroll.second_order import refuse_wrong_derivatives
 from keras_meta.unroll.shared_calls import SharedCalls
 from keras_meta.unroll.task_scope import TaskScope
@@ -105,6 +106,11 @@ class TaskBatched:
             for variables in map(_own_variables, self.model._flatten_layers())
         )
 
+    @property
+    def layers(self) -> list[keras.Layer]:
+        """All layers of the model, nested ones included."""
+        return self.model._flatten_layers()
+
     def initial_state(self) -> list[tf.Tensor]:
         """Returns the values of `state_variables`."""
         return [tf.convert_to_tensor(v.value) for v in self.state_variables]
@@ -150,13 +156,15 @@ class TaskBatched:
         # Operations can be checked in a graph only.
         unchecked = second_order and tf.executing_eagerly()
         if not self._probed or (unchecked and True not in self._probed):
+            self._probe(weights, state, inputs, options, unchecked)
             self._probed.add(second_order)
-            self._probe(weights, state, inputs, options)
         if shared is not None and not shared.is_for(inputs):
             shared = None
         return self._call(weights, state, inputs, shared=shared, **options)
 
-    def _probe(self, weights, state, inputs, options) -> None:
+    def _probe(
+        self, weights, state, inputs, options, check_gradients: bool
+    ) -> None:
         """Traces the call once with all sizes of the batch left open.
 
         With the batch's size known, an input of a layer that merely has the
@@ -168,10 +176,16 @@ class TaskBatched:
                 [None] * axes + x.shape.as_list()[axes:], x.dtype
             )
 
-        tf.function(
-            lambda w, x: self._call(w, state, x, **options).outputs,
-            autograph=False,
-        ).get_concrete_function(
+        def trace(weights, inputs):
+            def call():
+                outputs = self._call(weights, state, inputs, **options).outputs
+                return _stand_in_loss(outputs), outputs
+
+            if not check_gradients:
+                return call()
+            return differentiate(call, weights, again=True, layers=self.layers)
+
+        tf.function(trace, autograph=False).get_concrete_function(
             keras.tree.map_structure(open_sizes(1), list(weights)),
             keras.tree.map_structure(open_sizes(2), inputs),
         )
@@ -204,7 +218,10 @@ class TaskBatched:
                 **options,
             )
             try:
-                with refuse_wrong_derivatives(second_order, xla), scope:
+                with (
+                    refuse_wrong_derivatives(second_order, xla, self.layers),
+                    scope,
+                ):
                     outputs = self.model(merged, training=options["training"])
                 break
             except Exception:
@@ -258,6 +275,13 @@ class TaskBatched:
             type(layer).__name__,
             reason,
         )
+
+
+def _stand_in_loss(outputs) -> tf.Tensor:
+    """Returns a loss whose gradient by any output depends on the output."""
+    floats = [y for y in keras.tree.flatten(outputs) if y.dtype.is_floating]
+    squares = [tf.reduce_sum(tf.square(y)) for y in floats]
+    return tf.add_n([tf.cast(y, tf.float32) for y in squares])
 
 
 def is_traced_for_xla() -> bool:

@@ -155,3 +155,53 @@ def test_padding_never_wins():
     x = -1e300 + tf.zeros([1, 2, 3, 1], tf.float64)
     outputs = TaskBatched(model, [])([], [], x).outputs
     assert_close(outputs / 1e300, x / 1e300)
+
+
+ADAPTIVE = (
+    layers.AdaptiveMaxPooling1D,
+    layers.AdaptiveMaxPooling2D,
+    layers.AdaptiveMaxPooling3D,
+)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [([5], 2), ([6], 4), ([2], 3), ([7, 4], [3, 4]), ([4, 3, 5], [3, 1, 2])],
+)
+def test_adaptive_max_pooling_equals_keras(shape, size, data_format, float32):
+    make = ADAPTIVE[len(shape) - 1]
+    layer = make(size, data_format=data_format)
+    last = data_format == "channels_last"
+    shape = [*shape, 2] if last else [2, *shape]
+    model = keras.Sequential([keras.Input(shape), layer])
+    # Many values tie at zero.
+    x = tf.cast(tf.nn.relu(normal([2, 3, *shape])), tf.float32)
+
+    def gradient(function):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function()
+            loss = tf.reduce_sum(tf.cast(normal(y.shape, 3), y.dtype) * y * y)
+        return y, tape.gradient(loss, x)
+
+    actual = gradient(lambda: TaskBatched(model, [])([], [], x).outputs)
+    expected = gradient(lambda: tf.stack([layer(x[0]), layer(x[1])]))
+    assert_close(actual, expected, 1e-6)
+
+
+def test_adaptive_max_pooling_has_its_second_derivative_under_xla():
+    model = keras.Sequential(
+        [keras.Input([5, 5, 1]), layers.AdaptiveMaxPooling2D(2)]
+    )
+    batched = TaskBatched(model, [])
+    # In bfloat16 all of them are the same.
+    x = 1.0 + 1e-4 * normal([2, 1, 5, 5, 1])
+
+    def run(values):
+        return derivatives(
+            lambda v: batched([], [], v[0], xla=True).outputs, values
+        )
+
+    compiled = tf.function(run, autograph=False, jit_compile=True)
+    assert_close(compiled([x]), run([x]))

@@ -1,0 +1,73 @@
+"""Private names of TensorFlow, all in one place.
+
+Checked with TensorFlow 2.21.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
+from tensorflow.python.framework import ops
+
+
+def is_differentiable(operation_type: str) -> bool | None:
+    """Whether TensorFlow differentiates operations of a type.
+
+    Returns:
+        `False` if their derivative counts as zero, and `None` if TensorFlow
+        knows no derivative and fails where it needs one.
+    """
+    try:
+        return ops.gradient_registry.lookup(operation_type) is not None
+    except LookupError:
+        return None
+
+
+def give_gradient(
+    operation_type: str, gradient: Callable, *, replace: bool = False
+) -> None:
+    """Registers the gradient of operations of a type with TensorFlow.
+
+    Args:
+        operation_type: The type. It may be registered as not differentiable,
+            which is then no longer so.
+        gradient: See `tf.RegisterGradient`.
+        replace: Whether to replace a gradient that TensorFlow has. Else it is
+            kept.
+    """
+    known = is_differentiable(operation_type)
+    if known and not replace:
+        return
+    if known is not None:
+        del ops.gradient_registry._registry[operation_type]
+    tf.RegisterGradient(operation_type)(gradient)
+
+
+def called_graphs(operation: tf.Operation) -> list[tf.Graph]:
+    """Returns the graphs of the functions that an operation calls."""
+    called = []
+    for attribute in _function_attributes(operation.type):
+        value = operation.get_attr(attribute)
+        called += value if isinstance(value, list) else [value]
+    functions = [operation.graph._get_function(f.name) for f in called]
+    return [f.graph for f in functions if f is not None]
+
+
+@functools.cache
+def _function_attributes(operation_type: str) -> list[str]:
+    definition = op_def_registry.get(operation_type)
+    if definition is None:
+        return []
+    types = ("func", "list(func)")
+    return [a.name for a in definition.attr if a.type in types]
+
+
+def is_compiled(operation: tf.Operation) -> bool:
+    """Whether XLA compiles the function that an operation calls."""
+    try:
+        return operation.get_attr("_XlaMustCompile")
+    except ValueError:
+        return False

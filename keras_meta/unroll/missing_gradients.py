@@ -1,0 +1,177 @@
+"""Derivatives of gradient operations that TensorFlow does not know.
+
+Taking the gradient of an operation adds gradient operations to the
+computation, and a second derivative differentiates these. For most of those
+below TensorFlow has no derivative and fails. That of bilinear resizing it
+declares not differentiable: the derivative counts as zero, and the second
+derivative of the resizing is wrong without a word.
+
+Here are the right derivatives. They are registered with TensorFlow, so they
+hold in the whole process, for operations in a user's own layers too. A scope
+would not do: the second derivative is taken by an outer tape that belongs to
+the caller, and often after the model's call is over. First derivatives keep
+their values, and a derivative that TensorFlow has, or that others registered
+before, is kept.
+
+Most of these operations are linear in the gradient that they pass on. Such an
+operation is the transpose of a linear map, so its own derivative is that map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from keras_meta._keras import give_gradient
+
+
+def _gradient_of(
+    *operation_types: str, replace: bool = False
+) -> Callable[[Callable], Callable]:
+    def register(gradient: Callable) -> Callable:
+        for operation_type in operation_types:
+            give_gradient(operation_type, gradient, replace=replace)
+        return gradient
+
+    return register
+
+
+@_gradient_of("SoftsignGrad")
+def _softsign_grad(op, upstream):
+    gradient, x = op.inputs
+    slope = -2 * tf.sign(x) / (1 + tf.abs(x)) ** 3
+    return (
+        tf.raw_ops.SoftsignGrad(gradients=upstream, features=x),
+        upstream * gradient * slope,
+    )
+
+
+@_gradient_of(
+    "ResizeBilinearGrad", "ResizeBicubicGrad", "ResizeNearestNeighborGrad"
+)
+def _resize_grad(op, upstream):
+    resize = getattr(tf.raw_ops, op.type.removesuffix("Grad"))
+    size = _image_size(op.inputs[0])
+    return resize(images=upstream, size=size, **_alignment(op)), None
+
+
+@_gradient_of("ResizeBilinear", replace=True)
+def _resize_bilinear(op, upstream):
+    """The gradient that TensorFlow gives, in a form to differentiate again.
+
+    A tape forgets the inputs of `ResizeBilinearGrad`, as it holds that no
+    derivative will ask for them. So a tape gets an operation of its own.
+    """
+
+    def transpose(gradient):
+        return tf.raw_ops.ResizeBilinearGrad(
+            grads=gradient, original_image=op.inputs[0], **_alignment(op)
+        )
+
+    @tf.custom_gradient
+    def transpose_on_tape(gradient):
+        def resize(upstream):
+            size = _image_size(gradient)
+            return tf.raw_ops.ResizeBilinear(
+                images=upstream, size=size, **_alignment(op)
+            )
+
+        return transpose(gradient), resize
+
+    is_on_tape = not isinstance(op, tf.Operation)
+    return (transpose_on_tape if is_on_tape else transpose)(upstream), None
+
+
+@_gradient_of("ScaleAndTranslateGrad")
+def _scale_and_translate_grad(op, upstream):
+    gradient, _, scale, translation = op.inputs
+    resized = tf.raw_ops.ScaleAndTranslate(
+        images=upstream,
+        size=_image_size(gradient),
+        scale=scale,
+        translation=translation,
+        kernel_type=op.get_attr("kernel_type"),
+        antialias=op.get_attr("antialias"),
+    )
+    return resized, None, None, None
+
+
+@_gradient_of("CropAndResizeGradImage")
+def _crop_and_resize_grad(op, upstream):
+    gradient, boxes, image_of_box, _ = op.inputs
+    method = op.get_attr("method")
+    cropped = tf.raw_ops.CropAndResize(
+        image=upstream,
+        boxes=boxes,
+        box_ind=image_of_box,
+        crop_size=_image_size(gradient),
+        method=method,
+    )
+    to_boxes = None
+    if method == b"bilinear":
+        to_boxes = tf.raw_ops.CropAndResizeGradBoxes(
+            grads=gradient, image=upstream, boxes=boxes, box_ind=image_of_box
+        )
+    return cropped, to_boxes, None, None
+
+
+@_gradient_of("LRNGrad")
+def _local_response_normalization_grad(op, upstream):
+    """Differentiates the formula, which is written out again, twice."""
+    gradient, x, _ = op.inputs
+    radius = op.get_attr("depth_radius")
+    bias, alpha, beta = map(op.get_attr, ("bias", "alpha", "beta"))
+    channels = tf.shape(x)[-1]
+    ones = tf.ones([channels, channels], x.dtype)
+    neighbors = tf.linalg.band_part(ones, radius, radius)
+    with tf.GradientTape() as outer:
+        outer.watch([gradient, x])
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            squares = tf.einsum("nhwc,cd->nhwd", x * x, neighbors)
+            y = x * (bias + alpha * squares) ** -beta
+        to_x = inner.gradient(y, x, output_gradients=gradient)
+    return *outer.gradient(to_x, [gradient, x], upstream), None
+
+
+@_gradient_of(
+    "SparseSegmentSumGrad", "SparseSegmentMeanGrad", "SparseSegmentSqrtNGrad"
+)
+def _segment_grad(op, upstream):
+    _, indices, _, _ = op.inputs
+    return _segments(op, upstream, indices), None, None, None
+
+
+@_gradient_of(
+    "SparseSegmentSumGradV2",
+    "SparseSegmentMeanGradV2",
+    "SparseSegmentSqrtNGradV2",
+)
+def _segment_grad_of_used_rows(op, upstream, _):
+    _, indices, _, _ = op.inputs
+    rows = tf.searchsorted(op.outputs[1], indices)
+    return _segments(op, upstream, rows), None, None, None
+
+
+def _alignment(op) -> dict:
+    return {
+        "align_corners": op.get_attr("align_corners"),
+        "half_pixel_centers": op.get_attr("half_pixel_centers"),
+    }
+
+
+def _image_size(images: tf.Tensor) -> tf.Tensor:
+    return tf.shape(images)[1:3]
+
+
+def _segments(op, data: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    """Combines rows of `data` as the operation before the gradient does."""
+    gradient, _, segment_ids, _ = op.inputs
+    forward = op.type.partition("Grad")[0] + "WithNumSegments"
+    return getattr(tf.raw_ops, forward)(
+        data=data,
+        indices=indices,
+        segment_ids=segment_ids,
+        num_segments=tf.shape(gradient)[0],
+    )
