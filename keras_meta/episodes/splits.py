@@ -11,6 +11,8 @@ from itertools import chain
 
 import numpy as np
 
+from keras_meta.episodes.arguments import check_string
+
 _CHARACTERS = 1623
 
 # Ranges of the labels of Omniglot in TensorFlow Datasets, whose splits
@@ -110,6 +112,7 @@ def class_split(name: str) -> list[int] | list[str]:
     >>> len(class_split("vinyals/train")), len(class_split("cifar_fs/test"))
     (1028, 20)
     """
+    check_string(name=name)
     split, _, parts = name.partition("/")
     if split not in _splits():
         raise ValueError(

@@ -65,12 +65,12 @@ def test_classes_and_rotations_are_passed_on():
         (np.zeros([3]), [0, 1, 1], r"`images` must be \[items, ...\]"),
         (np.zeros([2, 2]), np.eye(2), r"`labels` must be \[items\]"),
         (np.zeros([2, 2]), [0.5, 1], "`labels` must be integers or strings"),
-        (np.zeros([0, 2]), [], "`images` is empty"),
+        (np.zeros([0, 2]), [], "`images` must hold at least one item"),
         (np.array([["a"]]), [0], "`images` must be integers or floats"),
         (
             [[1.0, 2.0], [np.nan, 3.0]],
             [0, 1],
-            "NaN in 1 items, the first at position 1",
+            r"`images` must be finite. Received: nan at index \[1, 0\]",
         ),
     ],
 )

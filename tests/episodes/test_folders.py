@@ -72,7 +72,7 @@ def test_a_broken_image_is_named(folder):
 
 def test_another_file_is_named(folder):
     (folder / "Latin" / "a" / "notes.txt").write_text("no image")
-    with pytest.raises(ValueError, match="notes.txt.* is no image"):
+    with pytest.raises(ValueError, match="notes.txt.* its name must end in"):
         load_directory(folder)
 
 
