@@ -62,7 +62,8 @@ def load_directory(
 
     Files are BMP, GIF, JPEG, PNG or WebP. Of an animation the first picture
     is read. Transparency is dropped, CMYK becomes RGB, 16 bits become 8, and
-    JPEG files are turned as the orientation in their EXIF data says.
+    JPEG files are turned as the orientation in their EXIF data says. Animated
+    WebP is not supported.
 
     Args:
         path: The folder. Where there is a folder for each part of a data

@@ -268,11 +268,11 @@ def _decode_jpeg(data: tf.Tensor, channels: int | None) -> tf.Tensor:
 
 
 def _decode_webp(data: tf.Tensor, channels: int | None) -> tf.Tensor:
-    # Of an animation, all pictures: TensorFlow 2.21 crashes if it is asked
-    # for the first one alone.
+    # TensorFlow 2.21 writes beyond its memory when it decodes an animation
+    # without transparency, unless 3 channels are asked for, which it refuses.
     color = tf.cond(
         _is_animated_webp(data),
-        lambda: tf.io.decode_image(data)[0],
+        lambda: _decode(data, 3),
         lambda: _decode(data, None),
     )
     return _of_channels(color, channels)

@@ -109,7 +109,10 @@ def test_rotation_stays_within_its_bound():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rotate": 181}, "`rotate` must be a number from 0 to 180. Received: rotate=181"),
+        (
+            {"rotate": 181},
+            "`rotate` must be a number from 0 to 180. Received: rotate=181",
+        ),
         ({"translate": -0.1}, "`translate` must be"),
         ({"elastic": 2}, "`elastic` must be"),
         ({"elastic_smoothness": 0}, "`elastic_smoothness` must be"),
