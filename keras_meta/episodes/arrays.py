@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from keras_meta.checks import check_positive
 from keras_meta.episodes.arguments import as_array
 from keras_meta.episodes.arguments import as_items
 from keras_meta.episodes.arguments import as_list
@@ -107,6 +108,7 @@ def from_arrays(
     >>> episodes.element_spec[0]["support_x"].shape
     TensorShape([4, 5, 16])
     """
+    check_positive(ways=ways, shots=shots, queries=queries, tasks=tasks)
     loaded = load_arrays(images, labels, names=names)
     if classes is not None:
         loaded = loaded.select(classes)

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_meta.checks import check_bool
+from keras_meta.checks import check_positive
 from keras_meta.checks import describe
 from keras_meta.episodes.arguments import as_list
 from keras_meta.episodes.arguments import check_path
@@ -122,6 +123,7 @@ def load_tfds(
             "channels": channels,
             "image_key": image_key,
             "label_key": label_key,
+            "folder": os.fspath(builder.data_path),
             "files": _files(builder),
             "recipe": _RECIPE,
             "tensorflow": tf.__version__,
@@ -210,6 +212,7 @@ def from_tfds(
     )
     ```
     """
+    check_positive(ways=ways, shots=shots, queries=queries, tasks=tasks)
     loaded = load_tfds(
         name,
         split,
@@ -260,10 +263,13 @@ def _builder(name: str, data_dir: str | os.PathLike | None) -> Any:
         known = tfds.list_builders(with_community_datasets=False)
         near = difflib.get_close_matches(name, known, n=5)
         hint = f" Did you mean {', '.join(near)}?" if near else ""
-        place = "" if data_dir is None else f" nor in {os.fspath(data_dir)!r}"
+        place = ""
+        if data_dir is not None:
+            place = f", or one prepared in {os.fspath(data_dir)!r}"
         raise ValueError(
-            f"`name={name!r}` is no data set of TensorFlow Datasets{place}."
-            f"{hint} `tensorflow_datasets.list_builders()` lists them."
+            "`name` must be a data set that TensorFlow Datasets knows"
+            f"{place}. Received: name={name!r}.{hint} "
+            "`tensorflow_datasets.list_builders()` lists them."
         ) from error
     if not os.path.exists(builder.data_dir):
         builder.download_and_prepare()
@@ -275,12 +281,15 @@ def _check_split(info: Any, split: str) -> None:
         empty = not info.splits[split].num_examples
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f"`split={split!r}` is no split of {info.name}. It has "
-            f"{', '.join(sorted(info.splits))}; several are joined as in "
-            "'train+test'."
+            f"`split` must be a split of {info.name}. Received: split="
+            f"{split!r}. It has {', '.join(sorted(info.splits))}; several are "
+            "joined as in 'train+test'."
         ) from error
     if empty:
-        raise ValueError(f"`split={split!r}` of {info.name} is empty.")
+        raise ValueError(
+            f"`split` must hold examples. Received: split={split!r} of "
+            f"{info.name}, which is empty."
+        )
 
 
 def _files(builder: Any) -> list[list[str | int]]:
@@ -329,8 +338,9 @@ def _the_key(
     if key is not None:
         if key not in candidates:
             raise ValueError(
-                f"`{argument}={key!r}` is no {kind} of {info.name}. Its "
-                f"features are {', '.join(sorted(info.features))}."
+                f"`{argument}` must be a {kind} of {info.name}. Received: "
+                f"{argument}={describe(key)}. Its features are "
+                f"{', '.join(sorted(info.features))}."
             )
         return key
     if not candidates:

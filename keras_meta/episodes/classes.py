@@ -147,7 +147,10 @@ class Classes:
         """
         positions = self._positions(classes, "classes")
         if not positions:
-            raise ValueError("`classes` is empty; name at least one class.")
+            raise ValueError(
+                "`classes` must name at least one class. Received: "
+                f"classes={describe(classes)}"
+            )
         repeated = _repeated(positions)
         if repeated:
             raise ValueError(
@@ -251,7 +254,12 @@ class Classes:
                 "`parts` must be a dict of lists of classes by the name of "
                 f"the part. Received: parts={describe(parts)}"
             )
-        result = {key: self.select(part) for key, part in parts.items()}
+        result = {}
+        for key, part in parts.items():
+            try:
+                result[key] = self.select(part)
+            except ValueError as error:
+                raise ValueError(f"`parts[{key!r}]`: {error}") from error
         owner = {}
         for key, part in result.items():
             for label, name in zip(part.ids, part.names, strict=True):
@@ -460,7 +468,7 @@ class Classes:
             known = by_name if isinstance(label, str) else by_id
             if label not in known:
                 raise ValueError(
-                    f"`{argument}` has {label!r}, which is none of the "
+                    f"`{argument}` has {describe(label)}, which is none of the "
                     f"{len(self)} classes. They are {_listing(known)}."
                 )
             positions.append(known[label])
@@ -521,8 +529,8 @@ def _turns(degrees: int, shape: tuple[int, ...]) -> int:
         )
     if len(shape) != 3 or shape[0] != shape[1]:
         raise ValueError(
-            "Rotations need square images [items, size, size, channels]; "
-            f"these items have the shape {shape}."
+            "Rotations need square images [items, size, size, channels]. "
+            f"Received: items of the shape {shape}."
         )
     return int(degrees) // _QUARTER_TURN % 4
 

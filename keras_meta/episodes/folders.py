@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_meta.checks import check_bool
+from keras_meta.checks import check_positive
 from keras_meta.episodes.arguments import as_list
 from keras_meta.episodes.arguments import check_path
 from keras_meta.episodes.classes import Classes
@@ -165,6 +166,7 @@ def from_directory(
     )
     ```
     """
+    check_positive(ways=ways, shots=shots, queries=queries, tasks=tasks)
     loaded = load_directory(
         path,
         image_size=image_size,

@@ -3,7 +3,6 @@
 import functools
 import re
 from collections.abc import Callable
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -83,10 +82,7 @@ def check_image_options(
     if image_size is None:
         return None, channels
     size = [image_size] * 2 if is_whole(image_size) else image_size
-    is_pair = isinstance(size, (Sequence, np.ndarray)) and np.shape(size) == (
-        2,
-    )
-    if not is_pair or isinstance(size, str):
+    if not isinstance(size, (tuple, list, np.ndarray)) or len(size) != 2:
         raise ValueError(
             "`image_size` must be an integer or (height, width). Received: "
             f"image_size={describe(image_size)}"

@@ -170,7 +170,7 @@ class EpisodeSampler:
             "query_x": self._look_up(query),
         }
         if self._augment is not None:
-            x = _checked_inputs(self._augment(self.seed, index, x), set(x))
+            x = self._augmented(index, x)
         return x, query_y
 
     def choose(
@@ -271,6 +271,13 @@ class EpisodeSampler:
             tf.gather(items, order, batch_dims=1),
             tf.gather(labels, order, batch_dims=1),
         )
+
+    def _augmented(self, index, x):
+        try:
+            changed = self._augment(self.seed, index, x)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`augment` cannot be called: {error}") from error
+        return _checked_inputs(changed, set(x))
 
     def _look_up(self, positions):
         items = tf.gather(self._items, positions)
