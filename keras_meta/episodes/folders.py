@@ -187,7 +187,8 @@ def _class_folders(root: Path) -> dict[str, list[Path]]:
     """Returns the image files of each folder that holds some, by its name."""
     if not root.is_dir():
         raise FileNotFoundError(
-            f"`path` must be a folder; there is none at {os.fspath(root)!r}."
+            "`path` must be a folder. Received: path="
+            f"{os.fspath(root)!r}, where there is none."
         )
     folders = {}
     for folder, subfolders, files in os.walk(

@@ -82,7 +82,9 @@ def check_image_options(
     if image_size is None:
         return None, channels
     size = [image_size] * 2 if is_whole(image_size) else image_size
-    if not isinstance(size, (tuple, list, np.ndarray)) or len(size) != 2:
+    if isinstance(size, np.ndarray):
+        size = size.tolist()
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise ValueError(
             "`image_size` must be an integer or (height, width). Received: "
             f"image_size={describe(image_size)}"

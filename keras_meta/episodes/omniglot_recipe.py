@@ -74,7 +74,13 @@ def omniglot(
     check_string(split=split)
     if rotations is not None:
         rotations = as_list("rotations", rotations)
-    chosen = class_split(f"{protocol}/{split}")
+    try:
+        chosen = class_split(f"{protocol}/{split}")
+    except ValueError as error:
+        raise ValueError(
+            "`split` must be 'train', 'validation', 'test', or several such as "
+            f"'train+validation'. Received: split={split!r}"
+        ) from error
     classes = load_tfds(
         "omniglot",
         "train+test",

@@ -65,7 +65,8 @@ class SinusoidFamily:
     x: Range = (-5.0, 5.0)
 
     def __post_init__(self):
-        for name, bounds in dataclasses.asdict(self).items():
+        for name in ("amplitude", "frequency", "phase", "x"):
+            bounds = getattr(self, name)
             if not _is_range(bounds):
                 raise ValueError(
                     f"`{name}` must be (smallest, largest), two finite "
@@ -244,11 +245,13 @@ def _check_drawing(seed, index, tasks: int) -> None:
 
 def _as_floats(name: str, value, *shapes: list[int | None]) -> tf.Tensor:
     """Returns a float32 tensor of one of some shapes."""
-    if not tf.is_tensor(value):
+    if isinstance(value, tf.Tensor):
+        is_floating = value.dtype.is_floating
+    else:
         value = as_array(name, value)
+        is_floating = value.dtype.kind == "f"
     shape = tf.TensorShape(value.shape)
-    is_numeric = tf.as_dtype(value.dtype).is_floating
-    if not is_numeric or not any(map(shape.is_compatible_with, shapes)):
+    if not is_floating or not any(map(shape.is_compatible_with, shapes)):
         raise ValueError(
             f"`{name}` must be floats of the shape "
             f"{' or '.join(map(str, shapes))}. Received: {name}="
@@ -280,7 +283,9 @@ def _families() -> dict[str, SinusoidFamily]:
 
 def _is_range(bounds: object) -> bool:
     """Whether `bounds` is a pair of numbers in order that float32 holds."""
-    if not isinstance(bounds, (tuple, list, np.ndarray)) or len(bounds) != 2:
+    if isinstance(bounds, np.ndarray):
+        bounds = bounds.tolist()
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
         return False
     low, high = bounds
     if not all(map(is_finite_number, bounds)) or low > high:

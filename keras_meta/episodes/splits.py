@@ -116,16 +116,16 @@ def class_split(name: str) -> list[int] | list[str]:
     split, _, parts = name.partition("/")
     if split not in _splits():
         raise ValueError(
-            f"`{name}` is no published split of classes. They are "
-            f"{', '.join(_splits())}, each followed by a part as in "
-            "'cifar_fs/train'."
+            "`name` must be a published split of classes. Received: name="
+            f"{name!r}. They are {', '.join(_splits())}, each followed by a "
+            "part as in 'cifar_fs/train'."
         )
     classes = _splits()[split]()
     for part in parts.split("+"):
         if part not in classes:
             raise ValueError(
-                f"`{name}` does not name a part of a split. Parts are "
-                f"{', '.join(classes)}, as in '{split}/train'."
+                f"`name` must name a part of a split. Received: name={name!r}. "
+                f"Parts are {', '.join(classes)}, as in '{split}/train'."
             )
     return list(chain.from_iterable(classes[p] for p in parts.split("+")))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -91,9 +93,11 @@ class ModelProblem(Problem):
         check_positive(batch_size=batch_size)
         self.model = model
         self.batch_size = batch_size
-        self.loss = InnerLoss(loss, labels="y")
+        with _naming("loss", loss):
+            self.loss = InnerLoss(loss, labels="y")
         if initializer is not None:
-            initializer = keras.initializers.get(initializer)
+            with _naming("initializer", initializer):
+                initializer = keras.initializers.get(initializer)
         self._task_batched = TaskBatched(model, model.trainable_variables)
         self._initializers = _initializers(model, initializer)
         self._x, self._y = _load(data)
@@ -368,5 +372,25 @@ def _load(data: Any) -> tuple[Any, tf.Tensor]:
 
 
 def _as_tensor(values: Any) -> tf.Tensor:
-    check_finite_values(data=as_array("data", values))
-    return tf.convert_to_tensor(values)
+    array = as_array("data", values)
+    check_finite_values(data=array)
+    try:
+        # A list becomes float32, an array stays what it is.
+        return tf.convert_to_tensor(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`data` must hold numbers or strings. Received: "
+            f"{describe(values)}, an array of {array.dtype}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _naming(argument: str, value: Any) -> Iterator[None]:
+    """Says which argument it is that Keras cannot make something of."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{argument}` must be one of Keras. Received: {argument}="
+            f"{describe(value)}. {error}"
+        ) from error

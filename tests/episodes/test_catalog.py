@@ -245,17 +245,32 @@ def test_a_folder_that_cannot_be_written_is_no_cache(
 
 
 def test_unknown_name(data_dir):
-    with pytest.raises(ValueError, match="no data set.* mean .*cifar100"):
+    with pytest.raises(
+        ValueError,
+        match="`name` must be a data set.*cifar1000.* mean .*cifar100",
+    ):
         load_tfds("cifar1000", "train", data_dir=data_dir)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("pets", {"split": "training"}, "no split of pets. It has test, train"),
-        ("pets", {"split": "train[:0]"}, "is empty"),
-        ("pets", {"image_key": "kind"}, "'kind'` is no uint8 image"),
-        ("pets", {"label_key": "label"}, "'label'` is no label of pets"),
+        (
+            "pets",
+            {"split": "training"},
+            "must be a split of pets.*It has test, train",
+        ),
+        ("pets", {"split": "train[:0]"}, "`split` must hold examples"),
+        (
+            "pets",
+            {"image_key": "kind"},
+            "`image_key` must be a uint8 image of pets.*='kind'",
+        ),
+        (
+            "pets",
+            {"label_key": "label"},
+            "`label_key` must be a label of pets.*='label'",
+        ),
         ("numbers", {}, "numbers has no uint8 image among its features"),
         ("pictured", {}, "pictured has no label among its features"),
         ("double", {}, "fine, kind. Choose with `label_key`"),
