@@ -354,7 +354,7 @@ def _load(data: Any) -> tuple[Any, tf.Tensor]:
             "`data` must be a pair (x, y) of arrays or a data set of such "
             f"pairs. Received: {_describe(data)}"
         )
-    if any(leaf is None for leaf in data):
+    if not keras.tree.flatten(data[0]) or any(leaf is None for leaf in data):
         raise ValueError(
             "`data` must hold inputs and labels. Received: None in their place."
         )
