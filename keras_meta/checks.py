@@ -7,6 +7,11 @@ import numbers
 from collections.abc import Callable
 from collections.abc import Mapping
 
+import numpy as np
+
+# Characters of a value that an error shows.
+_LONGEST = 200
+
 
 def is_whole(value: object) -> bool:
     """Whether a value is an integer, of Python or NumPy; no truth value is.
@@ -35,22 +40,54 @@ def is_finite_number(value: object) -> bool:
     >>> is_finite_number(0.1), is_finite_number(float("inf"))
     (True, False)
     """
-    return is_number(value) and math.isfinite(value)
+    try:
+        return is_number(value) and math.isfinite(value)
+    except OverflowError:
+        # An integer beyond the largest float.
+        return False
+
+
+def is_bool(value: object) -> bool:
+    """Whether a value is a truth value, of Python or NumPy.
+
+    Example:
+    >>> is_bool(True), is_bool(1), is_bool("False")
+    (True, False, False)
+    """
+    return isinstance(value, (bool, np.bool_))
+
+
+def check_bool(**values: bool) -> None:
+    """Requires truth values.
+
+    A string such as `"False"` would count as true.
+
+    Args:
+        **values: Values by the name of their argument.
+
+    Raises:
+        ValueError: If one is neither `True` nor `False`.
+
+    Example:
+    >>> check_bool(nesterov=False)
+    """
+    _check(values, is_bool, "True or False")
 
 
 def check_positive(**sizes: int) -> None:
-    """Requires positive whole numbers.
+    """Requires positive whole numbers that can be the length of an axis.
 
     Args:
         **sizes: Values by the name of their argument.
 
     Raises:
-        ValueError: If one is no integer or is below 1.
+        ValueError: If one is no integer, is below 1 or above 2**31 - 1.
 
     Example:
     >>> check_positive(ways=5, shots=1)
     """
     _check(sizes, lambda x: is_whole(x) and x > 0, "a positive integer")
+    _check(sizes, lambda x: x < 2**31, "below 2**31")
 
 
 def check_whole(**values: int) -> None:
@@ -88,19 +125,81 @@ def check_at_least(least: int, /, **values: int) -> None:
     )
 
 
-def check_positive_number(**values: float) -> None:
-    """Requires numbers above 0.
+def check_finite_number(**values: float) -> None:
+    """Requires numbers that are neither infinite nor NaN.
 
     Args:
         **values: Values by the name of their argument.
 
     Raises:
-        ValueError: If one is no number or is not above 0.
+        ValueError: If one is not a number or not finite.
+
+    Example:
+    >>> check_finite_number(learning_rate=0.1)
+    """
+    _check(values, is_finite_number, "a finite number")
+
+
+def check_positive_number(**values: float) -> None:
+    """Requires finite numbers above 0.
+
+    Args:
+        **values: Values by the name of their argument.
+
+    Raises:
+        ValueError: If one is not a finite number or is not above 0.
 
     Example:
     >>> check_positive_number(epsilon=1e-7)
     """
-    _check(values, lambda x: is_number(x) and x > 0, "a positive number")
+    _check(
+        values,
+        lambda x: is_finite_number(x) and x > 0,
+        "a positive number, and finite",
+    )
+
+
+def check_number_at_least(least: float, /, **values: float) -> None:
+    """Requires finite numbers that are not below a bound.
+
+    Args:
+        least: The bound.
+        **values: Values by the name of their argument.
+
+    Raises:
+        ValueError: If one is not a finite number or is below `least`.
+
+    Example:
+    >>> check_number_at_least(0, weight_decay=0.0)
+    """
+    _check(
+        values,
+        lambda x: is_finite_number(x) and x >= least,
+        f"a finite number of at least {least}",
+    )
+
+
+def check_finite_values(**arrays: object) -> None:
+    """Requires arrays of numbers without NaN or infinity.
+
+    Args:
+        **arrays: Arrays by the name of their argument.
+
+    Raises:
+        ValueError: If one has an entry that is not finite.
+
+    Example:
+    >>> check_finite_values(images=np.zeros([2, 28, 28]))
+    """
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        if array.dtype.kind not in "fc" or np.isfinite(array).all():
+            continue
+        where = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
+        raise ValueError(
+            f"`{name}` must be finite. Received: {array[where]} at index "
+            f"{list(where)}. Remove or replace such entries first."
+        )
 
 
 def check_decay(**values: float) -> None:
@@ -156,7 +255,7 @@ def check_choice(name: str, value: object, choices: tuple) -> None:
     >>> check_choice("on", "both", ("support", "query", "both"))
     """
     allowed = ", ".join(repr(choice) for choice in choices)
-    _check({name: value}, lambda x: x in choices, f"one of {allowed}")
+    _check({name: value}, lambda x: _is_in(x, choices), f"one of {allowed}")
 
 
 def _check(
@@ -168,5 +267,58 @@ def _check(
     for name, value in values.items():
         if not is_fine(value):
             raise ValueError(
-                f"`{name}` must be {expected}. Received: {name}={value!r}"
+                f"`{name}` must be {expected}. Received: "
+                f"{name}={describe(value)}"
             )
+
+
+def _is_in(value: object, choices: tuple) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        # Comparing an array or a tensor gives no truth value.
+        return False
+    return value in choices
+
+
+def check_int64(**values: int) -> None:
+    """Requires whole numbers that fit into 64 bits.
+
+    Args:
+        **values: Values by the name of their argument.
+
+    Raises:
+        ValueError: If one is no integer or needs more bits.
+
+    Example:
+    >>> check_int64(seed=-1)
+    """
+    check_whole(**values)
+    _check(values, lambda x: -(2**63) <= x < 2**63, "an integer of 64 bits")
+
+
+def describe(value: object) -> str:
+    """Shows a value in an error, in one short line.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        What `repr` says, cut where it is long; of arrays and tensors the
+        shape and the type.
+
+    Example:
+    >>> describe("none"), describe(np.zeros([3, 2]))
+    ("'none'", '<ndarray of the shape (3, 2) and float64>')
+    """
+    is_array = hasattr(value, "shape") and hasattr(value, "dtype")
+    if is_array and not isinstance(value, type) and value.shape != ():
+        name = getattr(value.dtype, "name", value.dtype)
+        kind = type(value).__name__
+        return f"<{kind} of the shape {value.shape} and {name}>"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:
+        # Python does not print integers of thousands of digits.
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

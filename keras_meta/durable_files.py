@@ -239,15 +239,19 @@ def read_bytes(path: str | os.PathLike, digest: str, way_out: str) -> bytes:
     return content
 
 
-def remove_unfinished(folder: str | os.PathLike, older_than: float) -> None:
+def remove_unfinished(
+    folder: str | os.PathLike, older_than: float, whole: str = "*"
+) -> None:
     """Removes what writers that were killed left in a folder.
 
     Args:
         folder: The folder. Nothing happens if it is not there.
         older_than: Time in seconds since the epoch; younger files may be
             those of a writer at work, and stay.
+        whole: Pattern of the names that the files would have got, in a
+            folder where others keep files too.
     """
-    for path in pathlib.Path(folder).glob(f"*{UNFINISHED}*"):
+    for path in pathlib.Path(folder).glob(f"{whole}.*{UNFINISHED}*"):
         with contextlib.suppress(OSError):
             if path.stat().st_mtime < older_than:
                 path.unlink()

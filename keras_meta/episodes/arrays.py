@@ -7,6 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from keras_meta.checks import check_positive
+from keras_meta.episodes.arguments import as_array
+from keras_meta.episodes.arguments import as_items
+from keras_meta.episodes.arguments import as_list
+from keras_meta.episodes.arguments import as_names
 from keras_meta.episodes.classes import Classes
 
 
@@ -32,14 +37,14 @@ def load_arrays(
     Raises:
         ValueError: If the arrays have different lengths, a wrong rank or a
             type that cannot be used, or there are no items, or items are
-            NaN.
+            NaN or infinite, as no training survives.
 
     Example:
     >>> import numpy as np
     >>> load_arrays(np.zeros([4, 2]), ["cat", "dog", "cat", "dog"]).names
     ('cat', 'dog')
     """
-    items = _checked_items(images)
+    items = _as_float32(as_items("images", images))
     labels = _checked_labels(labels, len(items))
     present, codes, counts = np.unique(
         labels, return_inverse=True, return_counts=True
@@ -103,44 +108,33 @@ def from_arrays(
     >>> episodes.element_spec[0]["support_x"].shape
     TensorShape([4, 5, 16])
     """
+    check_positive(ways=ways, shots=shots, queries=queries, tasks=tasks)
     loaded = load_arrays(images, labels, names=names)
     if classes is not None:
         loaded = loaded.select(classes)
-    if rotations:
-        loaded = loaded.rotations(*rotations)
+    if rotations is not None:
+        loaded = loaded.rotations(*as_list("rotations", rotations))
     return loaded.episodes(
         ways=ways, shots=shots, queries=queries, tasks=tasks, **options
     )
 
 
-def _checked_items(images: npt.ArrayLike) -> np.ndarray:
-    items = np.asarray(images)
-    if items.ndim < 2:
+def _as_float32(items: np.ndarray) -> np.ndarray:
+    """Returns floats as float32, which holds smaller numbers alone."""
+    if items.dtype.kind != "f" or items.dtype == np.float32:
+        return items
+    with np.errstate(over="ignore"):
+        narrow = items.astype(np.float32)
+    if not np.isfinite(narrow).all():
         raise ValueError(
-            "`images` must be [items, ...] with at least one axis for the "
-            f"item. Received: the shape {items.shape}. Add an axis with "
-            "`images[:, None]`."
+            "`images` must be numbers that float32 holds, up to 3e38. "
+            f"Received: {np.abs(items).max():g}. Scale them down."
         )
-    if not len(items):
-        raise ValueError("`images` is empty; give at least one item.")
-    if items.dtype.kind == "f":
-        items = items.astype(np.float32, copy=False)
-        missing = np.isnan(items).reshape(len(items), -1).any(axis=1)
-        if missing.any():
-            raise ValueError(
-                f"`images` has NaN in {missing.sum()} items, the first at "
-                f"position {np.argmax(missing)}. Fill or drop them."
-            )
-    elif items.dtype.kind not in "iu":
-        raise ValueError(
-            "`images` must be integers or floats. Received: an array of "
-            f"{items.dtype}. Were the items of different shapes?"
-        )
-    return items
+    return narrow
 
 
 def _checked_labels(labels: npt.ArrayLike, items: int) -> np.ndarray:
-    labels = np.asarray(labels)
+    labels = as_array("labels", labels)
     if labels.ndim != 1:
         raise ValueError(
             "`labels` must be [items], one class for each item. Received: "
@@ -158,7 +152,15 @@ def _checked_labels(labels: npt.ArrayLike, items: int) -> np.ndarray:
             f"{labels.dtype}. Convert them with `labels.astype(int)`, or "
             "`labels.astype(str)` if they are strings."
         )
-    return np.char.decode(labels) if labels.dtype.kind == "S" else labels
+    if labels.dtype.kind != "S":
+        return labels
+    try:
+        return np.char.decode(labels, "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            "`labels` must be strings, or bytes in UTF-8. Received: "
+            f"{error.object!r}. Decode them with `np.char.decode(labels, ...)`."
+        ) from error
 
 
 def _names(
@@ -168,6 +170,7 @@ def _names(
         return [str(label) for label in labels]
     if labels.dtype.kind not in "iu":
         raise ValueError("`names` needs integer `labels`; these are strings.")
+    names = as_names("names", names)
     if labels.min() < 0 or labels.max() >= len(names):
         raise ValueError(
             f"`names` has {len(names)} entries, but `labels` runs from "

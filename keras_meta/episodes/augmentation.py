@@ -2,11 +2,17 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import tensorflow as tf
 
 from keras_meta import addons
 from keras_meta.checks import check_choice
+from keras_meta.checks import check_positive_number
+from keras_meta.checks import describe
+from keras_meta.checks import is_finite_number
+from keras_meta.episodes.arguments import check_index
+from keras_meta.episodes.arguments import check_seed
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.episodes.random_bits import integers_below
 from keras_meta.episodes.random_bits import random_words
@@ -96,11 +102,8 @@ class Augment:
         _check_between("cutout", self.cutout, 1)
         _check_between("hue", self.hue, math.pi)
         _check_between("saturation", self.saturation, 1)
-        if not 0 < self.elastic_smoothness <= 1:
-            raise ValueError(
-                "`elastic_smoothness` must be above 0 and at most 1. Received: "
-                f"{self.elastic_smoothness}."
-            )
+        _check_between("elastic_smoothness", self.elastic_smoothness, 1)
+        check_positive_number(elastic_smoothness=self.elastic_smoothness)
         check_choice("fill", self.fill, _fills())
         check_choice("on", self.on, tuple(_SETS))
         # Asked for now, so that a missing package is not met inside of a
@@ -128,13 +131,21 @@ class Augment:
 
         Raises:
             ValueError: If they are no images, or `hue` or `saturation` is
-                set and they have no three channels.
+                set and they have no three channels, or the seed or the index
+                is no integer.
         """
+        check_seed(seed)
+        check_index(index)
+        if not isinstance(x, Mapping) or not set(_SETS[self.on]) <= set(x):
+            raise ValueError(
+                f"`x` must be a dict with {' and '.join(_SETS[self.on])}. "
+                f"Received: x={describe(x)}"
+            )
         changed = {
             name: self._change(seed, index, name, x[name])
             for name in _SETS[self.on]
         }
-        return x | changed
+        return {**x, **changed}
 
     def _change(self, seed, index, name, images):
         self._check_images(name, images)
@@ -176,11 +187,12 @@ class Augment:
         return tf.reshape(images, [tasks, n, *shape])
 
     def _check_images(self, name, images):
-        if images.shape.rank != 5:
+        is_tensor = isinstance(images, tf.Tensor)
+        if not is_tensor or images.shape.rank != 5 or not _is_scale(images):
             raise ValueError(
-                f"`{name}` must be images [tasks, n, height, width, "
-                f"channels] to be augmented. Received: the shape "
-                f"{images.shape}."
+                f"`{name}` must be a tensor of images [tasks, n, height, "
+                "width, channels], float32 or uint8, to be augmented. "
+                f"Received: {describe(images)}"
             )
         if (self.hue or self.saturation) and images.shape[-1] != 3:
             raise ValueError(
@@ -241,12 +253,18 @@ def _cut_out(images, words, share):
     return addons.image.cutout(images, side, offset=centers)
 
 
+def _is_scale(images: tf.Tensor) -> bool:
+    """Whether 0 and the type's largest value, or 1, are black and white."""
+    return images.dtype.is_floating or images.dtype == tf.uint8
+
+
 def _fills() -> tuple[str, ...]:
     return ("constant", "nearest", "reflect", "wrap")
 
 
 def _check_between(name: str, value: float, largest: float) -> None:
-    if not 0 <= value <= largest:
+    if not is_finite_number(value) or not 0 <= value <= largest:
         raise ValueError(
-            f"`{name}` must be from 0 to {largest:g}. Received: {value}."
+            f"`{name}` must be a number from 0 to {largest:g}. Received: "
+            f"{name}={describe(value)}"
         )

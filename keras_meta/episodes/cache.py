@@ -4,8 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-import uuid
-import zipfile
+import time
 from collections.abc import Callable
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from keras_meta.durable_files import DamagedFile
+from keras_meta.durable_files import check_seal
+from keras_meta.durable_files import remove_unfinished
+from keras_meta.durable_files import write_sealed
+
 Arrays = dict[str, np.ndarray]
 
 _FOLDER = "keras_meta"
+_SUFFIX = ".npz"
+# Seconds after which a file that nobody has written to is abandoned.
+_ABANDONED = 3600
 
 
 def cache_folder(data_dir: str | os.PathLike) -> Path:
@@ -42,7 +49,9 @@ def cached(
     """Reads arrays from the cache, or builds and keeps them.
 
     A file that is damaged, or was written for something else, is built
-    again. Where nothing can be written, nothing is kept.
+    again. Where nothing can be written, nothing is kept. Several processes
+    may use one folder at once: each sees whole files alone. What a process
+    that was killed left unfinished is removed an hour later.
 
     Args:
         folder: Folder of the cache; it is made if it is not there.
@@ -56,35 +65,32 @@ def cached(
     text = json.dumps(dict(key), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     stem = str(key["name"]).replace("/", "-")
-    path = Path(folder) / f"{stem}-{digest}.npz"
+    path = Path(folder) / f"{stem}-{digest}{_SUFFIX}"
+    with contextlib.suppress(OSError):
+        remove_unfinished(folder, time.time() - _ABANDONED, whole=f"*{_SUFFIX}")
     arrays = _read(path, text)
     if arrays is None:
         arrays = build()
         # A read-only or full disk makes the next start slower, no more.
         with contextlib.suppress(OSError):
-            _write(path, text, arrays)
+            write_sealed(
+                path,
+                lambda file: np.savez(file, key=np.array(text), **arrays),
+                _SUFFIX,
+            )
     return arrays
 
 
 def _read(path: Path, text: str) -> Arrays | None:
+    """Returns what a file holds, or None unless it is whole and has the key.
+
+    An intact file was written by `cached`, so that reading it cannot fail.
+    """
     try:
+        check_seal(path, "It is built again.")
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except (OSError, DamagedFile):
         return None
     stored = arrays.pop("key", None)
     return arrays if stored is not None and str(stored) == text else None
-
-
-def _write(path: Path, text: str, arrays: Arrays) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Written under another name first: a reader sees a whole file or none.
-    # By `open`, so that others may read what the user's mask lets them.
-    temporary = path.with_name(f"{uuid.uuid4().hex}.part")
-    try:
-        with temporary.open("xb") as file:
-            np.savez(file, key=np.array(text), **arrays)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -8,16 +8,25 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_meta.checks import check_bool
+from keras_meta.checks import check_positive
+from keras_meta.checks import describe
+from keras_meta.episodes.arguments import as_list
+from keras_meta.episodes.arguments import check_path
+from keras_meta.episodes.arguments import check_string
 from keras_meta.episodes.arrays import load_arrays
 from keras_meta.episodes.cache import cache_folder
 from keras_meta.episodes.cache import cached
 from keras_meta.episodes.classes import Classes
 from keras_meta.episodes.images import check_image_options
-from keras_meta.episodes.images import decode
 from keras_meta.episodes.images import finish
+from keras_meta.episodes.images import pipeline_decoder
 from keras_meta.episodes.splits import class_split
 
 _READ_AT_ONCE = 256
+# To be raised when images are decoded or scaled in another way, so that those
+# in caches are made anew.
+_RECIPE = 2
 
 
 def load_tfds(
@@ -81,14 +90,21 @@ def load_tfds(
     episodes = parts["train"].episodes(ways=5, shots=1, queries=15, tasks=4)
     ```
     """
-    image_size = check_image_options(image_size, channels, interpolation)
+    image_size, channels = check_image_options(
+        image_size, channels, interpolation
+    )
+    check_string(name=name, split=split)
+    check_bool(invert=invert, cache=cache)
+    for argument, value in (("data_dir", data_dir), ("cache_dir", cache_dir)):
+        if value is not None:
+            check_path(**{argument: value})
     builder = _builder(name, data_dir)
     image_key = _image_key(builder.info, image_key)
     label_key = _label_key(builder.info, label_key)
-    split_info = _split_info(builder.info, split)
+    _check_split(builder.info, split)
     finishing = {
         "image_size": image_size,
-        "invert": invert,
+        "invert": bool(invert),
         "interpolation": interpolation,
     }
 
@@ -104,11 +120,13 @@ def load_tfds(
         key = finishing | {
             "name": builder.info.full_name,
             "split": split,
-            "examples": split_info.num_examples,
-            "bytes": int(builder.info.dataset_size),
             "channels": channels,
             "image_key": image_key,
             "label_key": label_key,
+            "folder": os.fspath(builder.data_path),
+            "files": _files(builder),
+            "recipe": _RECIPE,
+            "tensorflow": tf.__version__,
         }
         folder = cache_dir or cache_folder(builder.data_dir_root)
         arrays = cached(folder, key, build)
@@ -194,6 +212,7 @@ def from_tfds(
     )
     ```
     """
+    check_positive(ways=ways, shots=shots, queries=queries, tasks=tasks)
     loaded = load_tfds(
         name,
         split,
@@ -208,8 +227,8 @@ def from_tfds(
         cache_dir=cache_dir,
     )
     loaded = _selected(loaded, classes)
-    if rotations:
-        loaded = loaded.rotations(*rotations)
+    if rotations is not None:
+        loaded = loaded.rotations(*as_list("rotations", rotations))
     return loaded.episodes(
         ways=ways, shots=shots, queries=queries, tasks=tasks, **options
     )
@@ -224,7 +243,13 @@ def _selected(
     if isinstance(classes, str):
         classes = class_split(classes)
     if isinstance(classes, slice):
-        classes = loaded.ids[classes]
+        try:
+            classes = loaded.ids[classes]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "`classes` must be a slice between integers. Received: "
+                f"classes={describe(classes)}"
+            ) from error
     return loaded.select(classes)
 
 
@@ -238,29 +263,43 @@ def _builder(name: str, data_dir: str | os.PathLike | None) -> Any:
         known = tfds.list_builders(with_community_datasets=False)
         near = difflib.get_close_matches(name, known, n=5)
         hint = f" Did you mean {', '.join(near)}?" if near else ""
-        place = "" if data_dir is None else f" nor in {os.fspath(data_dir)!r}"
+        place = ""
+        if data_dir is not None:
+            place = f", or one prepared in {os.fspath(data_dir)!r}"
         raise ValueError(
-            f"`name={name!r}` is no data set of TensorFlow Datasets{place}."
-            f"{hint} `tensorflow_datasets.list_builders()` lists them."
+            "`name` must be a data set that TensorFlow Datasets knows"
+            f"{place}. Received: name={name!r}.{hint} "
+            "`tensorflow_datasets.list_builders()` lists them."
         ) from error
     if not os.path.exists(builder.data_dir):
         builder.download_and_prepare()
     return builder
 
 
-def _split_info(info: Any, split: str) -> Any:
+def _check_split(info: Any, split: str) -> None:
     try:
-        split_info = info.splits[split]
-        empty = not split_info.num_examples
+        empty = not info.splits[split].num_examples
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f"`split={split!r}` is no split of {info.name}. It has "
-            f"{', '.join(sorted(info.splits))}; several are joined as in "
-            "'train+test'."
+            f"`split` must be a split of {info.name}. Received: split="
+            f"{split!r}. It has {', '.join(sorted(info.splits))}; several are "
+            "joined as in 'train+test'."
         ) from error
     if empty:
-        raise ValueError(f"`split={split!r}` of {info.name} is empty.")
-    return split_info
+        raise ValueError(
+            f"`split` must hold examples. Received: split={split!r} of "
+            f"{info.name}, which is empty."
+        )
+
+
+def _files(builder: Any) -> list[list[str | int]]:
+    """Returns the files of a data set with their sizes and times.
+
+    Data sets of one name may lie in several folders, and may be prepared
+    anew.
+    """
+    stated = [(path.name, path.stat()) for path in builder.data_path.iterdir()]
+    return sorted([name, stat.length, stat.mtime] for name, stat in stated)
 
 
 def _image_key(info: Any, key: str | None) -> str:
@@ -299,8 +338,9 @@ def _the_key(
     if key is not None:
         if key not in candidates:
             raise ValueError(
-                f"`{argument}={key!r}` is no {kind} of {info.name}. Its "
-                f"features are {', '.join(sorted(info.features))}."
+                f"`{argument}` must be a {kind} of {info.name}. Received: "
+                f"{argument}={describe(key)}. Its features are "
+                f"{', '.join(sorted(info.features))}."
             )
         return key
     if not candidates:
@@ -348,8 +388,10 @@ def _read(
         read_config=tfds.ReadConfig(try_autocache=False),
     )
 
+    decode = pipeline_decoder(channels)
+
     def prepare(example):
-        image = finish(decode(example[image_key], channels), **finishing)
+        image = finish(decode(example[image_key]), **finishing)
         return image, example[label_key]
 
     # Only images known to have one size can be handed over in batches.
@@ -359,7 +401,14 @@ def _read(
         .batch(_READ_AT_ONCE if same_size else 1)
         .with_options(options)
     )
-    images, labels = zip(*prepared.as_numpy_iterator(), strict=True)
+    try:
+        images, labels = zip(*prepared.as_numpy_iterator(), strict=True)
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            f"An image of {builder.info.name} cannot be decoded: "
+            f"{error.message.splitlines()[0]}. Prepare the data set anew, with "
+            "PNG or JPEG files."
+        ) from error
     if len({batch.shape[1:] for batch in images}) > 1:
         raise ValueError(
             f"The images of {builder.info.name} differ in size. Give an "

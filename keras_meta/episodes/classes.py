@@ -8,7 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_meta.checks import check_choice
+from keras_meta.checks import check_number_at_least
 from keras_meta.checks import check_positive
+from keras_meta.checks import describe
+from keras_meta.checks import is_whole
+from keras_meta.episodes.arguments import as_integers
+from keras_meta.episodes.arguments import as_items
+from keras_meta.episodes.arguments import as_list
+from keras_meta.episodes.arguments import as_names
 from keras_meta.episodes.sampling import EpisodeSampler
 
 _QUARTER_TURN = 90
@@ -58,27 +65,31 @@ class Classes:
         names: Sequence[str],
         ids: Sequence[int] | None = None,
     ):
-        counts = np.asarray(counts, np.int64)
-        ids = range(len(names)) if ids is None else ids
+        items = as_items("items", items)
+        counts = as_integers("counts", counts)
+        names = as_names("names", names)
+        if ids is None:
+            ids = range(len(names))
+        ids = as_integers("ids", ids)
         if not len(counts) == len(names) == len(ids):
             raise ValueError(
                 "`counts`, `names` and `ids` must have one entry for each "
                 f"class. Received: {len(counts)}, {len(names)} and {len(ids)}."
             )
-        if counts.sum() != len(items):
+        check_positive(**{f"counts[{i}]": n for i, n in enumerate(counts)})
+        if sum(counts) != len(items):
             raise ValueError(
-                f"`counts` must add up to the number of items, {len(items)}; "
-                f"they add up to {counts.sum()}."
+                f"`counts` must add up to the number of items, {len(items)}. "
+                f"Received: counts that add up to {sum(counts)}."
             )
-        names = tuple(str(name) for name in names)
-        ids = tuple(int(label) for label in ids)
         _check_different(names=names, ids=ids)
+        counts = np.array(counts, np.int64)
         self._items = items
         self._starts = np.cumsum(counts) - counts
         self._turns = np.zeros_like(counts)
         self.counts = counts
-        self.names = names
-        self.ids = ids
+        self.names = tuple(names)
+        self.ids = tuple(ids)
 
     @property
     def item_shape(self) -> tuple[int, ...]:
@@ -136,7 +147,10 @@ class Classes:
         """
         positions = self._positions(classes, "classes")
         if not positions:
-            raise ValueError("`classes` is empty; name at least one class.")
+            raise ValueError(
+                "`classes` must name at least one class. Received: "
+                f"classes={describe(classes)}"
+            )
         repeated = _repeated(positions)
         if repeated:
             raise ValueError(
@@ -182,7 +196,14 @@ class Classes:
         {'train': 5, 'validation': 2, 'test': 3}
         """
         shares = {"train": train, "validation": validation, "test": test}
-        if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        check_number_at_least(0, **shares)
+        # What NumPy's generator takes.
+        if not is_whole(seed) or not 0 <= seed < 2**32:
+            raise ValueError(
+                "`seed` must be an integer from 0 to 2**32 - 1. Received: "
+                f"seed={describe(seed)}"
+            )
+        if abs(sum(shares.values()) - 1) > 1e-6:
             raise ValueError(
                 "`train`, `validation` and `test` must be shares that add up "
                 f"to 1. Received: {train}, {validation} and {test}."
@@ -228,7 +249,17 @@ class Classes:
         >>> pets.split_by({"train": ["cat", "dog"], "test": ["hen"]})["test"]
         <Classes: 1 classes, 1 items of shape (2,), float64>
         """
-        result = {key: self.select(part) for key, part in parts.items()}
+        if not isinstance(parts, Mapping):
+            raise ValueError(
+                "`parts` must be a dict of lists of classes by the name of "
+                f"the part. Received: parts={describe(parts)}"
+            )
+        result = {}
+        for key, part in parts.items():
+            try:
+                result[key] = self.select(part)
+            except ValueError as error:
+                raise ValueError(f"`parts[{key!r}]`: {error}") from error
         owner = {}
         for key, part in result.items():
             for label, name in zip(part.ids, part.names, strict=True):
@@ -420,14 +451,24 @@ class Classes:
         return subset
 
     def _positions(self, classes: Sequence, argument: str) -> list[int]:
+        if isinstance(classes, str):
+            raise ValueError(
+                f"`{argument}` must be a list of classes. Received: {argument}="
+                f"{describe(classes)}. Write [{describe(classes)}] for one."
+            )
         by_id = {label: place for place, label in enumerate(self.ids)}
         by_name = {name: place for place, name in enumerate(self.names)}
         positions = []
-        for label in classes:
+        for label in as_list(argument, classes):
+            if not isinstance(label, str) and not is_whole(label):
+                raise ValueError(
+                    f"`{argument}` must hold ids, integers, or names, strings. "
+                    f"Received: {describe(label)}"
+                )
             known = by_name if isinstance(label, str) else by_id
             if label not in known:
                 raise ValueError(
-                    f"`{argument}` has {label!r}, which is none of the "
+                    f"`{argument}` has {describe(label)}, which is none of the "
                     f"{len(self)} classes. They are {_listing(known)}."
                 )
             positions.append(known[label])
@@ -480,17 +521,18 @@ class Classes:
 
 
 def _turns(degrees: int, shape: tuple[int, ...]) -> int:
-    if degrees % _QUARTER_TURN:
+    if not is_whole(degrees) or degrees % _QUARTER_TURN:
         raise ValueError(
-            f"`degrees` must be multiples of {_QUARTER_TURN}. Received: "
-            f"{degrees}. `keras_meta.episodes.Augment` rotates by other angles."
+            f"`degrees` must be multiples of {_QUARTER_TURN}, integers. "
+            f"Received: {describe(degrees)}. `keras_meta.episodes.Augment` "
+            "rotates by other angles."
         )
     if len(shape) != 3 or shape[0] != shape[1]:
         raise ValueError(
-            "Rotations need square images [items, size, size, channels]; "
-            f"these items have the shape {shape}."
+            "Rotations need square images [items, size, size, channels]. "
+            f"Received: items of the shape {shape}."
         )
-    return degrees // _QUARTER_TURN % 4
+    return int(degrees) // _QUARTER_TURN % 4
 
 
 def _repeated(values: Sequence[int] | Sequence[str]) -> list:
@@ -503,7 +545,7 @@ def _listing(known: Mapping, most: int = 10) -> str:
     return shown + (", ..." if len(known) > most else "")
 
 
-def _check_different(**entries: tuple) -> None:
+def _check_different(**entries: list) -> None:
     """Requires that no class is called as another one."""
     for name, values in entries.items():
         repeated = _repeated(values)

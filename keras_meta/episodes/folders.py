@@ -1,6 +1,8 @@
 """Episodes from a folder of class folders."""
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,12 +11,39 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_meta.checks import check_bool
+from keras_meta.checks import check_positive
+from keras_meta.episodes.arguments import as_list
+from keras_meta.episodes.arguments import check_path
 from keras_meta.episodes.classes import Classes
+from keras_meta.episodes.exif import orientation
+from keras_meta.episodes.exif import turn_upright
 from keras_meta.episodes.images import check_image_options
 from keras_meta.episodes.images import decode
 from keras_meta.episodes.images import finish
+from keras_meta.episodes.images import why_not
 
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+# What operating systems and archives put beside files, in lower case. Names
+# that begin with a dot are passed over anyway.
+_SYSTEM_NAMES = (
+    "$recycle.bin",
+    "@eadir",
+    "__macosx",
+    "desktop.ini",
+    "ehthumbs.db",
+    "ehthumbs_vista.db",
+    "icon\r",
+    "lost+found",
+    "system volume information",
+    "thumbs.db",
+)
+# What folders of the parts of a data set are called, by the part.
+_PARTS = {
+    "train": ("train", "training", "trn"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst", "eval", "evaluation"),
+}
 
 
 def load_directory(
@@ -28,11 +57,18 @@ def load_directory(
     """Reads a folder of class folders.
 
     Every folder that holds images is a class, named by its path below
-    `path`: `dog`, or `Greek/character01`. Files and folders whose name
-    begins with a dot are passed over.
+    `path`: `dog`, or `Greek/character01`. Passed over are files and folders
+    whose name begins with a dot, and those of operating systems, such as
+    `Thumbs.db` and `desktop.ini`.
+
+    Files are BMP, GIF, JPEG, PNG or WebP. Of an animation the first picture
+    is read. Transparency is dropped, CMYK becomes RGB, 16 bits become 8, and
+    JPEG files are turned as the orientation in their EXIF data says. Animated
+    WebP is not supported.
 
     Args:
-        path: The folder.
+        path: The folder. Where there is a folder for each part of a data
+            set, such as `train` and `test`, the folder of one part.
         image_size: One side of a square, `(height, width)`, or None if all
             images have the same size already.
         channels: 3 for color, 1 for gray.
@@ -46,22 +82,22 @@ def load_directory(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it holds no class folders, a file is no image, or the
-            images differ in size and `image_size` is None.
+        ValueError: If an argument is out of range, if the folder holds no
+            class folders, or the same classes in a folder for each part of a
+            data set, if a file cannot be read as an image, or if the images
+            differ in size and `image_size` is None.
     """
-    image_size = check_image_options(image_size, channels, interpolation)
+    check_path(path=path)
+    image_size, channels = check_image_options(
+        image_size, channels, interpolation
+    )
+    check_bool(invert=invert)
     folders = _class_folders(Path(path))
+    _check_parts(Path(path), list(folders))
 
     def read(file: Path) -> np.ndarray:
-        try:
-            image = decode(tf.io.read_file(os.fspath(file)), channels)
-        except tf.errors.InvalidArgumentError as error:
-            raise ValueError(
-                f"{os.fspath(file)!r} cannot be read as an image. Repair it, "
-                "or take it out of the folder."
-            ) from error
         return finish(
-            image,
+            _read(file, channels),
             image_size=image_size,
             invert=invert,
             interpolation=interpolation,
@@ -130,6 +166,7 @@ def from_directory(
     )
     ```
     """
+    check_positive(ways=ways, shots=shots, queries=queries, tasks=tasks)
     loaded = load_directory(
         path,
         image_size=image_size,
@@ -139,25 +176,29 @@ def from_directory(
     )
     if classes is not None:
         loaded = loaded.select(classes)
-    if rotations:
-        loaded = loaded.rotations(*rotations)
+    if rotations is not None:
+        loaded = loaded.rotations(*as_list("rotations", rotations))
     return loaded.episodes(
         ways=ways, shots=shots, queries=queries, tasks=tasks, **options
     )
 
 
 def _class_folders(root: Path) -> dict[str, list[Path]]:
+    """Returns the image files of each folder that holds some, by its name."""
     if not root.is_dir():
         raise FileNotFoundError(
-            f"`path` must be a folder; there is none at {os.fspath(root)!r}."
+            "`path` must be a folder. Received: path="
+            f"{os.fspath(root)!r}, where there is none."
         )
     folders = {}
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if name[0] != "."]
+    for folder, subfolders, files in os.walk(
+        root, followlinks=True, onerror=_raise
+    ):
+        subfolders[:] = [name for name in subfolders if _is_users(name)]
         images = [
             _checked_image(Path(folder) / name)
             for name in sorted(files)
-            if name[0] != "."
+            if _is_users(name)
         ]
         if images:
             folders[Path(folder).relative_to(root).as_posix()] = images
@@ -175,20 +216,91 @@ def _class_folders(root: Path) -> dict[str, list[Path]]:
     return dict(sorted(folders.items()))
 
 
+def _raise(error: OSError) -> None:
+    """A folder that cannot be listed must not be missing without a word."""
+    raise error
+
+
+def _is_users(name: str) -> bool:
+    return name[0] != "." and name.lower() not in _SYSTEM_NAMES
+
+
 def _checked_image(file: Path) -> Path:
     if file.suffix.lower() not in _SUFFIXES:
         raise ValueError(
-            f"{os.fspath(file)!r} is no image: its name must end in "
-            f"{', '.join(_SUFFIXES)}. Take it out of the folder."
+            f"{os.fspath(file)!r} cannot be read as an image: its name must "
+            f"end in {', '.join(_SUFFIXES)}. Convert an image of another "
+            "format to PNG; take other files out of the folder."
         )
     return file
 
 
+def _check_parts(root: Path, names: list[str]) -> None:
+    """Notices folders of the parts of a data set where classes should be.
+
+    Classes that come once in each part would be taken for different ones, so
+    they are an error. Parts with different classes are a warning, as they
+    can be meant.
+    """
+    paths = [tuple(name.split("/")) for name in names]
+    first = len(os.path.commonprefix(paths))
+    # A part holds its classes, or a class its parts.
+    for place in (first, -1):
+        parts = {path[place] for path in paths if len(path) > place}
+        kinds = {_part_of(part) for part in parts}
+        if None not in kinds and len(kinds) > 1:
+            break
+    else:
+        return
+    parts = sorted(parts)
+    where = f"`path` holds the parts {parts} of a data set in {str(root)!r}"
+    way_out = (
+        f"Load one part at a time, such as "
+        f"{os.path.join(root, *paths[0][:first], parts[0])!r}, in which each "
+        "class has one folder; or move the images of each class together."
+    )
+    classes = [path[:place] + path[place:][1:] for path in paths]
+    most, times = Counter(classes).most_common(1)[0]
+    if times > 1:
+        trouble = "each part would be taken for a class"
+        if most:
+            trouble = f"class {'/'.join(most)!r} would be {times} classes"
+        raise ValueError(f"{where}: {trouble}. {way_out}")
+    warnings.warn(
+        f"{where}, whose classes are loaded together as {names[0]!r} and so "
+        f"on. {way_out}",
+        stacklevel=3,
+    )
+
+
+def _part_of(folder: str) -> str | None:
+    """Returns the part of a data set that a folder is called after."""
+    for part, names in _PARTS.items():
+        if folder.lower() in names:
+            return part
+    return None
+
+
+def _read(file: Path, channels: int | None) -> tf.Tensor:
+    """Reads an image as it is meant to be looked at."""
+    content = file.read_bytes()
+    try:
+        image = decode(content, channels)
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            f"{os.fspath(file)!r} cannot be read as an image: "
+            f"{why_not(content, error)}"
+        ) from error
+    return turn_upright(image, orientation(content))
+
+
 def _check_same_size(files: list[Path], images: list[np.ndarray]) -> None:
     for file, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            raise ValueError(
-                f"{os.fspath(file)!r} has the shape {image.shape}, but "
-                f"{os.fspath(files[0])!r} has {images[0].shape}. Give an "
-                "`image_size`."
-            )
+        if image.shape == images[0].shape:
+            continue
+        same_size = image.shape[:2] == images[0].shape[:2]
+        raise ValueError(
+            f"{os.fspath(file)!r} has the shape {image.shape}, but "
+            f"{os.fspath(files[0])!r} has {images[0].shape}. Give "
+            f"{'`channels`' if same_size else 'an `image_size`'}."
+        )

@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 
 from keras_meta.checks import check_choice
+from keras_meta.episodes.arguments import as_list
+from keras_meta.episodes.arguments import check_string
 from keras_meta.episodes.catalog import load_tfds
 from keras_meta.episodes.classes import Classes
 from keras_meta.episodes.splits import class_split
@@ -69,7 +71,16 @@ def omniglot(
     ```
     """
     check_choice("protocol", protocol, _PROTOCOLS)
-    chosen = class_split(f"{protocol}/{split}")
+    check_string(split=split)
+    if rotations is not None:
+        rotations = as_list("rotations", rotations)
+    try:
+        chosen = class_split(f"{protocol}/{split}")
+    except ValueError as error:
+        raise ValueError(
+            "`split` must be 'train', 'validation', 'test', or several such as "
+            f"'train+validation'. Received: split={split!r}"
+        ) from error
     classes = load_tfds(
         "omniglot",
         "train+test",
@@ -84,4 +95,4 @@ def omniglot(
     if rotations is None:
         training = "train" in split.split("+")
         rotations = _TRAINING_ROTATIONS if training else ()
-    return classes.rotations(*rotations) if rotations else classes
+    return classes.rotations(*rotations)

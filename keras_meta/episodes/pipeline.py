@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_meta.checks import check_at_least
+from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
 
 
@@ -42,6 +43,7 @@ def episode_dataset(
     if num_batches is not None:
         check_positive(num_batches=num_batches)
     check_at_least(0, start=start)
+    check_int64(start=start)
     draws = tf.data.Dataset.counter()
     if num_batches is not None:
         draws = tf.data.Dataset.range(-(-num_batches // together))

@@ -1,13 +1,20 @@
 """Few-shot classification episodes drawn from classes held in memory."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_meta.checks import check_bool
 from keras_meta.checks import check_choice
+from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
-from keras_meta.checks import check_whole
+from keras_meta.checks import describe
+from keras_meta.episodes.arguments import as_integers
+from keras_meta.episodes.arguments import as_items
+from keras_meta.episodes.arguments import check_index
 from keras_meta.episodes.pipeline import episode_dataset
 from keras_meta.episodes.random_bits import integers_below
 from keras_meta.episodes.random_bits import random_words
@@ -82,8 +89,9 @@ class EpisodeSampler:
             drawn batch, such as a `keras_meta.episodes.Augment`.
 
     Raises:
-        ValueError: If a size is not positive or `dtype` is neither
-            `"float32"` nor the items' own.
+        ValueError: If a size is not positive, `dtype` is neither `"float32"`
+            nor the items' own, there are fewer classes than `ways` or fewer
+            items in one than `shots + queries`, or items are not finite.
     """
 
     def __init__(
@@ -101,15 +109,24 @@ class EpisodeSampler:
         shuffle: bool = False,
         augment: Callable | None = None,
     ):
-        check_positive(ways=ways, shots=shots, queries=queries)
-        check_whole(seed=seed)
+        check_positive(
+            ways=ways, shots=shots, queries=queries, versions=versions
+        )
+        check_int64(seed=seed)
+        check_bool(shuffle=shuffle)
+        _check_function(augment)
+        items = as_items("items", items)
         check_choice("dtype", dtype, tuple({"float32": 0, items.dtype.name: 0}))
-        self.ways = ways
-        self.shots = shots
-        self.queries = queries
-        self.seed = seed
+        starts = as_integers("starts", starts)
+        counts = as_integers("counts", counts)
+        _check_table(len(items), versions, starts, counts)
+        _check_enough(ways, shots + queries, counts)
+        self.ways = int(ways)
+        self.shots = int(shots)
+        self.queries = int(queries)
+        self.seed = int(seed)
         self._dtype = dtype
-        self._versions = versions
+        self._versions = int(versions)
         self._shuffle = shuffle
         self._augment = augment
         # On the host, where `tf.data` gathers from them.
@@ -133,7 +150,13 @@ class EpisodeSampler:
             `[tasks, ways * shots]`, `x["query_x"]` is
             `[tasks, ways * queries, ...]` and `y` is
             `[tasks, ways * queries]`. Labels are int32 from 0 to `ways - 1`.
+
+        Raises:
+            ValueError: If `index` is negative, `tasks` is not positive, or
+                `augment` returns something else than inputs.
         """
+        check_index(index)
+        check_positive(tasks=tasks)
         _, items, words = self._choose(index, tasks)
         support, support_y = self._arrange(
             items[..., : self.shots], words[:, : self.ways * self.shots]
@@ -147,7 +170,7 @@ class EpisodeSampler:
             "query_x": self._look_up(query),
         }
         if self._augment is not None:
-            x = self._augment(self.seed, index, x)
+            x = self._augmented(index, x)
         return x, query_y
 
     def choose(
@@ -163,7 +186,12 @@ class EpisodeSampler:
             Two int32 tensors. `[tasks, ways]`: the position of the class
             that bears each label. `[tasks, ways, shots + queries]`: the
             position of the items in the sampler's table, support first.
+
+        Raises:
+            ValueError: If `index` is negative or `tasks` is not positive.
         """
+        check_index(index)
+        check_positive(tasks=tasks)
         classes, items, _ = self._choose(index, tasks)
         return classes, items
 
@@ -244,6 +272,13 @@ class EpisodeSampler:
             tf.gather(labels, order, batch_dims=1),
         )
 
+    def _augmented(self, index, x):
+        try:
+            changed = self._augment(self.seed, index, x)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`augment` cannot be called: {error}") from error
+        return _checked_inputs(changed, set(x))
+
     def _look_up(self, positions):
         items = tf.gather(self._items, positions)
         if items.dtype.name == self._dtype:
@@ -251,3 +286,47 @@ class EpisodeSampler:
         if items.dtype == tf.uint8:
             return tf.cast(items, tf.float32) * (1 / 255)
         return tf.cast(items, tf.float32)
+
+
+def _check_function(augment: Any) -> None:
+    if augment is not None and not callable(augment):
+        raise ValueError(
+            "`augment` must be a function (seed, index, x) -> x, such as a "
+            f"keras_meta.episodes.Augment. Received: {describe(augment)}"
+        )
+
+
+def _check_table(
+    items: int, versions: int, starts: list[int], counts: list[int]
+) -> None:
+    """Requires that each class lies within the items of a version."""
+    size = items // versions
+    fits = len(starts) == len(counts) and items == versions * size
+    if not fits or any(
+        start < 0 or count < 1 or start + count > size
+        for start, count in zip(starts, counts, strict=True)
+    ):
+        raise ValueError(
+            "`starts` and `counts` must say where the items of each class lie "
+            f"among {items} items of versions={versions}. Received: starts="
+            f"{describe(starts)}, counts={describe(counts)}"
+        )
+
+
+def _check_enough(ways: int, each: int, counts: list[int]) -> None:
+    if ways > len(counts) or each > min(counts):
+        raise ValueError(
+            "`counts` must have `ways` classes of `shots + queries` items. "
+            f"Received: ways={ways}, {each} items of each, and counts="
+            f"{describe(counts)}"
+        )
+
+
+def _checked_inputs(x: Any, names: set[str]) -> dict[str, tf.Tensor]:
+    """Requires that what `augment` returned are inputs of episodes."""
+    if not isinstance(x, Mapping) or set(x) != names:
+        raise ValueError(
+            f"`augment` must return a dict of {sorted(names)}, as it is given. "
+            f"Received: {describe(x)}"
+        )
+    return dict(x)

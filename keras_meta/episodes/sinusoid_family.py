@@ -3,12 +3,17 @@
 import dataclasses
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from keras_meta.checks import check_choice
+from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
-from keras_meta.checks import check_whole
+from keras_meta.checks import describe
 from keras_meta.checks import is_finite_number
+from keras_meta.episodes.arguments import as_array
+from keras_meta.episodes.arguments import check_index
+from keras_meta.episodes.arguments import check_seed
 from keras_meta.episodes.pipeline import episode_dataset
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.episodes.random_bits import random_words
@@ -23,6 +28,7 @@ _PARAMETERS = 3
 _POINTS_AT_ONCE = 2**14
 # No processor computes more numbers at once.
 _VECTOR = 16
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +65,13 @@ class SinusoidFamily:
     x: Range = (-5.0, 5.0)
 
     def __post_init__(self):
-        for name, bounds in dataclasses.asdict(self).items():
+        for name in ("amplitude", "frequency", "phase", "x"):
+            bounds = getattr(self, name)
             if not _is_range(bounds):
                 raise ValueError(
                     f"`{name}` must be (smallest, largest), two finite "
-                    f"numbers. Received: {name}={bounds!r}"
+                    "numbers of float32 in order. Received: "
+                    f"{name}={describe(bounds)}"
                 )
 
     def draw(
@@ -91,7 +99,13 @@ class SinusoidFamily:
             A pair `(x, y)` of float32 tensors. `x["support_x"]` and
             `x["support_y"]` are `[tasks, shots, 1]`; `x["query_x"]` and `y`
             are `[tasks, queries, 1]`.
+
+        Raises:
+            ValueError: If the seed or the index is no integer, the index is
+                negative, or a size is not positive.
         """
+        check_positive(shots=shots, queries=queries)
+        _check_drawing(seed, index, tasks)
         words = random_words(
             seed, _POINT_STREAM, index, rows=tasks, words=shots + queries
         )
@@ -118,7 +132,11 @@ class SinusoidFamily:
 
         Returns:
             A float32 tensor `[tasks, 3]`: amplitude, frequency, phase.
+
+        Raises:
+            ValueError: See `draw`.
         """
+        _check_drawing(seed, index, tasks)
         words = random_words(
             seed, _WAVE_STREAM, index, rows=tasks, words=_PARAMETERS
         )
@@ -137,11 +155,16 @@ class SinusoidFamily:
         Returns:
             A float32 tensor `[tasks, points, 1]`.
 
+        Raises:
+            ValueError: If they are no numbers of these shapes.
+
         Example:
         >>> wave = tf.constant([[2.0, 1.0, 0.0]])
         >>> SinusoidFamily().evaluate(wave, tf.zeros([3, 1])).shape
         TensorShape([1, 3, 1])
         """
+        parameters = _as_floats("parameters", parameters, [None, _PARAMETERS])
+        x = _as_floats("x", x, [None, 1], [None, None, 1])
         amplitude, frequency, phase = tf.split(
             parameters[:, tf.newaxis, :], _PARAMETERS, axis=-1
         )
@@ -192,13 +215,14 @@ def sinusoids(
     >>> episodes.element_spec[1].shape
     TensorShape([25, 10, 1])
     """
-    check_positive(shots=shots, queries=queries)
-    check_whole(seed=seed)
+    check_positive(shots=shots, queries=queries, tasks=tasks)
+    check_int64(seed=seed)
+    if num_batches is not None:
+        check_positive(num_batches=num_batches)
     if not isinstance(family, SinusoidFamily):
         families = _families()
         check_choice("family", family, tuple(families))
         family = families[family]
-    check_positive(tasks=tasks)
     together = max(min(_POINTS_AT_ONCE // (tasks * (shots + queries)), 64), 1)
     if num_batches is not None:
         together = max(min(together, num_batches), 1)
@@ -211,6 +235,29 @@ def sinusoids(
         num_batches=num_batches,
         together=together,
     )
+
+
+def _check_drawing(seed, index, tasks: int) -> None:
+    check_seed(seed)
+    check_index(index)
+    check_positive(tasks=tasks)
+
+
+def _as_floats(name: str, value, *shapes: list[int | None]) -> tf.Tensor:
+    """Returns a float32 tensor of one of some shapes."""
+    if isinstance(value, tf.Tensor):
+        is_floating = value.dtype.is_floating
+    else:
+        value = as_array(name, value)
+        is_floating = value.dtype.kind == "f"
+    shape = tf.TensorShape(value.shape)
+    if not is_floating or not any(map(shape.is_compatible_with, shapes)):
+        raise ValueError(
+            f"`{name}` must be floats of the shape "
+            f"{' or '.join(map(str, shapes))}. Received: {name}="
+            f"{describe(value)}"
+        )
+    return tf.cast(value, tf.float32)
 
 
 def _sin(x: tf.Tensor) -> tf.Tensor:
@@ -235,9 +282,13 @@ def _families() -> dict[str, SinusoidFamily]:
 
 
 def _is_range(bounds: object) -> bool:
-    """Whether `bounds` is a pair of finite numbers in order."""
-    try:
-        low, high = bounds
-    except (TypeError, ValueError):
+    """Whether `bounds` is a pair of numbers in order that float32 holds."""
+    if isinstance(bounds, np.ndarray):
+        bounds = bounds.tolist()
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
         return False
-    return all(map(is_finite_number, (low, high))) and low <= high
+    low, high = bounds
+    if not all(map(is_finite_number, bounds)) or low > high:
+        return False
+    # Their difference is what random numbers are multiplied by.
+    return max(abs(low), abs(high), high - low) <= _LARGEST

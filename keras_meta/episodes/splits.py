@@ -11,6 +11,8 @@ from itertools import chain
 
 import numpy as np
 
+from keras_meta.episodes.arguments import check_string
+
 _CHARACTERS = 1623
 
 # Ranges of the labels of Omniglot in TensorFlow Datasets, whose splits
@@ -110,19 +112,20 @@ def class_split(name: str) -> list[int] | list[str]:
     >>> len(class_split("vinyals/train")), len(class_split("cifar_fs/test"))
     (1028, 20)
     """
+    check_string(name=name)
     split, _, parts = name.partition("/")
     if split not in _splits():
         raise ValueError(
-            f"`{name}` is no published split of classes. They are "
-            f"{', '.join(_splits())}, each followed by a part as in "
-            "'cifar_fs/train'."
+            "`name` must be a published split of classes. Received: name="
+            f"{name!r}. They are {', '.join(_splits())}, each followed by a "
+            "part as in 'cifar_fs/train'."
         )
     classes = _splits()[split]()
     for part in parts.split("+"):
         if part not in classes:
             raise ValueError(
-                f"`{name}` does not name a part of a split. Parts are "
-                f"{', '.join(classes)}, as in '{split}/train'."
+                f"`name` must name a part of a split. Received: name={name!r}. "
+                f"Parts are {', '.join(classes)}, as in '{split}/train'."
             )
     return list(chain.from_iterable(classes[p] for p in parts.split("+")))
 

@@ -1,8 +1,15 @@
-"""The block that convolutional few-shot networks repeat."""
+"""What the networks of few-shot experiments have in common."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
+
+from keras_meta.checks import check_positive
+from keras_meta.checks import describe
+from keras_meta.episodes.arguments import as_integers
 
 
 def convolution_block(filters: int, pool: bool) -> list[keras.Layer]:
@@ -25,3 +32,24 @@ def convolution_block(filters: int, pool: bool) -> list[keras.Layer]:
         keras.layers.ReLU(),
     ]
     return [*layers, keras.layers.MaxPooling2D(2)] if pool else layers
+
+
+def as_sizes(hidden: Sequence[int]) -> list[int]:
+    """Returns the sizes of hidden layers; raises on bad ones."""
+    sizes = as_integers("hidden", hidden)
+    check_positive(**{f"hidden[{i}]": size for i, size in enumerate(sizes)})
+    return sizes
+
+
+def as_initializer(name: str, value: Any) -> keras.initializers.Initializer:
+    """Returns a Keras initializer; raises on what is none."""
+    try:
+        initializer = keras.initializers.get(value)
+    except (TypeError, ValueError):
+        initializer = None
+    if not isinstance(initializer, keras.initializers.Initializer):
+        raise ValueError(
+            f"`{name}` must be a Keras initializer or its name. Received: "
+            f"{name}={describe(value)}"
+        )
+    return initializer

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import keras
 
+from keras_meta.checks import check_at_least
+from keras_meta.checks import check_positive
 from keras_meta.models.blocks import convolution_block
 
 
@@ -26,6 +28,9 @@ def mini_imagenet_conv(
         A built model from `[n, image_size, image_size, 3]` to logits
         `[n, ways]`.
 
+    Raises:
+        ValueError: If an argument is of another kind or out of range.
+
     Example:
     >>> mini_imagenet_conv(ways=5).count_params()
     33157
@@ -35,6 +40,8 @@ def mini_imagenet_conv(
           2017](https://openreview.net/forum?id=rJY0-Kcll), section 5.1.
         - [Finn et al., 2017](https://arxiv.org/abs/1703.03400), section 5.2.
     """
+    check_positive(ways=ways, filters=filters, image_size=image_size)
+    check_at_least(16, image_size=image_size)
     blocks = [convolution_block(filters, pool=True) for _ in range(4)]
     return keras.Sequential(
         [

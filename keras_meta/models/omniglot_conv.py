@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import keras
 
+from keras_meta.checks import check_at_least
+from keras_meta.checks import check_bool
+from keras_meta.checks import check_positive
+from keras_meta.models.blocks import as_initializer
 from keras_meta.models.blocks import convolution_block
 
 
@@ -36,6 +40,9 @@ def omniglot_conv(
         A built model from `[n, image_size, image_size, 1]` to logits
         `[n, ways]`.
 
+    Raises:
+        ValueError: If an argument is of another kind or out of range.
+
     Example:
     >>> omniglot_conv(ways=5).output_shape
     (None, 5)
@@ -45,6 +52,12 @@ def omniglot_conv(
         - [Vinyals et al., 2016](https://arxiv.org/abs/1606.04080), for
           `pool`.
     """
+    check_positive(ways=ways, filters=filters)
+    check_bool(pool=pool)
+    # Each of four blocks of pooling halves the image, rounding down.
+    check_at_least(16 if pool else 1, image_size=image_size)
+    check_positive(image_size=image_size)
+    head_initializer = as_initializer("head_initializer", head_initializer)
     blocks = [convolution_block(filters, pool) for _ in range(4)]
     return keras.Sequential(
         [

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_meta.checks import check_number_at_least
+from keras_meta.checks import check_positive
+from keras_meta.models.blocks import as_sizes
+
 
 def omniglot_mlp(
     ways: int,
@@ -31,6 +35,9 @@ def omniglot_mlp(
         A built model from `[n, image_size, image_size, 1]` to logits
         `[n, ways]`.
 
+    Raises:
+        ValueError: If an argument is of another kind or out of range.
+
     Example:
     >>> omniglot_mlp(ways=20).output_shape
     (None, 20)
@@ -38,11 +45,17 @@ def omniglot_mlp(
     References:
         - [Finn et al., 2017](https://arxiv.org/abs/1703.03400), section 5.2.
     """
+    check_positive(ways=ways, image_size=image_size)
+    check_number_at_least(0, stddev=stddev)
     return keras.Sequential(
         [
             keras.Input([image_size, image_size, 1]),
             keras.layers.Flatten(),
-            *(layer for size in hidden for layer in _block(size, stddev)),
+            *(
+                layer
+                for size in as_sizes(hidden)
+                for layer in _block(size, stddev)
+            ),
             _dense(ways, stddev),
         ],
         name="omniglot_mlp",

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_meta.models.blocks import as_initializer
+from keras_meta.models.blocks import as_sizes
+
 
 def sinusoid_mlp(
     hidden: Sequence[int] = (40, 40),
@@ -24,6 +27,9 @@ def sinusoid_mlp(
     Returns:
         A built model from `[n, 1]` to `[n, 1]`.
 
+    Raises:
+        ValueError: If an argument is of another kind or out of range.
+
     Example:
     >>> sinusoid_mlp().count_params()
     1761
@@ -31,7 +37,7 @@ def sinusoid_mlp(
     References:
         - [Finn et al., 2017](https://arxiv.org/abs/1703.03400), section 5.1.
     """
-    initializer = keras.initializers.get(initializer)
+    initializer = as_initializer("initializer", initializer)
     return keras.Sequential(
         [
             keras.Input([1]),
@@ -41,7 +47,7 @@ def sinusoid_mlp(
                     activation="relu",
                     kernel_initializer=initializer.clone(),
                 )
-                for size in hidden
+                for size in as_sizes(hidden)
             ),
             keras.layers.Dense(1, kernel_initializer=initializer.clone()),
         ],

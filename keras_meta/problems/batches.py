@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from keras_meta.checks import check_at_least
+from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
 
 
@@ -32,7 +33,7 @@ def batches(
         int64.
 
     Raises:
-        ValueError: If a number is none, or too small.
+        ValueError: If an argument is no integer, or out of range.
 
     Example:
     >>> first = next(iter(batches(3, seed=7)))
@@ -43,6 +44,7 @@ def batches(
     if num_batches is not None:
         check_positive(num_batches=num_batches)
     check_at_least(0, seed=seed, start=start)
+    check_int64(seed=seed, start=start)
     counter = tf.data.Dataset.counter(start, instances)
     if num_batches is not None:
         counter = counter.take(num_batches)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src.trainers.trainer import model_supports_jit
 
+from keras_meta.checks import check_finite_values
 from keras_meta.checks import check_positive
+from keras_meta.checks import describe
+from keras_meta.episodes.arguments import as_array
 from keras_meta.episodes.random_bits import integers_below
 from keras_meta.problems.problem import Problem
 from keras_meta.problems.words import instance_words
@@ -46,9 +52,10 @@ class ModelProblem(Problem):
             initializer start at their present value then.
 
     Raises:
-        TypeError: If `model` is none.
-        ValueError: If the model is not built or has nothing to train, or if
-            model, data and loss do not fit each other.
+        TypeError: If `model` is not a `keras.Model`.
+        ValueError: If the model is not built or has nothing to train, if
+            data are missing or not finite, or if model, data and loss do not
+            fit each other.
         NotImplementedError: If layers of the model add losses.
 
     Example:
@@ -71,7 +78,8 @@ class ModelProblem(Problem):
     ):
         if not isinstance(model, keras.Model):
             raise TypeError(
-                f"`model` must be a keras.Model. Received: model={model!r}"
+                "`model` must be a keras.Model. Received: "
+                f"model={describe(model)}"
             )
         if loss is None:
             raise ValueError("`loss` must be a Keras loss. Received: None")
@@ -85,9 +93,11 @@ class ModelProblem(Problem):
         check_positive(batch_size=batch_size)
         self.model = model
         self.batch_size = batch_size
-        self.loss = InnerLoss(loss, labels="y")
+        with _naming("loss", loss):
+            self.loss = InnerLoss(loss, labels="y")
         if initializer is not None:
-            initializer = keras.initializers.get(initializer)
+            with _naming("initializer", initializer):
+                initializer = keras.initializers.get(initializer)
         self._task_batched = TaskBatched(model, model.trainable_variables)
         self._initializers = _initializers(model, initializer)
         self._x, self._y = _load(data)
@@ -98,6 +108,12 @@ class ModelProblem(Problem):
         shape = getattr(self.model, "output_shape", None)
         if not self.loss.is_sparse or not isinstance(shape, tuple):
             return
+        labels = self._y.numpy()
+        if labels.dtype.kind not in "iuf" or (labels != np.floor(labels)).any():
+            raise ValueError(
+                "`data` must have labels that are class numbers. Received: "
+                f"labels of {labels.dtype}, such as {labels.flat[0]!r}."
+            )
         known = tf.cast(self._y, tf.int64)
         if self.loss.ignored_class is not None:
             known = known[known != self.loss.ignored_class]
@@ -308,11 +324,15 @@ def _read(data: tf.data.Dataset) -> Any:
             "`data` is read once, so it must end. Received: an infinite one. "
             "Leave out `.repeat()`."
         )
-    shapes = keras.tree.flatten(data.element_spec)
-    if not all(spec.shape.is_fully_defined() for spec in shapes):
+    specs = keras.tree.flatten(data.element_spec)
+    if not all(
+        isinstance(spec, tf.TensorSpec) and spec.shape.is_fully_defined()
+        for spec in specs
+    ):
         raise ValueError(
-            "`data` must yield single examples of one shape each. Received: "
-            f"{data.element_spec}. Leave out `.batch(...)`; resize images."
+            "`data` must yield single examples, dense tensors of one shape "
+            f"each. Received: {data.element_spec}. Leave out `.batch(...)`; "
+            "resize images."
         )
     parts = [*data.batch(_READ_AT_ONCE)]
     if not parts:
@@ -334,18 +354,43 @@ def _load(data: Any) -> tuple[Any, tf.Tensor]:
             "`data` must be a pair (x, y) of arrays or a data set of such "
             f"pairs. Received: {_describe(data)}"
         )
-    if any(leaf is None for leaf in data):
+    if not keras.tree.flatten(data[0]) or any(leaf is None for leaf in data):
         raise ValueError(
             "`data` must hold inputs and labels. Received: None in their place."
         )
     with tf.init_scope():
-        x = keras.tree.map_structure(tf.convert_to_tensor, data[0])
-        y = tf.convert_to_tensor(data[1])
+        x = keras.tree.map_structure(_as_tensor, data[0])
+        y = _as_tensor(data[1])
     leaves = [*keras.tree.flatten(x), y]
     sizes = {leaf.shape[0] if leaf.shape.rank else 0 for leaf in leaves}
     if len(sizes) != 1 or sizes == {0}:
         raise ValueError(
             "`data` must hold as many labels as inputs, and some. Received: "
-            f"sizes {sorted(sizes)}"
+            f"sizes {sorted(sizes)}. Make lists of numbers an array first."
         )
     return x, y
+
+
+def _as_tensor(values: Any) -> tf.Tensor:
+    array = as_array("data", values)
+    check_finite_values(data=array)
+    try:
+        # A list becomes float32, an array stays what it is.
+        return tf.convert_to_tensor(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`data` must hold numbers or strings. Received: "
+            f"{describe(values)}, an array of {array.dtype}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _naming(argument: str, value: Any) -> Iterator[None]:
+    """Says which argument it is that Keras cannot make something of."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{argument}` must be one of Keras. Received: {argument}="
+            f"{describe(value)}. {error}"
+        ) from error

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import check_choice
+from keras_meta.checks import check_number_at_least
 from keras_meta.checks import check_positive
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.problems.problem import Problem
@@ -53,10 +54,7 @@ class Quadratic(Problem):
         rows = dimensions if rows is None else rows
         check_positive(dimensions=dimensions, rows=rows)
         check_choice("entries", entries, ("normal", "uniform"))
-        if not isinstance(start, (int, float)) or not start >= 0:
-            raise ValueError(
-                f"`start` must be a number of at least 0. Received: {start!r}"
-            )
+        check_number_at_least(0, start=start)
         self.dimensions = dimensions
         self.rows = rows
         self.entries = entries

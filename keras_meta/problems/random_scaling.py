@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import check_choice
+from keras_meta.checks import describe
 from keras_meta.checks import is_finite_number
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.problems.problem import Problem
@@ -16,6 +17,8 @@ from keras_meta.problems.words import instance_words
 _STREAMS = {"coordinate": 102, "tensor": 104, "instance": 105}
 # To those of a scaling of what is scaled already.
 _NEXT_STREAMS = 16
+# float32 ends at the exponential of 88.7.
+_LARGEST_LOG = 80
 
 
 class RandomScaling(Problem):
@@ -33,9 +36,9 @@ class RandomScaling(Problem):
             as in the paper, each `"tensor"`, or the `"instance"` one for all.
 
     Raises:
-        ValueError: If the range is not one of finite numbers in order, or
-            `per` is none of the three.
-        TypeError: If `problem` is none.
+        ValueError: If the range is not one of numbers in order from -80 to
+            80, or `per` is not one of the three.
+        TypeError: If `problem` is not a `Problem`.
 
     Example:
     >>> from keras_meta.problems import Quadratic
@@ -57,15 +60,18 @@ class RandomScaling(Problem):
         per: str = "coordinate",
     ):
         check_choice("per", per, tuple(_STREAMS))
-        if not all(map(is_finite_number, (low, high))) or low > high:
+        in_order = all(map(is_finite_number, (low, high))) and low <= high
+        if not in_order or max(-low, high) > _LARGEST_LOG:
             raise ValueError(
-                "`low` and `high` must be finite numbers in order. Received: "
-                f"low={low!r}, high={high!r}"
+                "`low` and `high` must be finite numbers in order, from "
+                f"{-_LARGEST_LOG} to {_LARGEST_LOG}, so that float32 holds "
+                f"their exponentials. Received: low={describe(low)}, "
+                f"high={describe(high)}"
             )
         if not isinstance(problem, Problem):
             raise TypeError(
                 "`problem` must be a keras_meta.problems.Problem. Received: "
-                f"problem={problem!r}"
+                f"problem={describe(problem)}"
             )
         self.problem = problem
         self.low = low

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from keras_meta.checks import check_positive
+from keras_meta.episodes.arguments import check_index
+from keras_meta.episodes.arguments import check_seed
 from keras_meta.episodes.random_bits import random_words
 
 _HALF = 2**32
@@ -33,7 +36,14 @@ def instance_words(
 
     Returns:
         A uint32 tensor `[rows, words]`.
+
+    Raises:
+        ValueError: If the seed or the index is no integer, the index is
+            negative, or there are no instances.
     """
+    check_seed(seed)
+    check_index(index)
+    check_positive(instances=rows)
     if not tf.is_tensor(seed):
         seed = tf.constant(seed, tf.int64)
     seed = tf.cast(seed, tf.int64)

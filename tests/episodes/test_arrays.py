@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_meta.episodes import from_arrays
 from keras_meta.episodes import load_arrays
@@ -65,18 +66,41 @@ def test_classes_and_rotations_are_passed_on():
         (np.zeros([3]), [0, 1, 1], r"`images` must be \[items, ...\]"),
         (np.zeros([2, 2]), np.eye(2), r"`labels` must be \[items\]"),
         (np.zeros([2, 2]), [0.5, 1], "`labels` must be integers or strings"),
-        (np.zeros([0, 2]), [], "`images` is empty"),
+        (np.zeros([0, 2]), [], "`images` must hold at least one item"),
         (np.array([["a"]]), [0], "`images` must be integers or floats"),
         (
             [[1.0, 2.0], [np.nan, 3.0]],
             [0, 1],
-            "NaN in 1 items, the first at position 1",
+            r"`images` must be finite. Received: nan at index \[1, 0\]",
         ),
     ],
 )
 def test_bad_arrays_are_refused(images, labels, message):
     with pytest.raises(ValueError, match=message):
         load_arrays(images, labels)
+
+
+@pytest.mark.parametrize("name", ["images", "labels"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "must be"),
+        ("text", "must be"),
+        ([[1.0], [2.0, 3.0]], "whose lengths agree"),
+        (np.array([None, "a"], object), "which holds other objects"),
+        (tf.ragged.constant([[1.0], [2.0, 3.0]]), "RaggedTensor.*to_tensor"),
+        (tf.sparse.from_dense([[1.0, 0.0]]), "SparseTensor.*to_dense"),
+    ],
+)
+def test_what_is_not_an_array_is_refused(name, value, message):
+    arguments = {"images": np.zeros([2, 2]), "labels": [0, 1], name: value}
+    with pytest.raises(ValueError, match=f"`{name}`.*{message}"):
+        load_arrays(**arguments)
+
+
+def test_numbers_beyond_float32_are_refused():
+    with pytest.raises(ValueError, match="`images` .* float32.*1e[+]300"):
+        load_arrays(np.full([2, 2], 1e300), [0, 1])
 
 
 def test_bad_names_are_refused():

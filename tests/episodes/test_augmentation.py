@@ -109,7 +109,10 @@ def test_rotation_stays_within_its_bound():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rotate": 181}, "`rotate` must be from 0 to 180. Received: 181"),
+        (
+            {"rotate": 181},
+            "`rotate` must be a number from 0 to 180. Received: rotate=181",
+        ),
         ({"translate": -0.1}, "`translate` must be"),
         ({"elastic": 2}, "`elastic` must be"),
         ({"elastic_smoothness": 0}, "`elastic_smoothness` must be"),
@@ -126,7 +129,7 @@ def test_bad_settings_are_refused(options, message):
 
 
 def test_other_items_are_refused():
-    with pytest.raises(ValueError, match="must be images"):
+    with pytest.raises(ValueError, match="must be a tensor of images"):
         Augment(rotate=1)(0, 0, {"support_x": tf.zeros([1, 2, 3])})
     with pytest.raises(ValueError, match="need images with 3 channels"):
         Augment(hue=1)(0, 0, {"support_x": tf.zeros([1, 2, 8, 8, 1])})

@@ -1,4 +1,8 @@
+import io
+import os
+
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -6,6 +10,7 @@ import tensorflow_datasets as tfds
 from keras_meta.episodes import from_tfds
 from keras_meta.episodes import load_tfds
 from keras_meta.episodes.cache import cache_folder
+from keras_meta.episodes.images import decode
 
 
 def store(data_dir, name, features, examples):
@@ -146,6 +151,78 @@ def test_the_cache_is_used_and_rebuilt(data_dir, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_data_sets_of_one_name_in_two_folders_have_caches_of_their_own(
+    tmp_path,
+):
+    features = {
+        "picture": tfds.features.Image(shape=(8, 8, 1)),
+        "kind": tfds.features.ClassLabel(num_classes=1),
+    }
+    for shade in (10, 20):
+        picture = np.full([8, 8, 1], shade, "uint8")
+        example = (0, {"picture": picture, "kind": 0})
+        store(tmp_path / str(shade), "shades", features, {"train": [example]})
+        # As large and as old as the other.
+        for file in (tmp_path / str(shade)).rglob("*.*"):
+            os.utime(file, (1, 1))
+        classes = load_tfds(
+            "shades",
+            "train",
+            data_dir=tmp_path / str(shade),
+            cache_dir=tmp_path / "cache",
+        )
+        np.testing.assert_array_equal(classes.items_of(0), [picture])
+
+
+def test_integers_of_numpy_share_the_cache_of_those_of_python(
+    data_dir, tmp_path
+):
+    for size, channels in ((4, 1), (np.int64(4), np.int32(1))):
+        load_tfds(
+            "pets",
+            "train",
+            data_dir=data_dir,
+            cache_dir=tmp_path,
+            image_size=(size, size),
+            channels=channels,
+            invert=np.bool_(True),
+        )
+    assert len(files_of(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_files_of_any_format_in_a_data_set(tmp_path, channels):
+    picture = np.arange(192, dtype="uint8").reshape(8, 8, 3)
+    files = []
+    for kind, mode in (("BMP", "RGB"), ("BMP", "P"), ("JPEG", "CMYK")):
+        file = io.BytesIO()
+        PIL.Image.fromarray(picture).convert(mode).save(file, kind)
+        files.append(file.getvalue())
+    features = {
+        "picture": tfds.features.Image(shape=(None, None, 3)),
+        "kind": tfds.features.ClassLabel(num_classes=3),
+    }
+    examples = [(i, {"picture": f, "kind": i}) for i, f in enumerate(files)]
+    store(tmp_path, "mixed", features, {"train": examples})
+    classes = load_tfds(
+        "mixed", "train", data_dir=tmp_path, image_size=8, channels=channels
+    )
+    for label, file in enumerate(files):
+        (image,) = classes.items_of(label)
+        np.testing.assert_array_equal(image, decode(file, channels))
+
+
+def test_a_file_that_is_no_image_in_a_data_set(tmp_path):
+    features = {
+        "picture": tfds.features.Image(shape=(8, 8, 3)),
+        "kind": tfds.features.ClassLabel(num_classes=1),
+    }
+    example = (0, {"picture": b"text", "kind": 0})
+    store(tmp_path, "texts", features, {"train": [example]})
+    with pytest.raises(ValueError, match="image of texts cannot be decoded"):
+        load_tfds("texts", "train", data_dir=tmp_path)
+
+
 def test_the_cache_can_be_left_out(data_dir, tmp_path):
     load_tfds(
         "pets", "train", data_dir=data_dir, cache=False, cache_dir=tmp_path
@@ -168,22 +245,44 @@ def test_a_folder_that_cannot_be_written_is_no_cache(
 
 
 def test_unknown_name(data_dir):
-    with pytest.raises(ValueError, match="no data set.* mean .*cifar100"):
+    with pytest.raises(
+        ValueError,
+        match="`name` must be a data set.*cifar1000.* mean .*cifar100",
+    ):
         load_tfds("cifar1000", "train", data_dir=data_dir)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("pets", {"split": "training"}, "no split of pets. It has test, train"),
-        ("pets", {"split": "train[:0]"}, "is empty"),
-        ("pets", {"image_key": "kind"}, "'kind'` is no uint8 image"),
-        ("pets", {"label_key": "label"}, "'label'` is no label of pets"),
+        (
+            "pets",
+            {"split": "training"},
+            "must be a split of pets.*It has test, train",
+        ),
+        ("pets", {"split": "train[:0]"}, "`split` must hold examples"),
+        (
+            "pets",
+            {"image_key": "kind"},
+            "`image_key` must be a uint8 image of pets.*='kind'",
+        ),
+        (
+            "pets",
+            {"label_key": "label"},
+            "`label_key` must be a label of pets.*='label'",
+        ),
         ("numbers", {}, "numbers has no uint8 image among its features"),
         ("pictured", {}, "pictured has no label among its features"),
         ("double", {}, "fine, kind. Choose with `label_key`"),
         ("uneven", {}, "uneven differ in size. Give an `image_size`"),
         ("pets", {"image_size": -3}, "`image_size` must be"),
+        ("pets", {"split": 3}, "`split` must be a string.*split=3"),
+        ("pets", {"split": ""}, "`split` must be a string.*split=''"),
+        ("pets", {"invert": "False"}, "`invert` must be True or False"),
+        ("pets", {"cache": "no"}, "`cache` must be True or False"),
+        ("pets", {"channels": True}, "`channels` must be 1 for gray"),
+        ("pets", {"channels": 3.0}, "`channels` must be 1 for gray"),
+        ("pets", {"cache_dir": 3}, "`cache_dir` must be the path"),
     ],
 )
 def test_bad_data_sets_are_refused(data_dir, name, options, message):

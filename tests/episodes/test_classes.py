@@ -44,7 +44,7 @@ def test_split_without_a_part():
     ("shares", "message"),
     [
         ((0.5, 0.5, 0.5), "add up to 1"),
-        ((1.2, -0.4, 0.2), "add up to 1"),
+        ((1.2, -0.4, 0.2), "`validation` must be .* at least 0"),
         ((0.98, 0.01, 0.01), "`validation=0.01` of 5 classes"),
     ],
 )
@@ -69,7 +69,7 @@ def test_select_by_id_and_name():
         (["dog"], "`classes` has 'dog', which is none of the 3 classes"),
         ([7], "`classes` has 7"),
         ([1, 1], "names 'class1' twice"),
-        ([], "`classes` is empty"),
+        ([], "`classes` must name at least one class"),
     ],
 )
 def test_bad_selections_are_refused(chosen, message):
@@ -108,7 +108,7 @@ def test_rotations_are_new_classes():
 @pytest.mark.parametrize(
     ("degrees", "message"),
     [
-        ((45,), "multiples of 90. Received: 45"),
+        ((45,), "multiples of 90, integers. Received: 45"),
         ((90, 450), "different angles"),
         ((360,), "different angles"),
     ],
@@ -127,6 +127,45 @@ def test_rotating_and_splitting_in_the_wrong_order_is_refused():
         rotated.rotations(90)
     with pytest.raises(ValueError, match="need square images"):
         numbered_classes([2, 2]).rotations(90)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"counts": [-1, 5]}, r"`counts\[0\]` must be a positive.*=-1"),
+        ({"counts": [4, 0]}, r"`counts\[1\]` must be a positive.*=0"),
+        ({"counts": [1.5, 2.5]}, "`counts` must be a list of integers.*1.5"),
+        ({"counts": None}, "`counts` must be"),
+        ({"ids": [0, 1.9]}, "`ids` must be a list of integers.*1.9"),
+        ({"ids": "01"}, "`ids` must be a list of integers"),
+        ({"names": None}, "`names` must be"),
+        ({"names": ["a", None]}, "`names` must be a list of strings.*None"),
+        ({"items": None}, "`items` must be an array"),
+        ({"items": np.zeros([4])}, r"`items` must be \[items, ...\]"),
+        ({"items": np.full([4, 2], np.inf)}, "`items` must be finite.*inf"),
+    ],
+)
+def test_parts_of_another_kind_are_refused(arguments, message):
+    valid = {"items": np.zeros([4, 2]), "counts": [2, 2], "names": "ab"}
+    with pytest.raises(ValueError, match=message):
+        Classes(**(valid | arguments))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5, None])
+def test_seeds_of_a_split_that_cannot_be_used(seed):
+    with pytest.raises(ValueError, match="`seed` must be an integer from 0"):
+        numbered_classes([1] * 10).split(seed=seed)
+
+
+def test_a_share_that_is_not_a_number():
+    with pytest.raises(ValueError, match="`train` must be a finite.*nan"):
+        numbered_classes([1] * 10).split(train=float("nan"))
+
+
+@pytest.mark.parametrize("chosen", ["class1", 1, None, [1.5], [True], [[1]]])
+def test_selections_of_another_kind_are_refused(chosen):
+    with pytest.raises(ValueError, match="`classes` must"):
+        numbered_classes([1] * 10).select(chosen)
 
 
 def test_parts_must_fit_together():

@@ -72,7 +72,7 @@ def test_a_broken_image_is_named(folder):
 
 def test_another_file_is_named(folder):
     (folder / "Latin" / "a" / "notes.txt").write_text("no image")
-    with pytest.raises(ValueError, match="notes.txt.* is no image"):
+    with pytest.raises(ValueError, match="notes.txt.* its name must end in"):
         load_directory(folder)
 
 
@@ -97,3 +97,83 @@ def test_bad_image_options_are_refused(folder, options):
     (name,) = options
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         load_directory(folder, **options)
+
+
+def write_images(root, *names):
+    data = tf.io.encode_png(tf.zeros([6, 6, 3], tf.uint8)).numpy()
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Thumbs.db",
+        "THUMBS.DB",
+        "desktop.ini",
+        "Desktop.ini",
+        "__MACOSX/._0.png",
+    ],
+)
+def test_files_of_operating_systems_are_passed_over(folder, name):
+    place = folder / "Latin" / "a" / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(b"system")
+    assert load_directory(folder).counts.tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/cat/0.png", "val/cat/0.png", "test/cat/0.png"),
+        ("Train/cat/0.png", "Testing/cat/0.png", "Testing/dog/0.png"),
+        ("pets/training/cat/0.png", "pets/validation/cat/0.png"),
+        ("cat/train/0.png", "cat/test/0.png", "dog/train/0.png"),
+    ],
+)
+def test_a_class_in_several_parts_is_refused(tmp_path, names):
+    write_images(tmp_path, *names)
+    with pytest.raises(
+        ValueError, match="parts .* class '.*cat' would be [23] classes.*Load"
+    ):
+        load_directory(tmp_path)
+
+
+def test_parts_without_classes_are_refused(tmp_path):
+    write_images(tmp_path, "train/0.png", "valid/0.png")
+    with pytest.raises(ValueError, match="each part would be taken for a clas"):
+        load_directory(tmp_path)
+
+
+def test_parts_of_different_classes_are_noticed(tmp_path):
+    write_images(tmp_path, "train/cat/0.png", "test/dog/0.png")
+    with pytest.warns(UserWarning, match="parts .*'test', 'train'.*Load one"):
+        names = load_directory(tmp_path).names
+    assert names == ("test/dog", "train/cat")
+
+
+@pytest.mark.filterwarnings("error")
+def test_classes_called_like_parts_are_classes(tmp_path):
+    write_images(tmp_path, "train/0.png", "test/0.png", "car/0.png")
+    assert load_directory(tmp_path).names == ("car", "test", "train")
+    assert load_directory(tmp_path / "train" / "..").names[0] == "car"
+
+
+def test_a_link_to_nothing_is_named(folder):
+    (folder / "Latin" / "a" / "z.png").symlink_to(folder / "absent.png")
+    with pytest.raises(FileNotFoundError, match="z.png"):
+        load_directory(folder)
+
+
+def test_other_channels_are_named(folder):
+    data = tf.io.encode_png(tf.zeros([6, 6, 1], tf.uint8))
+    (folder / "Latin" / "a" / "z.png").write_bytes(data.numpy())
+    with pytest.raises(ValueError, match="z.png.* Give `channels`"):
+        load_directory(folder, channels=None)
+
+
+@pytest.mark.parametrize("path", [None, 3, "", b"birds", "a\0b"])
+def test_what_is_not_a_path_is_refused(path):
+    with pytest.raises(ValueError, match="`path` must be the path of a folder"):
+        load_directory(path)

@@ -267,6 +267,12 @@ def test_sizes_must_be_positive(name, value):
     ("options", "message"),
     [
         ({"num_batches": 0}, "`num_batches` must be a positive"),
+        ({"seed": 2**63}, "`seed` must be an integer of 64 bits"),
+        ({"tasks": 2**31}, "`tasks` must be below 2\\*\\*31"),
+        ({"shuffle": "False"}, "`shuffle` must be True or False.*'False'"),
+        ({"augment": "flip"}, "`augment` must be a function.*'flip'"),
+        ({"augment": lambda *_: None}, "`augment` must return a dict.*None"),
+        ({"augment": lambda: 0}, "`augment` cannot be called"),
         ({"start": -1}, "`start` must be an integer of at least 0"),
         ({"dtype": "float16"}, "`dtype` must be one of 'float32'"),
         ({"rotate": "image"}, "`rotate` must be one of"),

@@ -41,9 +41,9 @@ def test_the_random_split_is_always_the_same():
     [
         (
             "imagenet/train",
-            "no published split of classes. They are random",
+            "must be a published split of classes.*They are random",
         ),
-        ("vinyals", "does not name a part"),
+        ("vinyals", "must name a part of a split. Received: name='vinyals'"),
         ("vinyals/dev", "Parts are train, validation, test"),
     ],
 )
@@ -55,7 +55,7 @@ def test_unknown_splits_are_refused(name, message):
 def test_unknown_omniglot_protocol_is_refused():
     with pytest.raises(ValueError, match="`protocol` must be one of"):
         omniglot("train", protocol="lake")
-    with pytest.raises(ValueError, match="Parts are train"):
+    with pytest.raises(ValueError, match="`split` must be 'train'.*='dev'"):
         omniglot("dev")
 
 

@@ -223,6 +223,31 @@ def test_data_sets_of_other_kinds_are_refused(change, message):
         ModelProblem(network(), data, CROSSENTROPY)
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            (np.full([20, 4, 4, 1], np.nan), arrays()[1]),
+            "`data` must be finite",
+        ),
+        ((arrays()[0], np.full([20], 0.5)), "class numbers.*0.5"),
+        ((arrays()[0], np.array(["a"] * 20)), "class numbers"),
+        (([], arrays()[1]), "`data` must hold inputs"),
+        ((tf.ragged.constant([[1.0], []]), arrays()[1]), "`data`.*RaggedTens"),
+    ],
+)
+def test_values_that_cannot_be_learned_from_are_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        ModelProblem(network(), data, CROSSENTROPY)
+
+
+@pytest.mark.parametrize("name", ["loss", "initializer"])
+def test_what_keras_does_not_know_is_named(name):
+    arguments = {"loss": CROSSENTROPY, name: "nonsense"}
+    with pytest.raises(ValueError, match=f"`{name}` must .*{name}='nonsense'"):
+        ModelProblem(network(), arrays(), **arguments)
+
+
 @pytest.mark.parametrize("data", [(arrays()[0], None), (1.0, 2)])
 def test_arrays_without_examples_are_refused(data):
     with pytest.raises(ValueError, match="`data` must hold"):

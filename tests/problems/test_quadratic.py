@@ -72,7 +72,7 @@ def test_no_word_becomes_an_infinite_number():
     [
         ({"dimensions": 0}, "`dimensions` must be a positive integer.*=0"),
         ({"rows": -1}, "`rows` must be a positive integer.*=-1"),
-        ({"start": "small"}, "`start` must be a number .*Received: 'small'"),
+        ({"start": "small"}, "`start` must be a finite number .*='small'"),
         ({"entries": "cauchy"}, "`entries` must be one of .*='cauchy'"),
     ],
 )

@@ -84,7 +84,8 @@ def test_scales_of_scales_are_drawn_apart():
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [("a", 1.0), (1.0, 0.0), (0.0, np.inf), (None, 1.0)]
+    ("low", "high"),
+    [("a", 1.0), (1.0, 0.0), (0.0, np.inf), (None, 1.0), (-100, 0)],
 )
 def test_a_range_that_is_none(low, high):
     with pytest.raises(ValueError, match="`low` and `high` must be finite"):

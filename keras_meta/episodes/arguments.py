@@ -1,0 +1,266 @@
+"""Checks of arguments that are arrays, lists and paths."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_meta.checks import check_finite_values
+from keras_meta.checks import check_int64
+from keras_meta.checks import describe
+from keras_meta.checks import is_whole
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """Returns an argument as an array of NumPy.
+
+    Args:
+        name: Name of the argument.
+        value: An array, a tensor, or nested lists of one length each.
+
+    Returns:
+        The array, not copied if it is one already.
+
+    Raises:
+        ValueError: If it is none.
+
+    Example:
+    >>> as_array("labels", [0, 1, 1]).shape
+    (3,)
+    """
+    if isinstance(value, tf.RaggedTensor):
+        raise ValueError(
+            f"`{name}` must be an array whose rows have one length. Received "
+            f"a RaggedTensor of the shape {value.shape}. Pad it, with "
+            f"`{name}.to_tensor()` for instance."
+        )
+    if isinstance(value, tf.SparseTensor):
+        raise ValueError(
+            f"`{name}` must be a dense array. Received a SparseTensor of the "
+            f"shape {value.shape}. Pass `tf.sparse.to_dense({name})`."
+        )
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        raise ValueError(
+            f"`{name}` must be an array, or nested lists whose lengths agree. "
+            f"Received: {name}={describe(value)}"
+        ) from error
+    if array.dtype == object:
+        raise ValueError(
+            f"`{name}` must be an array of numbers or strings. Received: "
+            f"{name}={describe(value)}, which holds other objects. Items of "
+            "different shapes have to be padded; convert a column of strings "
+            f"with `{name}.astype(str)`."
+        )
+    return array
+
+
+def as_items(name: str, value: Any) -> np.ndarray:
+    """Returns items, of images for instance, as an array of finite numbers.
+
+    Args:
+        name: Name of the argument.
+        value: Items `[items, ...]`.
+
+    Returns:
+        An array of integers or floats `[items, ...]`.
+
+    Raises:
+        ValueError: If it has another rank or type, is empty or is not
+            finite.
+
+    Example:
+    >>> as_items("images", [[0.5], [1.0]]).shape
+    (2, 1)
+    """
+    items = as_array(name, value)
+    if items.ndim < 2:
+        raise ValueError(
+            f"`{name}` must be [items, ...] with at least one axis for the "
+            f"item. Received: {name}={describe(value)} of the shape "
+            f"{items.shape}. Add an axis with `{name}[:, None]`."
+        )
+    if not items.size:
+        raise ValueError(
+            f"`{name}` must hold at least one item, of at least one number. "
+            f"Received: the shape {items.shape}."
+        )
+    if items.dtype.kind not in "iuf":
+        raise ValueError(
+            f"`{name}` must be integers or floats. Received: an array of "
+            f"{items.dtype}. Convert it with `{name}.astype('float32')`."
+        )
+    check_finite_values(**{name: items})
+    return items
+
+
+def as_list(name: str, value: Any) -> list:
+    """Returns an argument that is a sequence, or an array of one axis.
+
+    Args:
+        name: Name of the argument.
+        value: The sequence.
+
+    Returns:
+        Its entries; those of an array are Python's own numbers and strings.
+
+    Raises:
+        ValueError: If it is no sequence.
+
+    Example:
+    >>> as_list("classes", np.array([1, 2]))
+    [1, 2]
+    """
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return list(value)
+    # A set or a dict would become an array of objects.
+    array = as_array(name, value)
+    if array.ndim != 1:
+        raise ValueError(
+            f"`{name}` must be a list. Received: {name}={describe(value)}"
+        )
+    return array.tolist()
+
+
+def as_integers(name: str, value: Any) -> list[int]:
+    """Returns a sequence of whole numbers.
+
+    Args:
+        name: Name of the argument.
+        value: The sequence.
+
+    Returns:
+        Python integers.
+
+    Raises:
+        ValueError: If it is no sequence, or an entry is no integer.
+
+    Example:
+    >>> as_integers("counts", [np.int64(3), 4])
+    [3, 4]
+    """
+    entries = as_list(name, value)
+    for entry in entries:
+        if not is_whole(entry):
+            raise ValueError(
+                f"`{name}` must be a list of integers. Received: {name}="
+                f"{describe(value)}, with the entry {describe(entry)}"
+            )
+    return [int(entry) for entry in entries]
+
+
+def as_names(name: str, value: Any) -> list[str]:
+    """Returns a sequence of names of classes.
+
+    Args:
+        name: Name of the argument.
+        value: Strings, or numbers whose digits are the names.
+
+    Returns:
+        Strings.
+
+    Raises:
+        ValueError: If it is no sequence, or an entry is neither a string nor
+            an integer.
+
+    Example:
+    >>> as_names("names", ["cat", 7])
+    ['cat', '7']
+    """
+    entries = as_list(name, value)
+    for entry in entries:
+        if not isinstance(entry, str) and not is_whole(entry):
+            raise ValueError(
+                f"`{name}` must be a list of strings. Received: {name}="
+                f"{describe(value)}, with the entry {describe(entry)}"
+            )
+    return [str(entry) for entry in entries]
+
+
+def check_string(**values: str) -> None:
+    """Requires strings that are not empty.
+
+    Args:
+        **values: Values by the name of their argument.
+
+    Raises:
+        ValueError: If one is no string, or has no characters.
+
+    Example:
+    >>> check_string(split="train")
+    """
+    for name, value in values.items():
+        if not isinstance(value, str) or not value:
+            raise ValueError(
+                f"`{name}` must be a string that is not empty. Received: "
+                f"{name}={describe(value)}"
+            )
+
+
+def check_path(**values: str | os.PathLike) -> None:
+    """Requires names of files or folders.
+
+    Args:
+        **values: Values by the name of their argument.
+
+    Raises:
+        ValueError: If one is neither a string nor a path, or holds a null
+            character, as no name does.
+
+    Example:
+    >>> check_path(path="birds")
+    """
+    for name, value in values.items():
+        is_path = isinstance(value, (str, os.PathLike))
+        text = os.fspath(value) if is_path else None
+        is_fine = isinstance(text, str) and text
+        if not is_fine or "\0" in text:
+            raise ValueError(
+                f"`{name}` must be the path of a folder, a string or "
+                f"pathlib.Path. Received: {name}={describe(value)}"
+            )
+
+
+def check_index(index: int | tf.Tensor) -> None:
+    """Requires the number of an episode or instance.
+
+    Args:
+        index: An integer of at least 0, or an integer tensor without axes.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+    >>> check_index(0)
+    """
+    if _is_integer_tensor(index):
+        return
+    if not is_whole(index) or not 0 <= index < 2**63:
+        raise ValueError(
+            "`index` must be an integer of at least 0. Received: index="
+            f"{describe(index)}"
+        )
+
+
+def check_seed(seed: int | tf.Tensor) -> None:
+    """Requires a seed of 64 bits.
+
+    Args:
+        seed: An integer, or an integer tensor without axes.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+    >>> check_seed(-1)
+    """
+    if not _is_integer_tensor(seed):
+        check_int64(seed=seed)
+
+
+def _is_integer_tensor(value: Any) -> bool:
+    is_tensor = tf.is_tensor(value) and isinstance(value, tf.Tensor)
+    return is_tensor and value.dtype.is_integer and value.shape.rank == 0
