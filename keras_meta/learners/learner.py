@@ -19,13 +19,15 @@ from keras_meta.learners.episode import Episode
 from keras_meta.learners.meta_training import MetaTraining
 from keras_meta.learners.signature import default_signature
 from keras_meta.learners.task_blocks import Inseparable
+from keras_meta.unroll.annotations import attach
+from keras_meta.unroll.annotations import detach
+from keras_meta.unroll.annotations import map_annotated
 from keras_meta.unroll.checkpoint import checkpointed_unroll
 from keras_meta.unroll.checkpoint import segment_length
 from keras_meta.unroll.inner_loop import Carry
 from keras_meta.unroll.inner_loop import InnerLoop
 from keras_meta.unroll.inner_loop import Support
 from keras_meta.unroll.inner_loss import InnerLoss
-from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.selection import require_same_choice
 from keras_meta.unroll.selection import select_adapted
 from keras_meta.unroll.task_batched import TaskBatched
@@ -162,10 +164,7 @@ class Learner(MetaTraining):
             episode, start, steps, training, every_step
         )
         if every_step:
-            predictions = outputs[1]
-            flat = keras.tree.flatten(predictions)
-            for i, mask in outputs[2].items():
-                flat[i]._keras_mask = mask
+            predictions = attach(*outputs[1])
         else:
             predictions, carry, losses = self._inner_loop.predict(
                 carry,
@@ -207,16 +206,17 @@ class Learner(MetaTraining):
         episode = Episode.from_inputs(inputs)
         start = self._inner_loop.start(episode.tasks)
         first, _ = self._predict_query(episode, start, False)
-        first = keras.tree.map_structure(lambda y: y[tf.newaxis], first)
+        first = keras.tree.map_structure(_with_first_axis, first)
         _, outputs = self._unroll(episode, start, steps, False, True)
         if tf.executing_eagerly():
             # That it diverges is something to look at.
             self._health.check_labels(self._ways)
         if outputs is None:
             return first
-        return keras.tree.map_structure(
-            lambda y, ys: tf.concat([y, ys], axis=0), first, outputs[1]
+        predictions, notes = keras.tree.map_structure(
+            lambda y, ys: tf.concat([y, ys], axis=0), detach(first), outputs[1]
         )
+        return attach(predictions, notes)
 
     def adapt(
         self,
@@ -360,10 +360,7 @@ class Learner(MetaTraining):
             episode, carry._replace(weights=weights), training
         )
         carry = carry._replace(weights=points)
-        flat = keras.tree.flatten(predictions)
-        masks = {i: keras_mask(y) for i, y in enumerate(flat)}
-        masks = {i: m for i, m in masks.items() if m is not None}
-        return tuple(carry), (losses, predictions, masks)
+        return tuple(carry), (losses, detach(predictions))
 
     def _used_variables(self) -> list[keras.Variable]:
         """Returns the learned variables that the steps of the loop read."""
@@ -532,5 +529,11 @@ class Learner(MetaTraining):
         return cls(**config)
 
 
+def _with_first_axis(x: tf.Tensor) -> tf.Tensor:
+    return map_annotated(lambda y: y[tf.newaxis], x)
+
+
 def _swap_first_axes(x: tf.Tensor) -> tf.Tensor:
-    return tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
+    return map_annotated(
+        lambda y: tf.transpose(y, [1, 0, *range(2, y.shape.rank)]), x
+    )

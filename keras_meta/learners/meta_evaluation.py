@@ -11,14 +11,17 @@ import keras
 import tensorflow as tf
 
 from keras_meta.learners import task_blocks
+from keras_meta.learners.as_examples import as_examples
 from keras_meta.learners.endless import refuses_endless
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
 from keras_meta.learners.health import Health
 from keras_meta.learners.temporarily import temporarily
-from keras_meta.unroll import task_axis
+from keras_meta.unroll.annotations import attach
+from keras_meta.unroll.annotations import detach
+from keras_meta.unroll.annotations import keras_mask
+from keras_meta.unroll.annotations import merge_tasks
 from keras_meta.unroll.inner_loss import check_shapes
-from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.task_batched import is_traced_for_xla
 
 
@@ -71,6 +74,34 @@ class MetaEvaluation(keras.Model):
                 super().make_predict_function(force)
             self.predict_function = self._checked(self.predict_function)
         return self.predict_function
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Returns the compiled loss of all query examples as one batch.
+
+        Args:
+            x: The inputs of `call`.
+            y: Labels of the query sets, `[tasks, q, ...]`; losses get them
+                as `[tasks * q, ...]`, and the other arguments alike.
+            y_pred: Predictions for the query sets, `[tasks, q, ...]`.
+            sample_weight: Weights of the query examples, `[tasks, q]`.
+            training: Whether this is a meta-training step.
+        """
+        y, y_pred, sample_weight = as_examples(y, y_pred, sample_weight)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Updates the compiled metrics and returns all metrics.
+
+        Args:
+            x: The inputs of `call`.
+            y: See `compute_loss`; metrics get the same shapes as losses.
+            y_pred: See `compute_loss`.
+            sample_weight: See `compute_loss`.
+        """
+        y, y_pred, sample_weight = as_examples(y, y_pred, sample_weight)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     # How tasks are taken.
 
@@ -134,14 +165,14 @@ class MetaEvaluation(keras.Model):
             ):
                 outputs = function(inputs)
             self._require_separable(outputs)
-            return (), (outputs, report.value)
+            return (), (detach(outputs), report.value)
 
         inputs = Episode.from_inputs(inputs).as_inputs()
         _, (outputs, reports) = task_blocks.map_blocks(
             block, 1, (inputs,), jit_compile=False
         )
         self._health.merge(reports, 1)
-        return keras.tree.map_structure(task_axis.merge, outputs)
+        return keras.tree.map_structure(merge_tasks, attach(*outputs))
 
     def _size_of_task(self, x: Any) -> int | None:
         """Returns what one operation on one task reads and writes, bytes.
@@ -211,11 +242,20 @@ class MetaEvaluation(keras.Model):
         if spec is None or not isinstance(shape, tuple):
             return
         _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
-        if isinstance(y, tf.TensorSpec) and y.shape.rank and shape[1:]:
-            metrics.build(
-                keras.KerasTensor(y.shape, y.dtype.name),
-                keras.KerasTensor([*y.shape[:2], *shape[1:]]),
-            )
+        if not isinstance(y, tf.TensorSpec) or not shape[1:]:
+            return
+        if y.shape.rank is None or y.shape.rank < 2:
+            return
+        labels = tf.TensorSpec([None, *y.shape[2:]], y.dtype)
+        predictions = tf.TensorSpec([None, *shape[1:]], keras.config.floatx())
+        metrics.build(labels, predictions)
+        if self.run_eagerly:
+            return
+        # Some metrics make their variables when they see the first batch.
+        with keras.StatelessScope():
+            tf.function(
+                metrics.update_state, autograph=False
+            ).get_concrete_function(labels, predictions)
 
     @property
     def _is_distributed(self) -> bool:
