@@ -123,7 +123,6 @@ class Learner(MetaTraining):
             batch_statistics,
             self.steps,
         )
-        self._exporting = False
         self.built = True
 
     # Adaptation.
@@ -133,6 +132,7 @@ class Learner(MetaTraining):
         inputs: dict[str, Any],
         training: bool | None = None,
         every_step: bool = False,
+        steps: int | None = None,
     ):
         """Returns the adapted networks' predictions for the query sets.
 
@@ -141,24 +141,29 @@ class Learner(MetaTraining):
             training: Whether this is a meta-training step.
             every_step: Whether to return predictions after each inner step,
                 stacked along a new first axis.
+            steps: Number of inner steps; by default those of training or
+                evaluation.
         """
+        training = bool(training)
+        if steps is None:
+            steps = self._number_of_steps(training)
         function = functools.partial(
             self._adapt_and_predict,
-            training=bool(training),
+            training=training,
             every_step=every_step,
+            steps=steps,
         )
-        with self._reporting():
-            if not self._is_one_by_one:
+        with self._reporting(functools.partial(self._check_health, training)):
+            if not self._plan.value.one_by_one:
                 return function(inputs)
             if training or every_step:
                 raise Inseparable("training takes blocks of its own")
             return self._each_task(function, inputs)
 
     def _adapt_and_predict(
-        self, inputs: dict[str, Any], training: bool, every_step: bool
+        self, inputs: dict[str, Any], training: bool, every_step: bool, steps
     ):
         episode = Episode.from_inputs(inputs)
-        steps = self._number_of_steps(training)
         start = self._inner_loop.start(episode.tasks)
         carry, outputs = self._unroll(
             episode, start, steps, training, every_step
@@ -177,8 +182,6 @@ class Learner(MetaTraining):
                 self.add_loss(loss)
         if training:
             self._keep_state(start, carry)
-        if tf.executing_eagerly():
-            self._check_health(training)
         return predictions
 
     def trajectory(self, inputs: dict[str, Any], steps: int | None = None):
@@ -196,8 +199,8 @@ class Learner(MetaTraining):
         steps = self._number_of_steps(False) if steps is None else steps
         check_at_least(0, steps=steps)
         function = functools.partial(self._trajectory, steps=steps)
-        with self._reporting():
-            if not self._is_one_by_one:
+        with self._reporting(self._check_labels):
+            if not self._plan.value.one_by_one:
                 return function(inputs)
             swap = functools.partial(keras.tree.map_structure, _swap_first_axes)
             return swap(self._each_task(lambda x: swap(function(x)), inputs))
@@ -208,9 +211,6 @@ class Learner(MetaTraining):
         first, _ = self._predict_query(episode, start, False)
         first = keras.tree.map_structure(_with_first_axis, first)
         _, outputs = self._unroll(episode, start, steps, False, True)
-        if tf.executing_eagerly():
-            # That it diverges is something to look at.
-            self._health.check_labels(self._ways)
         if outputs is None:
             return first
         predictions, notes = keras.tree.map_structure(
@@ -261,10 +261,11 @@ class Learner(MetaTraining):
             lambda x: tf.convert_to_tensor(x)[tf.newaxis], inputs
         )
         episode = Episode.from_inputs(inputs)
-        carry, _ = self._unroll(
-            episode, self._inner_loop.start(episode.tasks), steps, False
-        )
-        self._check_health()
+        check = functools.partial(self._check_health, False)
+        with self._reporting(check):
+            carry, _ = self._unroll(
+                episode, self._inner_loop.start(episode.tasks), steps, False
+            )
         return clone_model(
             self.model, self._inner_loop.one_task(carry, episode.support_x)
         )
@@ -427,7 +428,8 @@ class Learner(MetaTraining):
 
     @property
     def _is_compiled_by_xla(self) -> bool:
-        if self._exporting or self._avoids_xla or not self.compiled:
+        plan = self._plan.value
+        if plan.exporting or not plan.xla or not self.compiled:
             return False
         return bool(self.jit_compile)
 
@@ -488,18 +490,15 @@ class Learner(MetaTraining):
             input_signature = default_signature(
                 self.model, self._resolved_inner_loss.is_sparse
             )
+
+        def serve(inputs):
+            with self._plan.changing(exporting=True):
+                return self(inputs, training=False)
+
         archive = keras.export.ExportArchive()
         archive.track(self)
-        archive.add_endpoint(
-            "serve",
-            lambda inputs: self(inputs, training=False),
-            input_signature=[input_signature],
-        )
-        self._exporting = True
-        try:
-            archive.write_out(filepath, verbose=verbose)
-        finally:
-            self._exporting = False
+        archive.add_endpoint("serve", serve, input_signature=[input_signature])
+        archive.write_out(filepath, verbose=verbose)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

@@ -12,11 +12,13 @@ import tensorflow as tf
 
 from keras_meta.learners import task_blocks
 from keras_meta.learners.as_examples import as_examples
+from keras_meta.learners.compiled_functions import CompiledFunctions
 from keras_meta.learners.endless import refuses_endless
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
 from keras_meta.learners.health import Health
-from keras_meta.learners.temporarily import temporarily
+from keras_meta.learners.plan import PerThread
+from keras_meta.learners.plan import Plan
 from keras_meta.unroll.annotations import attach
 from keras_meta.unroll.annotations import detach
 from keras_meta.unroll.annotations import keras_mask
@@ -32,16 +34,28 @@ class MetaEvaluation(keras.Model):
     CPU, large tasks for a convolutional network are taken one by one and
     without XLA, which is slower there; see `task_blocks`.
 
-    It uses `model`, `_resolved_inner_loss` and `_exporting` of the other
-    parts.
+    It uses `model`, `_resolved_inner_loss` and `_number_of_steps` of the
+    other parts.
     """
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self._health = Health()
-        self._is_watched = False
-        self._avoids_xla = False
-        self._is_one_by_one = False
+        self._plan = PerThread(Plan())
+        self._watchers = 0
+        self._functions = CompiledFunctions()
+
+    @property
+    def jit_compile(self) -> bool:
+        """Whether XLA compiles steps, see `compile`."""
+        # Keras asks this when it makes a function of a step.
+        if not self._plan.value.keras_compiles:
+            return False
+        return keras.Model.jit_compile.fget(self)
+
+    @jit_compile.setter
+    def jit_compile(self, value: bool | str | None) -> None:
+        keras.Model.jit_compile.fset(self, value)
 
     evaluate = refuses_endless(keras.Model.evaluate)
     predict = refuses_endless(keras.Model.predict)
@@ -103,6 +117,82 @@ class MetaEvaluation(keras.Model):
         y, y_pred, sample_weight = as_examples(y, y_pred, sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
+    # Measuring task by task.
+
+    def predict_adapted(self, x: dict[str, Any], steps: int | None = None):
+        """Returns predictions by a function that is compiled once.
+
+        It is compiled anew after `compile`, as Keras's own functions are.
+
+        Args:
+            x: The inputs of `call`.
+            steps: Number of inner steps; by default those of evaluation.
+
+        Returns:
+            Predictions `[tasks, q, ...]` with what Keras remembers of them.
+
+        Raises:
+            FloatingPointError: If a loss is not finite.
+            ValueError: If a label is out of range.
+        """
+        options = {} if steps is None else {"steps": steps}
+        outputs, report = self._compiled(
+            lambda x: self(x, training=False, **options), ("predict", steps)
+        )(x)
+        self._check_health(collected=report)
+        return attach(*outputs)
+
+    def predict_each_step(self, x: dict[str, Any], steps: int):
+        """Returns predictions after every step, compiled once.
+
+        Args:
+            x: The inputs of `call`.
+            steps: Number of inner steps.
+
+        Returns:
+            Predictions `[steps + 1, tasks, q, ...]`; see `trajectory`.
+
+        Raises:
+            ValueError: If a label is out of range.
+        """
+        outputs, report = self._compiled(
+            lambda x: self.trajectory(x, steps), ("trajectory", steps)
+        )(x)
+        self._check_labels(report)
+        return attach(*outputs)
+
+    def _compiled(self, function: Callable[[Any], Any], key: tuple):
+        """Returns a function of inputs, compiled now or before.
+
+        Args:
+            function: A function of inputs that calls this learner.
+            key: What tells it from others.
+
+        Returns:
+            A function that returns the outputs, detached, and a report.
+        """
+
+        def report_too(x):
+            with self._health.collecting() as report:
+                outputs = self._in_fastest_way(function, x)
+            return detach(outputs), report.value
+
+        def make():
+            if self.run_eagerly:
+                return report_too
+            return tf.function(
+                report_too, autograph=False, reduce_retracing=True
+            )
+
+        # Keras forgets this function in `compile`.
+        self.make_predict_function()
+        settings = (
+            self._number_of_steps(False),
+            self._resolved_inner_loss.loss,
+            self.jit_compile,
+        )
+        return self._functions.get(self.predict_function, key + settings, make)
+
     # How tasks are taken.
 
     def _in_fastest_way(self, function: Callable[[Any], Any], data: Any):
@@ -118,7 +208,7 @@ class MetaEvaluation(keras.Model):
         if self._may_go_task_by_task and self._is_faster_plain(data):
             with (
                 contextlib.suppress(task_blocks.Inseparable),
-                temporarily(self, "_is_one_by_one", True),
+                self._plan.changing(one_by_one=True),
             ):
                 return function(data)
         is_graph = not tf.executing_eagerly() and not is_traced_for_xla()
@@ -161,7 +251,7 @@ class MetaEvaluation(keras.Model):
         def block(inputs):
             with (
                 self._health.collecting() as report,
-                temporarily(self, "_avoids_xla", True),
+                self._plan.changing(xla=False),
             ):
                 outputs = function(inputs)
             self._require_separable(outputs)
@@ -203,7 +293,7 @@ class MetaEvaluation(keras.Model):
         self, does: bool
     ) -> contextlib.AbstractContextManager[None]:
         """Keeps Keras from compiling a step that decides about it itself."""
-        return temporarily(self, "jit_compile", self.jit_compile and not does)
+        return self._plan.changing(keras_compiles=not does)
 
     # What can go wrong.
 
@@ -262,25 +352,44 @@ class MetaEvaluation(keras.Model):
         made_in = self._distribute_strategy
         return made_in is not None or tf.distribute.has_strategy()
 
-    def _watched(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
         """Tells that the host looks at the health after what is called."""
-        return temporarily(self, "_is_watched", True)
+        # Replicas are traced in threads of their own, which have no plan.
+        self._watchers += 1
+        try:
+            with self._plan.changing(watched=True):
+                yield
+        finally:
+            self._watchers -= 1
+
+    @property
+    def _is_watched(self) -> bool:
+        if self._is_distributed:
+            return self._watchers > 0
+        return self._plan.value.watched
 
     @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Keeps failures for the host, unless it will not look.
+    def _reporting(self, check: Callable[[tf.Tensor], None]) -> Iterator[None]:
+        """Checks what is reported, or keeps it for the host, if that will look.
 
         A loop of the user's own does not, and a failure that nobody takes
         would be that of all later steps.
+
+        Args:
+            check: Raises if a report, its value, holds a failure.
         """
-        if tf.executing_eagerly() or self._is_watched:
+        is_eager = tf.executing_eagerly()
+        if self._health.is_collecting or (self._is_watched and not is_eager):
             yield
-        else:
-            with self._health.collecting():
-                yield
+            return
+        with self._health.collecting() as report:
+            yield
+        if is_eager:
+            check(report.value)
 
     def _report_health(self, episode: Episode, losses: tf.Tensor) -> None:
-        if self._exporting:
+        if self._plan.value.exporting:
             return
         if self._resolved_inner_loss.is_sparse:
             self._health.report_labels(
@@ -290,8 +399,14 @@ class MetaEvaluation(keras.Model):
             )
         self._health.report_inner_losses(losses)
 
-    def _check_health(self, training: bool = False) -> None:
-        self._health.check(self._ways, training)
+    def _check_health(
+        self, training: bool = False, collected: tf.Tensor | None = None
+    ) -> None:
+        self._health.check(self._ways, training, collected)
+
+    def _check_labels(self, collected: tf.Tensor) -> None:
+        """Raises on labels only: that a curve diverges is to be seen."""
+        self._health.check_labels(self._ways, collected)
 
     @property
     def _ways(self) -> int | None:

@@ -17,7 +17,6 @@ from keras_meta.learners.episode import Episode
 from keras_meta.learners.health import can_learn_from
 from keras_meta.learners.meta_evaluation import MetaEvaluation
 from keras_meta.learners.meta_evaluation import examples_of_task
-from keras_meta.learners.temporarily import temporarily
 from keras_meta.unroll.annotations import attach
 from keras_meta.unroll.annotations import detach
 from keras_meta.unroll.annotations import merge_tasks
@@ -113,7 +112,7 @@ class MetaTraining(MetaEvaluation):
         def block(*arguments):
             with (
                 self._health.collecting() as report,
-                temporarily(self, "_avoids_xla", not blocks.jit_compile),
+                self._plan.changing(xla=blocks.jit_compile),
             ):
                 result = self._meta_gradient(*arguments)
             self._require_separable(result.predictions)

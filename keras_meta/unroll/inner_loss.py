@@ -208,11 +208,11 @@ def check_shapes(
     fits = fits or one_output and _same_but_last_one(y_true, needed)
     if not fits:
         raise ValueError(
-            f"The loss '{_name(loss)}' needs `{labels}` of the shape {needed} for "
-            f"predictions of the shape {y_pred} ([tasks, examples, ...]). "
-            f"Received: {labels}.shape={y_true}. Use a loss that fits the "
-            "labels (sparse_categorical_crossentropy for class numbers, "
-            "categorical_crossentropy for one-hot labels)."
+            f"The loss '{_name(loss)}' needs `{labels}` of the shape "
+            f"{needed} for predictions of the shape {y_pred} ([tasks, "
+            f"examples, ...]). Received: {labels}.shape={y_true}. Use a loss "
+            "that fits the labels (sparse_categorical_crossentropy for class "
+            "numbers, categorical_crossentropy for one-hot labels)."
         )
 
 

@@ -201,7 +201,7 @@ def test_measured_losses_equal_those_of_keras(name):
 
 
 def test_tasks_one_by_one_and_in_blocks(plain):
-    def make():
+    def make(eager):
         model = keras.Sequential(
             [
                 keras.Input([2, 2, 1]),
@@ -225,7 +225,7 @@ def test_tasks_one_by_one_and_in_blocks(plain):
     data = tf.data.Dataset.from_tensors((x, labels))
     results = []
     for eager in (False, True):
-        learner = make()
+        learner = make(eager)
         logs = learner.fit(data, verbose=0, shuffle=False).history
         tested = learner.evaluate(data, verbose=0, return_dict=True)
         results.append([*sum(logs.values(), []), *tested.values()])
