@@ -94,6 +94,9 @@ class MetaEvaluation(keras.Model):
     ):
         """Returns the compiled loss of all query examples as one batch.
 
+        Keras's losses and metrics are defined for examples, so they see no
+        tasks. Override this method for a loss that does.
+
         Args:
             x: The inputs of `call`.
             y: Labels of the query sets, `[tasks, q, ...]`; losses get them
