@@ -166,7 +166,9 @@ def test_metrics_of_one_name_are_told_apart_as_in_keras():
     assert set(result) == {"loss", "f1_score", "f1_score_1"}
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_metrics_that_make_their_variables_late(jit_compile):
     learner = _learner(
         [metrics.F1Score(average=None), metrics.R2Score()],

@@ -107,12 +107,17 @@ _OTHERS = {
 }
 
 
-@pytest.mark.parametrize("run_eagerly", [False, True])
-@pytest.mark.parametrize("name", _OTHERS)
+@pytest.mark.parametrize(
+    ("name", "run_eagerly"),
+    [
+        ("adapt", False),
+        ("call", False),
+        # TensorFlow traces functions one after another.
+        ("evaluate_tasks", True),
+    ],
+)
 def test_a_number_of_steps_is_that_of_one_thread(name, run_eagerly, meeting):
     """Both threads are in their inner loops at the same time."""
-    if name == "evaluate_tasks" and not run_eagerly:
-        pytest.skip("TensorFlow traces functions one after another")
     other = _OTHERS[name]
     learner = _learner(run_eagerly=run_eagerly)
     expected = _evaluate(learner, steps=5), other(learner)
@@ -139,6 +144,7 @@ def test_a_failure_is_told_to_the_thread_that_caused_it(meeting):
     _assert_equal(adapted, expected)
 
 
+@pytest.mark.slow
 def test_tasks_one_by_one_are_a_matter_of_one_thread(plain, meeting):
     data = classification(1, 3, shape=(6, 6, 1))
     (x, _) = classification(None, 3, shape=(6, 6, 1), seed=2)
@@ -176,7 +182,6 @@ def test_a_learner_exports_while_it_adapts(tmp_path, meeting):
     )
     assert exported is None
     _assert_equal(adapted, expected)
-    served = tf.saved_model.load(str(tmp_path)).serve(
-        keras.tree.map_structure(tf.constant, x)
-    )
-    np.testing.assert_allclose(served, wanted, rtol=1e-5)
+    served = tf.saved_model.load(str(tmp_path))
+    predictions = served.serve(keras.tree.map_structure(tf.constant, x))
+    np.testing.assert_allclose(predictions, wanted, rtol=1e-5)
