@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -176,16 +177,16 @@ class MetaEvaluation(keras.Model):
         """
 
         def report_too(x):
+            # What XLA compiles must return all that leaves its graph.
             with self._health.collecting() as report:
-                outputs = self._in_fastest_way(function, x)
+                outputs = function(x)
             return detach(outputs), report.value
 
         def make():
+            whole = functools.partial(self._in_fastest_way, report_too)
             if self.run_eagerly:
-                return report_too
-            return tf.function(
-                report_too, autograph=False, reduce_retracing=True
-            )
+                return whole
+            return tf.function(whole, autograph=False, reduce_retracing=True)
 
         # Keras forgets this function in `compile`.
         self.make_predict_function()
