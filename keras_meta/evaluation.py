@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,30 +15,39 @@ import tensorflow as tf
 
 from keras_meta.checks import check_at_least
 from keras_meta.learners.learner import Learner
-from keras_meta.learners.temporarily import temporarily
+from keras_meta.unroll import task_axis
+from keras_meta.unroll.annotations import keras_mask
+from keras_meta.unroll.annotations import map_annotated
+from keras_meta.unroll.annotations import merge_tasks
 from keras_meta.unroll.inner_loss import InnerLoss
 
 # Two-sided 95 % quantile of the normal distribution.
 _QUANTILE = 1.96
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Interval:
     """A mean over tasks and its 95 % confidence interval.
 
+    A metric with several values, such as one for each class, has a mean and
+    a half width for each of them; indexing picks one.
+
     Attributes:
-        mean: The mean.
+        mean: The mean, or an array of means.
         half_width: Half the width of the interval: 1.96 standard errors of
-            the mean.
+            the mean; or an array of them.
         tasks: Number of tasks.
 
     Example:
     >>> str(Interval(0.987, 0.004, 1000).percent)
     '98.70 ± 0.40'
+    >>> f1 = Interval(np.array([0.9, 0.8]), np.array([0.01, 0.02]), 600)
+    >>> str(f1), str(f1[1])
+    ('[0.900 ± 0.010, 0.800 ± 0.020]', '0.800 ± 0.020')
     """
 
-    mean: float
-    half_width: float
+    mean: float | np.ndarray
+    half_width: float | np.ndarray
     tasks: int
 
     @property
@@ -45,10 +55,45 @@ class Interval:
         """The interval in percent, of a quantity in 0..1."""
         return Interval(100 * self.mean, 100 * self.half_width, self.tasks)
 
+    def __getitem__(self, index: int) -> Interval:
+        """Returns the interval of one of several values."""
+        if not np.ndim(self.mean):
+            raise TypeError(
+                "An interval of a single value has no parts. Received: "
+                f"{self}[{index}]"
+            )
+        return _interval(self.mean[index], self.half_width[index], self.tasks)
+
+    def __len__(self) -> int:
+        """Returns the number of values, if there are several."""
+        return len(self.mean)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Interval):
+            return NotImplemented
+        return self.tasks == other.tasks and all(
+            np.array_equal(one, another)
+            for one, another in (
+                (self.mean, other.mean),
+                (self.half_width, other.half_width),
+            )
+        )
+
+    def __hash__(self) -> int:
+        numbers = np.asarray([self.mean, self.half_width])
+        return hash((numbers.tobytes(), self.tasks))
+
     def __format__(self, spec: str) -> str:
+        if np.ndim(self.mean):
+            return f"[{', '.join(format(part, spec) for part in self)}]"
         return f"{self.mean:{spec}} ± {self.half_width:{spec}}"
 
     def __str__(self) -> str:
+        if np.ndim(self.mean):
+            return f"[{', '.join(map(str, self))}]"
         decimals = 2
         if math.isfinite(self.half_width) and self.half_width > 0:
             # Two digits of the half width tell something.
@@ -61,8 +106,9 @@ class Curve:
     """Means over tasks after each inner step, with 95 % intervals.
 
     Attributes:
-        mean: `[steps + 1]`, the first of the unadapted initialization.
-        half_width: Half the widths of the intervals, `[steps + 1]`.
+        mean: `[steps + 1]`, the first of the unadapted initialization;
+            `[steps + 1, values]` for a metric with several values.
+        half_width: Half the widths of the intervals, of the same shape.
         tasks: Number of tasks.
     """
 
@@ -72,9 +118,7 @@ class Curve:
 
     def __getitem__(self, step: int) -> Interval:
         """Returns the interval after a number of steps."""
-        return Interval(
-            float(self.mean[step]), float(self.half_width[step]), self.tasks
-        )
+        return _interval(self.mean[step], self.half_width[step], self.tasks)
 
 
 def evaluate_tasks(
@@ -86,19 +130,24 @@ def evaluate_tasks(
     """Evaluates a learner task by task.
 
     The loss and every compiled metric are computed for each task's query set
-    alone; intervals are those of the mean over tasks. Regularizers do not
-    count.
+    alone, `[q, ...]`; intervals are those of the mean over tasks.
+    Regularizers do not count. What is compiled for this is kept until the
+    learner's `compile` is called again.
 
     Args:
         learner: A compiled meta-learner.
         episodes: Data set of `(x, query_y)` as for `learner.evaluate`,
             batches of any number of tasks.
         tasks: How many tasks to draw, at least 2; the last batch is cut.
-        steps: Number of inner steps; by default the learner's own for
-            evaluation.
+        steps: Number of inner steps, at least 0; by default the learner's
+            own for evaluation.
 
     Returns:
-        An `Interval` for `"loss"` and for each metric's name.
+        An `Interval` for `"loss"` and for each metric, by the names that
+        `learner.evaluate(..., return_dict=True)` gives them. A metric with
+        several values, such as `keras.metrics.F1Score(average=None)` with
+        one for each class, has an `Interval` with as many means. A metric
+        whose result is a dict has an `Interval` for each of its entries.
 
     Raises:
         ValueError: If an argument is out of range, the learner is not
@@ -110,7 +159,16 @@ def evaluate_tasks(
     print(result["accuracy"].percent)  # 98.70 ± 0.40
     ```
     """
-    return TaskEvaluator(learner, steps).evaluate(episodes, tasks)
+    if steps is not None:
+        check_at_least(0, steps=steps)
+        _require_inner_loop(learner, f"steps={steps}", "Leave `steps` out.")
+    statistics = _statistics_of_tasks(
+        learner, functools.partial(_predict, learner, steps), episodes, tasks
+    )
+    return {
+        name: _interval(mean[0], half_width[0], tasks)
+        for name, (mean, half_width) in statistics.items()
+    }
 
 
 def adaptation_curve(
@@ -128,10 +186,10 @@ def adaptation_curve(
         learner: A compiled meta-learner.
         episodes: See `evaluate_tasks`.
         tasks: See `evaluate_tasks`.
-        steps: Number of inner steps, also more than in training.
+        steps: Number of inner steps, at least 0, also more than in training.
 
     Returns:
-        A `Curve` for `"loss"` and for each metric's name.
+        A `Curve` for `"loss"` and for each metric; see `evaluate_tasks`.
 
     Raises:
         ValueError: See `evaluate_tasks`.
@@ -142,111 +200,69 @@ def adaptation_curve(
     print(curve["accuracy"].mean)  # before, and after 1, 2, ..., 10 steps
     ```
     """
-    predict = _compiled(learner, lambda x: learner.trajectory(x, steps))
-    values = _values_of_tasks(
-        learner, predict, episodes, tasks, may_diverge=True
+    check_at_least(0, steps=steps)
+    _require_inner_loop(learner, f"steps={steps}", "Use `evaluate_tasks`.")
+    statistics = _statistics_of_tasks(
+        learner,
+        functools.partial(learner.predict_each_step, steps=steps),
+        episodes,
+        tasks,
     )
     return {
-        name: Curve(*_mean_and_half_width(value), tasks)
-        for name, value in values.items()
+        name: Curve(mean, half_width, tasks)
+        for name, (mean, half_width) in statistics.items()
     }
 
 
-class TaskEvaluator:
-    """`evaluate_tasks` for repeated use: compiles once.
-
-    Args:
-        learner: See `evaluate_tasks`.
-        steps: See `evaluate_tasks`.
-
-    Raises:
-        ValueError: If `steps` is given and the learner takes no steps.
-    """
-
-    def __init__(self, learner: keras.Model, steps: int | None = None):
-        if steps is not None and not isinstance(learner, Learner):
-            raise ValueError(
-                "`steps` needs a learner with an inner loop. Received: "
-                f"steps={steps} and a {type(learner).__name__}. Leave "
-                "`steps` out."
-            )
-
-        def predict(x):
-            with _evaluation_steps(learner, steps):
-                outputs = learner(x, training=False)
-            return keras.tree.map_structure(lambda y: y[tf.newaxis], outputs)
-
-        self._learner = learner
-        self._predict = _compiled(learner, predict)
-
-    def evaluate(
-        self, episodes: tf.data.Dataset, tasks: int = 1000
-    ) -> dict[str, Interval]:
-        """Evaluates; see `evaluate_tasks`."""
-        values = _values_of_tasks(self._learner, self._predict, episodes, tasks)
-        statistics = {
-            name: _mean_and_half_width(value) for name, value in values.items()
-        }
-        return {
-            name: Interval(float(mean[0]), float(half_width[0]), tasks)
-            for name, (mean, half_width) in statistics.items()
-        }
+def _require_inner_loop(learner: keras.Model, received: str, way_out: str):
+    if not isinstance(learner, Learner):
+        raise ValueError(
+            "`steps` needs a learner with an inner loop. Received: "
+            f"{received} and a {type(learner).__name__}. {way_out}"
+        )
 
 
-def _evaluation_steps(learner: keras.Model, steps: int | None):
-    if steps is None:
-        return contextlib.nullcontext()
-    return temporarily(learner, "evaluation_steps", steps)
+def _predict(learner: keras.Model, steps: int | None, x: Any):
+    """Returns predictions as a curve of one point, `[1, tasks, q, ...]`."""
+    if isinstance(learner, Learner):
+        outputs = learner.predict_adapted(x, steps=steps)
+    else:
+        outputs = keras.tree.map_structure(
+            tf.convert_to_tensor, learner.predict_on_batch(x)
+        )
+    return keras.tree.map_structure(
+        lambda y: map_annotated(lambda z: z[tf.newaxis], y), outputs
+    )
 
 
-def _compiled(learner: keras.Model, function):
+def _statistics_of_tasks(
+    learner: keras.Model,
+    predict: Callable[[Any], Any],
+    episodes: tf.data.Dataset,
+    tasks: int,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns means and half widths, `[steps, ...]`, of loss and metrics."""
+    # One task has no interval.
+    check_at_least(2, tasks=tasks)
     if not learner.compiled:
         raise ValueError(
             "The learner must be compiled: call `compile(loss=..., "
             "metrics=...)` with what is to be measured."
         )
-    if learner.run_eagerly:
-        return function
-    if isinstance(learner, Learner):
-        # It decides what XLA compiles.
-        function = functools.partial(learner._in_fastest_way, function)
-        return tf.function(function, autograph=False, reduce_retracing=True)
-    return tf.function(
-        function,
-        autograph=False,
-        jit_compile=learner.jit_compile,
-        reduce_retracing=True,
-    )
-
-
-def _values_of_tasks(
-    learner: keras.Model,
-    predict,
-    episodes: tf.data.Dataset,
-    tasks: int,
-    may_diverge: bool = False,
-) -> dict[str, np.ndarray]:
-    """Returns `[steps, tasks]` of the loss and each metric."""
-    # One task has no interval.
-    check_at_least(2, tasks=tasks)
     parts = [
         _measure(learner, y, predictions)
-        for y, predictions in _predictions(
-            learner, predict, episodes, tasks, may_diverge
-        )
+        for y, predictions in _predictions(predict, episodes, tasks)
     ]
     return {
-        name: np.concatenate([part[name] for part in parts], axis=1)[:, :tasks]
+        name: _mean_and_half_width(
+            np.concatenate([part[name] for part in parts], axis=1)[:, :tasks]
+        )
         for name in parts[0]
     }
 
 
 def _predictions(
-    learner: keras.Model,
-    predict,
-    episodes: tf.data.Dataset,
-    tasks: int,
-    may_diverge: bool,
+    predict: Callable[[Any], Any], episodes: tf.data.Dataset, tasks: int
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """Yields labels and predictions until there are enough tasks."""
     done = 0
@@ -258,9 +274,7 @@ def _predictions(
                 "part; weights of query examples are not supported here. "
                 "Drop them with `episodes.map(lambda x, y, w: (x, y))`."
             )
-        ignored = FloatingPointError if may_diverge else ()
-        with contextlib.suppress(ignored), _watched(learner):
-            predictions = predict(x)
+        predictions = predict(x)
         if keras.tree.is_nested(predictions):
             raise ValueError(
                 "The learner must have one output. Received: "
@@ -276,21 +290,10 @@ def _predictions(
     )
 
 
-@contextlib.contextmanager
-def _watched(learner: keras.Model) -> Iterator[None]:
-    """Raises on what a learner reports meanwhile."""
-    if not isinstance(learner, Learner):
-        yield
-        return
-    with learner._watched():
-        yield
-    learner._check_health()
-
-
 def _measure(
     learner: keras.Model, y: tf.Tensor, predictions: tf.Tensor
 ) -> dict[str, np.ndarray]:
-    """Returns `[steps, tasks]` of the loss and each metric.
+    """Returns `[steps, tasks, ...]` of the loss and each metric.
 
     Args:
         learner: The learner.
@@ -298,32 +301,65 @@ def _measure(
         predictions: `[steps, tasks, q, ...]`.
     """
     loss = InnerLoss(learner.loss, labels="query_y")
-    values = {"loss": [loss(y, p).numpy() for p in predictions]}
-    for metric in _metrics(learner, y, predictions[0]):
-        values[metric.name] = [_metric(metric, y, p) for p in predictions]
-    return {name: np.stack(value) for name, value in values.items()}
+    steps = [_part(predictions, i) for i in range(predictions.shape[0])]
+    results = [{"loss": loss(y, y_pred).numpy()} for y_pred in steps]
+    for name, metric in _metrics(learner, y, steps[0]).items():
+        for result, y_pred in zip(results, steps, strict=True):
+            result.update(_metric(name, metric, y, y_pred))
+    return {
+        name: np.stack([result[name] for result in results])
+        for name in results[0]
+    }
+
+
+def _part(x: tf.Tensor, i: int) -> tf.Tensor:
+    return map_annotated(lambda y: y[i], x)
 
 
 def _metrics(
     learner: keras.Model, y: tf.Tensor, y_pred: tf.Tensor
-) -> list[keras.metrics.Metric]:
+) -> dict[str, keras.metrics.Metric]:
+    """Returns the compiled metrics by the names that Keras logs them by."""
     compiled = learner._compile_metrics
     if compiled is None:
-        return []
-    if not compiled.built:
-        compiled.build(y, y_pred)
-    return compiled.metrics
+        return {}
+    # A running `fit` may own what the metrics have accumulated.
+    with keras.StatelessScope():
+        compiled.update_state(y[0], _part(y_pred, 0))
+        names = [*compiled.result()]
+    return dict(zip(names, compiled.metrics, strict=True))
 
 
 def _metric(
-    metric: keras.metrics.Metric, y: tf.Tensor, y_pred: tf.Tensor
-) -> np.ndarray:
-    """Returns a metric of each task, `[tasks]`."""
-    if not _is_mean_over_examples(metric):
-        return _metric_task_by_task(metric, y, y_pred)
-    values = tf.convert_to_tensor(metric._fn(y, y_pred, **metric._fn_kwargs))
-    values = tf.cast(values, tf.float32)
-    return tf.reduce_mean(values, list(range(1, values.shape.rank))).numpy()
+    name: str, metric: keras.metrics.Metric, y: tf.Tensor, y_pred: tf.Tensor
+) -> dict[str, np.ndarray]:
+    """Returns what a metric gives for each task, `[tasks, ...]`, by name."""
+    if _is_mean_over_examples(metric) and keras_mask(y_pred) is None:
+        values = metric._fn(
+            task_axis.merge(y), merge_tasks(y_pred), **metric._fn_kwargs
+        )
+        values = tf.reshape(tf.cast(values, tf.float32), [y.shape[0], -1])
+        return {name: tf.reduce_mean(values, axis=1).numpy()}
+    results = [
+        _metric_of_task(metric, y[i], _part(y_pred, i))
+        for i in range(y.shape[0])
+    ]
+    if not isinstance(results[0], dict):
+        results = [{name: result} for result in results]
+    return {
+        key: np.stack([result[key] for result in results]) for key in results[0]
+    }
+
+
+def _metric_of_task(metric: keras.metrics.Metric, y, y_pred):
+    """Returns a metric of one task; other threads may use it meanwhile."""
+    with keras.StatelessScope():
+        metric.reset_state()
+        metric.update_state(y, y_pred)
+        # A result may be a variable, whose value is this one in here alone.
+        return keras.tree.map_structure(
+            keras.ops.convert_to_numpy, metric.result()
+        )
 
 
 def _is_mean_over_examples(metric: keras.metrics.Metric) -> bool:
@@ -337,23 +373,14 @@ def _is_mean_over_examples(metric: keras.metrics.Metric) -> bool:
     )
 
 
-def _metric_task_by_task(
-    metric: keras.metrics.Metric, y: tf.Tensor, y_pred: tf.Tensor
-) -> np.ndarray:
-    # A running `fit` may own what the metric has accumulated.
-    before = [variable.numpy() for variable in metric.variables]
-    values = []
-    for task_y, task_y_pred in zip(y, y_pred, strict=True):
-        metric.reset_state()
-        metric.update_state(task_y, task_y_pred)
-        values.append(float(metric.result()))
-    for variable, value in zip(metric.variables, before, strict=True):
-        variable.assign(value)
-    return np.array(values, np.float32)
+def _interval(mean, half_width, tasks: int) -> Interval:
+    if np.ndim(mean):
+        return Interval(mean, half_width, tasks)
+    return Interval(float(mean), float(half_width), tasks)
 
 
 def _mean_and_half_width(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `[steps]` each of values `[steps, tasks]`."""
+    """Returns `[steps, ...]` each of values `[steps, tasks, ...]`."""
     values = values.astype(np.float64)
     # Tasks that diverged make both infinite or NaN.
     with np.errstate(invalid="ignore", over="ignore"):

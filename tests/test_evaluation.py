@@ -5,7 +5,6 @@ import tensorflow as tf
 
 from keras_meta.callbacks.task_evaluation import TaskEvaluation
 from keras_meta.evaluation import Interval
-from keras_meta.evaluation import TaskEvaluator
 from keras_meta.evaluation import adaptation_curve
 from keras_meta.evaluation import evaluate_tasks
 from keras_meta.learners.maml import MAML
@@ -185,15 +184,14 @@ def test_steps_need_an_inner_loop():
     model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="`steps` needs a learner"):
-        TaskEvaluator(model, steps=3)
+        evaluate_tasks(model, _classification(5), _TASKS, steps=3)
 
 
-def test_an_evaluator_sees_new_weights():
+def test_another_evaluation_sees_new_weights():
     learner = _learner()
-    evaluator = TaskEvaluator(learner)
-    evaluator.evaluate(_classification(5), _TASKS)
+    evaluate_tasks(learner, _classification(5), _TASKS)
     learner.model.weights[0].assign_add(tf.ones([2, _WAYS]) * [1.0, 0.0, -1.0])
-    result = evaluator.evaluate(_classification(5), _TASKS)
+    result = evaluate_tasks(learner, _classification(5), _TASKS)
     expected = _by_hand(learner, _TASKS, 2)["loss"]
     np.testing.assert_allclose(result["loss"].mean, expected.mean(), rtol=1e-5)
 

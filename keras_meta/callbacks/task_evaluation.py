@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_meta.checks import check_at_least
 from keras_meta.checks import check_positive
-from keras_meta.evaluation import TaskEvaluator
+from keras_meta.evaluation import evaluate_tasks
 
 
 class TaskEvaluation(keras.callbacks.Callback):
@@ -16,7 +16,9 @@ class TaskEvaluation(keras.callbacks.Callback):
     Adds the mean over tasks of the loss and of each metric to the logs,
     say `val_accuracy`, and half the width of its 95 % interval as
     `val_accuracy_interval`, so that a `ModelCheckpoint` or `EarlyStopping`
-    that comes after it in the list of callbacks can monitor them.
+    that comes after it in the list of callbacks can monitor them. As in
+    Keras, a metric with several values logs an array, which these callbacks
+    cannot monitor.
 
     Args:
         episodes: Data set of `(x, query_y)`. Each evaluation draws from its
@@ -63,15 +65,11 @@ class TaskEvaluation(keras.callbacks.Callback):
         self.prefix = prefix
         self.every = every
 
-    def on_train_begin(self, logs=None):
-        """Prepares the evaluation."""
-        self._evaluator = TaskEvaluator(self.model)
-
     def on_epoch_end(self, epoch, logs=None):
         """Evaluates and adds to `logs`."""
         if (epoch + 1) % self.every or logs is None:
             return
-        results = self._evaluator.evaluate(self.episodes, self.tasks)
+        results = evaluate_tasks(self.model, self.episodes, self.tasks)
         for name, interval in results.items():
             logs[f"{self.prefix}{name}"] = interval.mean
             logs[f"{self.prefix}{name}_interval"] = interval.half_width

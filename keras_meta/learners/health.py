@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
+
+from keras_meta.learners.plan import PerThread
 
 _OK, _LABEL, _INNER, _OUTER = range(4)
 _UNHARMED = (
@@ -92,23 +93,25 @@ class Health:
             aggregation=tf.VariableAggregation.SUM,
             name="health",
         )
-
-        self._collected: Report | None = None
+        # Calls in other threads have reports of their own.
+        self._collected = PerThread(None)
 
     @property
     def is_ok(self) -> tf.Tensor:
         """A boolean scalar, usable inside the step."""
         return tf.equal(self._read()[0], _OK)
 
-    @contextlib.contextmanager
-    def collecting(self) -> Iterator[Report]:
-        """Keeps reports out of the variable; yields where they go instead."""
-        before = self._collected
-        self._collected = Report(tf.zeros([3], tf.int32))
-        try:
-            yield self._collected
-        finally:
-            self._collected = before
+    @property
+    def is_collecting(self) -> bool:
+        """Whether reports of this thread go to somebody who collects them."""
+        return self._collected.value is not None
+
+    def collecting(self) -> contextlib.AbstractContextManager[Report]:
+        """Keeps this thread's reports out of the variable.
+
+        Yields where they go instead.
+        """
+        return self._collected.using(Report(tf.zeros([3], tf.int32)))
 
     def merge(self, reports: tf.Tensor, tasks: int) -> None:
         """Keeps the failure at the earliest step of reports on blocks.
@@ -166,26 +169,39 @@ class Health:
         """
         self._first(_OUTER, tf.reshape(tf.logical_not(is_finite), [1, 1]), step)
 
-    def take(self) -> Failure | None:
-        """Returns the failure that was reported, and forgets it."""
-        failure = Failure(*self._report.numpy().tolist())
+    def take(self, collected: tf.Tensor | None = None) -> Failure | None:
+        """Returns the failure that was reported, and forgets it.
+
+        Args:
+            collected: The value of a collected report; by default what the
+                variable holds.
+        """
+        report = self._report if collected is None else collected
+        failure = Failure(*report.numpy().tolist())
         if failure.cause == _OK:
             return None
-        self._report.assign(tf.zeros([3], tf.int64))
+        if collected is None:
+            self._report.assign(tf.zeros([3], tf.int64))
         return failure
 
-    def check(self, ways: int | None, training: bool = False) -> None:
+    def check(
+        self,
+        ways: int | None,
+        training: bool = False,
+        collected: tf.Tensor | None = None,
+    ) -> None:
         """Raises if a failure was reported, and forgets it.
 
         Args:
             ways: Number of classes that the model tells apart, if it does.
             training: Whether an optimizer took part.
+            collected: See `take`.
 
         Raises:
             FloatingPointError: If a loss was not finite.
             ValueError: If a label was out of range.
         """
-        failure = self.take()
+        failure = self.take(collected)
         if failure is None:
             return
         _raise_if_label(failure, ways)
@@ -209,16 +225,19 @@ class Health:
             f"{task} in the batch. {hint}{_UNHARMED if training else ''}"
         )
 
-    def check_labels(self, ways: int | None) -> None:
+    def check_labels(
+        self, ways: int | None, collected: tf.Tensor | None = None
+    ) -> None:
         """Raises if a label was out of range; forgets what was reported.
 
         Args:
             ways: Number of classes that the model tells apart, if it does.
+            collected: See `take`.
 
         Raises:
             ValueError: If a label was out of range.
         """
-        failure = self.take()
+        failure = self.take(collected)
         if failure is not None:
             _raise_if_label(failure, ways)
 
@@ -233,15 +252,15 @@ class Health:
         self._keep(new, found)
 
     def _read(self) -> tf.Tensor:
-        if self._collected is not None:
-            return self._collected.value
+        if self.is_collecting:
+            return self._collected.value.value
         return tf.cast(self._report.read_value(), tf.int32)
 
     def _keep(self, new: tf.Tensor, found: tf.Tensor) -> None:
         """Replaces the report by `found` if `new`."""
         value = tf.where(new, found, self._read())
-        if self._collected is not None:
-            self._collected.value = value
+        if self.is_collecting:
+            self._collected.value.value = value
         else:
             self._report.assign(tf.cast(value, tf.int64))
 

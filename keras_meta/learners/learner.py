@@ -19,13 +19,15 @@ from keras_meta.learners.episode import Episode
 from keras_meta.learners.meta_training import MetaTraining
 from keras_meta.learners.signature import default_signature
 from keras_meta.learners.task_blocks import Inseparable
+from keras_meta.unroll.annotations import attach
+from keras_meta.unroll.annotations import detach
+from keras_meta.unroll.annotations import map_annotated
 from keras_meta.unroll.checkpoint import checkpointed_unroll
 from keras_meta.unroll.checkpoint import segment_length
 from keras_meta.unroll.inner_loop import Carry
 from keras_meta.unroll.inner_loop import InnerLoop
 from keras_meta.unroll.inner_loop import Support
 from keras_meta.unroll.inner_loss import InnerLoss
-from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.selection import require_same_choice
 from keras_meta.unroll.selection import select_adapted
 from keras_meta.unroll.task_batched import TaskBatched
@@ -121,7 +123,6 @@ class Learner(MetaTraining):
             batch_statistics,
             self.steps,
         )
-        self._exporting = False
         self.built = True
 
     # Adaptation.
@@ -131,6 +132,7 @@ class Learner(MetaTraining):
         inputs: dict[str, Any],
         training: bool | None = None,
         every_step: bool = False,
+        steps: int | None = None,
     ):
         """Returns the adapted networks' predictions for the query sets.
 
@@ -139,33 +141,35 @@ class Learner(MetaTraining):
             training: Whether this is a meta-training step.
             every_step: Whether to return predictions after each inner step,
                 stacked along a new first axis.
+            steps: Number of inner steps; by default those of training or
+                evaluation.
         """
+        training = bool(training)
+        if steps is None:
+            steps = self._number_of_steps(training)
         function = functools.partial(
             self._adapt_and_predict,
-            training=bool(training),
+            training=training,
             every_step=every_step,
+            steps=steps,
         )
-        with self._reporting():
-            if not self._is_one_by_one:
+        with self._reporting(functools.partial(self._check_health, training)):
+            if not self._plan.value.one_by_one:
                 return function(inputs)
             if training or every_step:
                 raise Inseparable("training takes blocks of its own")
             return self._each_task(function, inputs)
 
     def _adapt_and_predict(
-        self, inputs: dict[str, Any], training: bool, every_step: bool
+        self, inputs: dict[str, Any], training: bool, every_step: bool, steps
     ):
         episode = Episode.from_inputs(inputs)
-        steps = self._number_of_steps(training)
         start = self._inner_loop.start(episode.tasks)
         carry, outputs = self._unroll(
             episode, start, steps, training, every_step
         )
         if every_step:
-            predictions = outputs[1]
-            flat = keras.tree.flatten(predictions)
-            for i, mask in outputs[2].items():
-                flat[i]._keras_mask = mask
+            predictions = attach(*outputs[1])
         else:
             predictions, carry, losses = self._inner_loop.predict(
                 carry,
@@ -178,8 +182,6 @@ class Learner(MetaTraining):
                 self.add_loss(loss)
         if training:
             self._keep_state(start, carry)
-        if tf.executing_eagerly():
-            self._check_health(training)
         return predictions
 
     def trajectory(self, inputs: dict[str, Any], steps: int | None = None):
@@ -197,8 +199,8 @@ class Learner(MetaTraining):
         steps = self._number_of_steps(False) if steps is None else steps
         check_at_least(0, steps=steps)
         function = functools.partial(self._trajectory, steps=steps)
-        with self._reporting():
-            if not self._is_one_by_one:
+        with self._reporting(self._check_labels):
+            if not self._plan.value.one_by_one:
                 return function(inputs)
             swap = functools.partial(keras.tree.map_structure, _swap_first_axes)
             return swap(self._each_task(lambda x: swap(function(x)), inputs))
@@ -207,16 +209,14 @@ class Learner(MetaTraining):
         episode = Episode.from_inputs(inputs)
         start = self._inner_loop.start(episode.tasks)
         first, _ = self._predict_query(episode, start, False)
-        first = keras.tree.map_structure(lambda y: y[tf.newaxis], first)
+        first = keras.tree.map_structure(_with_first_axis, first)
         _, outputs = self._unroll(episode, start, steps, False, True)
-        if tf.executing_eagerly():
-            # That it diverges is something to look at.
-            self._health.check_labels(self._ways)
         if outputs is None:
             return first
-        return keras.tree.map_structure(
-            lambda y, ys: tf.concat([y, ys], axis=0), first, outputs[1]
+        predictions, notes = keras.tree.map_structure(
+            lambda y, ys: tf.concat([y, ys], axis=0), detach(first), outputs[1]
         )
+        return attach(predictions, notes)
 
     def adapt(
         self,
@@ -261,10 +261,11 @@ class Learner(MetaTraining):
             lambda x: tf.convert_to_tensor(x)[tf.newaxis], inputs
         )
         episode = Episode.from_inputs(inputs)
-        carry, _ = self._unroll(
-            episode, self._inner_loop.start(episode.tasks), steps, False
-        )
-        self._check_health()
+        check = functools.partial(self._check_health, False)
+        with self._reporting(check):
+            carry, _ = self._unroll(
+                episode, self._inner_loop.start(episode.tasks), steps, False
+            )
         return clone_model(
             self.model, self._inner_loop.one_task(carry, episode.support_x)
         )
@@ -360,10 +361,7 @@ class Learner(MetaTraining):
             episode, carry._replace(weights=weights), training
         )
         carry = carry._replace(weights=points)
-        flat = keras.tree.flatten(predictions)
-        masks = {i: keras_mask(y) for i, y in enumerate(flat)}
-        masks = {i: m for i, m in masks.items() if m is not None}
-        return tuple(carry), (losses, predictions, masks)
+        return tuple(carry), (losses, detach(predictions))
 
     def _used_variables(self) -> list[keras.Variable]:
         """Returns the learned variables that the steps of the loop read."""
@@ -430,7 +428,8 @@ class Learner(MetaTraining):
 
     @property
     def _is_compiled_by_xla(self) -> bool:
-        if self._exporting or self._avoids_xla or not self.compiled:
+        plan = self._plan.value
+        if plan.exporting or not plan.xla or not self.compiled:
             return False
         return bool(self.jit_compile)
 
@@ -491,18 +490,15 @@ class Learner(MetaTraining):
             input_signature = default_signature(
                 self.model, self._resolved_inner_loss.is_sparse
             )
+
+        def serve(inputs):
+            with self._plan.changing(exporting=True):
+                return self(inputs, training=False)
+
         archive = keras.export.ExportArchive()
         archive.track(self)
-        archive.add_endpoint(
-            "serve",
-            lambda inputs: self(inputs, training=False),
-            input_signature=[input_signature],
-        )
-        self._exporting = True
-        try:
-            archive.write_out(filepath, verbose=verbose)
-        finally:
-            self._exporting = False
+        archive.add_endpoint("serve", serve, input_signature=[input_signature])
+        archive.write_out(filepath, verbose=verbose)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
@@ -532,5 +528,11 @@ class Learner(MetaTraining):
         return cls(**config)
 
 
+def _with_first_axis(x: tf.Tensor) -> tf.Tensor:
+    return map_annotated(lambda y: y[tf.newaxis], x)
+
+
 def _swap_first_axes(x: tf.Tensor) -> tf.Tensor:
-    return tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
+    return map_annotated(
+        lambda y: tf.transpose(y, [1, 0, *range(2, y.shape.rank)]), x
+    )

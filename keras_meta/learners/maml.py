@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_meta.learners.arguments import as_step_weights
 from keras_meta.learners.learner import Learner
-from keras_meta.unroll.inner_loss import keras_mask
+from keras_meta.unroll.annotations import map_annotated
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -106,7 +106,4 @@ class MAML(Learner):
 
 
 def _of_step(i: int, predictions: tf.Tensor) -> tf.Tensor:
-    y_pred, mask = predictions[i], keras_mask(predictions)
-    if mask is not None:
-        y_pred._keras_mask = mask[i]
-    return y_pred
+    return map_annotated(lambda y: y[i], predictions)

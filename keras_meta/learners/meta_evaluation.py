@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -11,14 +12,19 @@ import keras
 import tensorflow as tf
 
 from keras_meta.learners import task_blocks
+from keras_meta.learners.as_examples import as_examples
+from keras_meta.learners.compiled_functions import CompiledFunctions
 from keras_meta.learners.endless import refuses_endless
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
 from keras_meta.learners.health import Health
-from keras_meta.learners.temporarily import temporarily
-from keras_meta.unroll import task_axis
+from keras_meta.learners.plan import PerThread
+from keras_meta.learners.plan import Plan
+from keras_meta.unroll.annotations import attach
+from keras_meta.unroll.annotations import detach
+from keras_meta.unroll.annotations import keras_mask
+from keras_meta.unroll.annotations import merge_tasks
 from keras_meta.unroll.inner_loss import check_shapes
-from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.task_batched import is_traced_for_xla
 
 
@@ -29,16 +35,28 @@ class MetaEvaluation(keras.Model):
     CPU, large tasks for a convolutional network are taken one by one and
     without XLA, which is slower there; see `task_blocks`.
 
-    It uses `model`, `_resolved_inner_loss` and `_exporting` of the other
-    parts.
+    It uses `model`, `_resolved_inner_loss` and `_number_of_steps` of the
+    other parts.
     """
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self._health = Health()
-        self._is_watched = False
-        self._avoids_xla = False
-        self._is_one_by_one = False
+        self._plan = PerThread(Plan())
+        self._watchers = 0
+        self._functions = CompiledFunctions()
+
+    @property
+    def jit_compile(self) -> bool:
+        """Whether XLA compiles steps, see `compile`."""
+        # Keras asks this when it makes a function of a step.
+        if not self._plan.value.keras_compiles:
+            return False
+        return keras.Model.jit_compile.fget(self)
+
+    @jit_compile.setter
+    def jit_compile(self, value: bool | str | None) -> None:
+        keras.Model.jit_compile.fset(self, value)
 
     evaluate = refuses_endless(keras.Model.evaluate)
     predict = refuses_endless(keras.Model.predict)
@@ -72,6 +90,113 @@ class MetaEvaluation(keras.Model):
             self.predict_function = self._checked(self.predict_function)
         return self.predict_function
 
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Returns the compiled loss of all query examples as one batch.
+
+        Keras's losses and metrics are defined for examples, so they see no
+        tasks. Override this method for a loss that does.
+
+        Args:
+            x: The inputs of `call`.
+            y: Labels of the query sets, `[tasks, q, ...]`; losses get them
+                as `[tasks * q, ...]`, and the other arguments alike.
+            y_pred: Predictions for the query sets, `[tasks, q, ...]`.
+            sample_weight: Weights of the query examples, `[tasks, q]`.
+            training: Whether this is a meta-training step.
+        """
+        y, y_pred, sample_weight = as_examples(y, y_pred, sample_weight)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Updates the compiled metrics and returns all metrics.
+
+        Args:
+            x: The inputs of `call`.
+            y: See `compute_loss`; metrics get the same shapes as losses.
+            y_pred: See `compute_loss`.
+            sample_weight: See `compute_loss`.
+        """
+        y, y_pred, sample_weight = as_examples(y, y_pred, sample_weight)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    # Measuring task by task.
+
+    def predict_adapted(self, x: dict[str, Any], steps: int | None = None):
+        """Returns predictions by a function that is compiled once.
+
+        It is compiled anew after `compile`, as Keras's own functions are.
+
+        Args:
+            x: The inputs of `call`.
+            steps: Number of inner steps; by default those of evaluation.
+
+        Returns:
+            Predictions `[tasks, q, ...]` with what Keras remembers of them.
+
+        Raises:
+            FloatingPointError: If a loss is not finite.
+            ValueError: If a label is out of range.
+        """
+        options = {} if steps is None else {"steps": steps}
+        outputs, report = self._compiled(
+            lambda x: self(x, training=False, **options), ("predict", steps)
+        )(x)
+        self._check_health(collected=report)
+        return attach(*outputs)
+
+    def predict_each_step(self, x: dict[str, Any], steps: int):
+        """Returns predictions after every step, compiled once.
+
+        Args:
+            x: The inputs of `call`.
+            steps: Number of inner steps.
+
+        Returns:
+            Predictions `[steps + 1, tasks, q, ...]`; see `trajectory`.
+
+        Raises:
+            ValueError: If a label is out of range.
+        """
+        outputs, report = self._compiled(
+            lambda x: self.trajectory(x, steps), ("trajectory", steps)
+        )(x)
+        self._check_labels(report)
+        return attach(*outputs)
+
+    def _compiled(self, function: Callable[[Any], Any], key: tuple):
+        """Returns a function of inputs, compiled now or before.
+
+        Args:
+            function: A function of inputs that calls this learner.
+            key: What tells it from others.
+
+        Returns:
+            A function that returns the outputs, detached, and a report.
+        """
+
+        def report_too(x):
+            # What XLA compiles must return all that leaves its graph.
+            with self._health.collecting() as report:
+                outputs = function(x)
+            return detach(outputs), report.value
+
+        def make():
+            whole = functools.partial(self._in_fastest_way, report_too)
+            if self.run_eagerly:
+                return whole
+            return tf.function(whole, autograph=False, reduce_retracing=True)
+
+        # Keras forgets this function in `compile`.
+        self.make_predict_function()
+        settings = (
+            self._number_of_steps(False),
+            self._resolved_inner_loss.loss,
+            self.jit_compile,
+        )
+        return self._functions.get(self.predict_function, key + settings, make)
+
     # How tasks are taken.
 
     def _in_fastest_way(self, function: Callable[[Any], Any], data: Any):
@@ -87,7 +212,7 @@ class MetaEvaluation(keras.Model):
         if self._may_go_task_by_task and self._is_faster_plain(data):
             with (
                 contextlib.suppress(task_blocks.Inseparable),
-                temporarily(self, "_is_one_by_one", True),
+                self._plan.changing(one_by_one=True),
             ):
                 return function(data)
         is_graph = not tf.executing_eagerly() and not is_traced_for_xla()
@@ -130,18 +255,18 @@ class MetaEvaluation(keras.Model):
         def block(inputs):
             with (
                 self._health.collecting() as report,
-                temporarily(self, "_avoids_xla", True),
+                self._plan.changing(xla=False),
             ):
                 outputs = function(inputs)
             self._require_separable(outputs)
-            return (), (outputs, report.value)
+            return (), (detach(outputs), report.value)
 
         inputs = Episode.from_inputs(inputs).as_inputs()
         _, (outputs, reports) = task_blocks.map_blocks(
             block, 1, (inputs,), jit_compile=False
         )
         self._health.merge(reports, 1)
-        return keras.tree.map_structure(task_axis.merge, outputs)
+        return keras.tree.map_structure(merge_tasks, attach(*outputs))
 
     def _size_of_task(self, x: Any) -> int | None:
         """Returns what one operation on one task reads and writes, bytes.
@@ -172,7 +297,7 @@ class MetaEvaluation(keras.Model):
         self, does: bool
     ) -> contextlib.AbstractContextManager[None]:
         """Keeps Keras from compiling a step that decides about it itself."""
-        return temporarily(self, "jit_compile", self.jit_compile and not does)
+        return self._plan.changing(keras_compiles=not does)
 
     # What can go wrong.
 
@@ -211,36 +336,64 @@ class MetaEvaluation(keras.Model):
         if spec is None or not isinstance(shape, tuple):
             return
         _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
-        if isinstance(y, tf.TensorSpec) and y.shape.rank and shape[1:]:
-            metrics.build(
-                keras.KerasTensor(y.shape, y.dtype.name),
-                keras.KerasTensor([*y.shape[:2], *shape[1:]]),
-            )
+        if not isinstance(y, tf.TensorSpec) or not shape[1:]:
+            return
+        if y.shape.rank is None or y.shape.rank < 2:
+            return
+        labels = tf.TensorSpec([None, *y.shape[2:]], y.dtype)
+        predictions = tf.TensorSpec([None, *shape[1:]], keras.config.floatx())
+        metrics.build(labels, predictions)
+        if self.run_eagerly:
+            return
+        # Some metrics make their variables when they see the first batch.
+        with keras.StatelessScope():
+            tf.function(
+                metrics.update_state, autograph=False
+            ).get_concrete_function(labels, predictions)
 
     @property
     def _is_distributed(self) -> bool:
         made_in = self._distribute_strategy
         return made_in is not None or tf.distribute.has_strategy()
 
-    def _watched(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
         """Tells that the host looks at the health after what is called."""
-        return temporarily(self, "_is_watched", True)
+        # Replicas are traced in threads of their own, which have no plan.
+        self._watchers += 1
+        try:
+            with self._plan.changing(watched=True):
+                yield
+        finally:
+            self._watchers -= 1
+
+    @property
+    def _is_watched(self) -> bool:
+        if self._is_distributed:
+            return self._watchers > 0
+        return self._plan.value.watched
 
     @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Keeps failures for the host, unless it will not look.
+    def _reporting(self, check: Callable[[tf.Tensor], None]) -> Iterator[None]:
+        """Checks what is reported, or keeps it for the host, if that will look.
 
         A loop of the user's own does not, and a failure that nobody takes
         would be that of all later steps.
+
+        Args:
+            check: Raises if a report, its value, holds a failure.
         """
-        if tf.executing_eagerly() or self._is_watched:
+        is_eager = tf.executing_eagerly()
+        if self._health.is_collecting or (self._is_watched and not is_eager):
             yield
-        else:
-            with self._health.collecting():
-                yield
+            return
+        with self._health.collecting() as report:
+            yield
+        if is_eager:
+            check(report.value)
 
     def _report_health(self, episode: Episode, losses: tf.Tensor) -> None:
-        if self._exporting:
+        if self._plan.value.exporting:
             return
         if self._resolved_inner_loss.is_sparse:
             self._health.report_labels(
@@ -250,8 +403,14 @@ class MetaEvaluation(keras.Model):
             )
         self._health.report_inner_losses(losses)
 
-    def _check_health(self, training: bool = False) -> None:
-        self._health.check(self._ways, training)
+    def _check_health(
+        self, training: bool = False, collected: tf.Tensor | None = None
+    ) -> None:
+        self._health.check(self._ways, training, collected)
+
+    def _check_labels(self, collected: tf.Tensor) -> None:
+        """Raises on labels only: that a curve diverges is to be seen."""
+        self._health.check_labels(self._ways, collected)
 
     @property
     def _ways(self) -> int | None:

@@ -17,8 +17,9 @@ from keras_meta.learners.episode import Episode
 from keras_meta.learners.health import can_learn_from
 from keras_meta.learners.meta_evaluation import MetaEvaluation
 from keras_meta.learners.meta_evaluation import examples_of_task
-from keras_meta.learners.temporarily import temporarily
-from keras_meta.unroll import task_axis
+from keras_meta.unroll.annotations import attach
+from keras_meta.unroll.annotations import detach
+from keras_meta.unroll.annotations import merge_tasks
 from keras_meta.unroll.inner_loss import averages_examples
 
 
@@ -111,13 +112,14 @@ class MetaTraining(MetaEvaluation):
         def block(*arguments):
             with (
                 self._health.collecting() as report,
-                temporarily(self, "_avoids_xla", not blocks.jit_compile),
+                self._plan.changing(xla=blocks.jit_compile),
             ):
                 result = self._meta_gradient(*arguments)
             self._require_separable(result.predictions)
             learned[:] = [g is not None for g in result.gradients]
             gradients = [g for g in result.gradients if g is not None]
-            return (gradients, result.loss), (result.predictions, report.value)
+            predictions = detach(result.predictions)
+            return (gradients, result.loss), (predictions, report.value)
 
         (gradients, loss), (predictions, reports) = task_blocks.map_blocks(
             block,
@@ -131,7 +133,7 @@ class MetaTraining(MetaEvaluation):
         result = MetaGradient(
             [next(means) if is_learned else None for is_learned in learned],
             loss / tf.cast(number, loss.dtype),
-            keras.tree.map_structure(task_axis.merge, predictions),
+            keras.tree.map_structure(merge_tasks, attach(*predictions)),
         )
         return self._apply(x, y, sample_weight, result)
 
@@ -141,7 +143,7 @@ class MetaTraining(MetaEvaluation):
         The mean over blocks must be the mean over tasks, so the loss has to
         be one that is known to treat every example alone.
         """
-        if type(self).compute_loss is not keras.Model.compute_loss:
+        if type(self).compute_loss is not MetaEvaluation.compute_loss:
             return None
         if not averages_examples(self.loss, sample_weight is not None):
             return None

@@ -6,7 +6,11 @@ import keras
 import tensorflow as tf
 
 from keras_meta.unroll import task_axis
-from keras_meta.unroll.inner_loss import keras_mask
+from keras_meta.unroll.annotations import annotate
+from keras_meta.unroll.annotations import annotations
+from keras_meta.unroll.annotations import attach
+from keras_meta.unroll.annotations import detach
+from keras_meta.unroll.annotations import merge_tasks
 from keras_meta.unroll.task_scope import TaskScope
 
 # An odd number near 2**31 times the golden section, which spreads the tasks'
@@ -45,17 +49,14 @@ def call_per_task(layer, call, scope: TaskScope, args, kwargs):
         for sublayer in layer._flatten_layers()
         if isinstance(sublayer, keras.layers.BatchNormalization)
     ]
-    masks = {i: keras_mask(flat[i]) for i in batched}
-    masks = {i: mask for i, mask in masks.items() if mask is not None}
+    notes = [annotations(flat[i]) for i in batched]
     recorded = _recorded_slices(scope, norms)
 
     def call_one(elements):
         task, weights, inputs, kept, statistics = elements
         values = list(flat)
-        for i, x in zip(batched, inputs, strict=True):
-            values[i] = x
-        for i, mask in zip(masks, kept, strict=True):
-            values[i]._keras_mask = mask
+        for i, x, attributes in zip(batched, inputs, kept, strict=True):
+            values[i] = annotate(x, attributes)
         inner = TaskScope(
             tasks=1,
             weights={id(v): w for v, w in zip(adapted, weights, strict=True)},
@@ -80,13 +81,20 @@ def call_per_task(layer, call, scope: TaskScope, args, kwargs):
             raise
         updates = [inner.get_current_value(v) for v in state]
         statistics = [inner.recorded.get(id(norm), []) for norm in norms]
-        return outputs, updates, _drop_task_axis(statistics), inner.losses
+        return (
+            detach(outputs),
+            updates,
+            _drop_task_axis(statistics),
+            inner.losses,
+        )
 
     elements = (
         tf.range(scope.tasks),
         [scope.weights[id(v)] for v in adapted],
         [task_axis.split(flat[i], scope.tasks) for i in batched],
-        [task_axis.split(mask, scope.tasks) for mask in masks.values()],
+        keras.tree.map_structure(
+            lambda note: task_axis.split(note, scope.tasks), notes
+        ),
         recorded,
     )
     outputs, updates, statistics, losses = _map(call_one, elements)
@@ -96,7 +104,7 @@ def call_per_task(layer, call, scope: TaskScope, args, kwargs):
     for norm, pairs in zip(norms, statistics, strict=True):
         for mean, variance in pairs:
             scope.record_statistics(norm, mean, variance)
-    return keras.tree.map_structure(task_axis.merge, outputs)
+    return keras.tree.map_structure(merge_tasks, attach(*outputs))
 
 
 def _map(function, elements):

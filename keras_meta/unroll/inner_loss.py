@@ -7,6 +7,13 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from keras_meta.unroll.annotations import at_least_float32
+from keras_meta.unroll.annotations import attach
+from keras_meta.unroll.annotations import detach
+from keras_meta.unroll.annotations import keras_mask
+from keras_meta.unroll.label_ranks import refuse_pairs
+from keras_meta.unroll.label_ranks import to_same_rank
+
 _LOSSES = keras.losses
 
 # Losses that compare each example alone, over the last axis.
@@ -43,11 +50,17 @@ class InnerLoss:
 
     `keras.losses.Loss.__call__` averages over tasks and divides by the
     number of replicas, which would scale the inner learning rate; this calls
-    the loss without either.
+    the loss without either. Otherwise a task's loss is what Keras computes:
+    a cross-entropy of a softmax or sigmoid is taken from its logits, here
+    also in half precision, and a function gets labels and predictions of
+    one rank where a last axis of size 1 makes the difference.
 
     Args:
         loss: A Keras loss, its name, or a function of `(y_true, y_pred)`
-            that returns a loss per example or one number.
+            that returns a loss per example or one number. Labels of any
+            other shape than the predictions' reach a function as they are,
+            so that class numbers may go with probabilities; axes of size 1
+            broadcast then, as in Keras.
         labels: What errors call the labels.
     """
 
@@ -91,24 +104,26 @@ class InnerLoss:
                 rules out does not count, for models with one output.
             sample_weight: Weights of the examples, `[tasks, n]`.
         """
-        mask = None if keras.tree.is_nested(y_pred) else keras_mask(y_pred)
-        y_pred = keras.tree.map_structure(_at_least_float32, y_pred)
-        if _is_example_wise(self.loss):
-            self._require_one_output(y_pred)
-            check_shapes(self.loss, self._labels, y_true.shape, y_pred.shape)
+        y_pred = keras.tree.map_structure(at_least_float32, y_pred)
+        mask = None
+        if keras.tree.is_nested(y_pred):
+            self._require_function(y_pred)
+        else:
+            mask = keras_mask(y_pred)
             y_true, y_pred = self._align(y_true, y_pred)
-            return self._reduced(y_true, y_pred, sample_weight, mask)
-        if not keras.tree.is_nested(y_pred):
-            y_true = tf.cast(y_true, y_pred.dtype)
-        tasks = {"y_true": y_true, "y_pred": y_pred}
+        if _is_example_wise(self.loss):
+            values, kept = self._values(y_true, y_pred)
+            return self._reduce(values, sample_weight, _both(mask, kept))
+        y_pred, notes = detach(y_pred)
+        tasks = {"y_true": y_true, "y_pred": y_pred, "notes": notes}
         if sample_weight is not None:
             tasks["sample_weight"] = sample_weight
         if mask is not None:
             tasks["mask"] = mask
         return tf.vectorized_map(lambda task: self._one_task(**task), tasks)
 
-    def _require_one_output(self, y_pred) -> None:
-        if keras.tree.is_nested(y_pred):
+    def _require_function(self, y_pred) -> None:
+        if _is_example_wise(self.loss):
             raise ValueError(
                 f"The inner loop's loss, {self.loss!r}, compares one output "
                 "with the labels. Received: predictions of type "
@@ -117,24 +132,23 @@ class InnerLoss:
             )
 
     def _align(self, y_true: tf.Tensor, y_pred: tf.Tensor):
-        """Gives both a last axis, over which the loss of an example reduces."""
-        if self.is_sparse or y_true.shape.rank == y_pred.shape.rank:
-            return y_true, y_pred
-        if y_true.shape.rank < y_pred.shape.rank:
-            return y_true[..., tf.newaxis], y_pred
-        return y_true, y_pred[..., tf.newaxis]
+        """Returns labels and predictions as the loss takes them."""
+        check_shapes(self.loss, self._labels, y_true.shape, y_pred.shape)
+        is_example_wise = _is_example_wise(self.loss)
+        if not is_example_wise:
+            y_true = tf.cast(y_true, y_pred.dtype)
+        # Keras gives other losses what comes.
+        if is_example_wise or not isinstance(self.loss, keras.losses.Loss):
+            y_true, y_pred = to_same_rank(y_true, y_pred)
+        return y_true, y_pred
 
-    def _one_task(self, y_true, y_pred, sample_weight=None, mask=None):
+    def _one_task(self, y_true, y_pred, notes, sample_weight=None, mask=None):
         def add_axis(x):
             return None if x is None else x[tf.newaxis]
 
-        values, kept = self._values(y_true, y_pred)
+        values, kept = self._values(y_true, attach(y_pred, notes))
         mask = add_axis(_both(mask, kept))
         return self._reduce(add_axis(values), add_axis(sample_weight), mask)[0]
-
-    def _reduced(self, y_true, y_pred, sample_weight, mask):
-        values, kept = self._values(y_true, y_pred)
-        return self._reduce(values, sample_weight, _both(mask, kept))
 
     def _values(self, y_true, y_pred):
         """Returns unreduced losses, and which of them count, if not all."""
@@ -172,8 +186,9 @@ def check_shapes(
     """Refuses labels that would fail obscurely or broadcast silently.
 
     Args:
-        loss: A Keras loss, its name, or a function. Nothing is refused where
-            it is not known to compare each example alone.
+        loss: A Keras loss, its name, or a function. Of a loss of one's own
+            it is only known that it must not compare the label of each
+            example with the predictions of all.
         labels: What the message calls the labels.
         y_true: Their shape.
         y_pred: The shape of the predictions.
@@ -182,20 +197,22 @@ def check_shapes(
         ValueError: If the shapes do not fit.
     """
     loss = keras.losses.get(loss)
-    if not _is_example_wise(loss) or None in (y_true.rank, y_pred.rank):
+    if None in (y_true.rank, y_pred.rank):
+        return
+    if not _is_example_wise(loss):
+        refuse_pairs(_as_keras_calls(loss), _name(loss), labels, y_true, y_pred)
         return
     needed = y_pred[:-1] if _is_sparse(loss) else y_pred
     one_output = y_pred[-1] == 1 or y_true[-1] == 1
     fits = y_true.is_compatible_with(needed)
     fits = fits or one_output and _same_but_last_one(y_true, needed)
     if not fits:
-        name = getattr(loss, "name", None) or loss.__name__
         raise ValueError(
-            f"The loss '{name}' needs `{labels}` of the shape {needed} for "
-            f"predictions of the shape {y_pred} ([tasks, examples, ...]). "
-            f"Received: {labels}.shape={y_true}. Use a loss that fits the "
-            "labels (sparse_categorical_crossentropy for class numbers, "
-            "categorical_crossentropy for one-hot labels)."
+            f"The loss '{_name(loss)}' needs `{labels}` of the shape "
+            f"{needed} for predictions of the shape {y_pred} ([tasks, "
+            f"examples, ...]). Received: {labels}.shape={y_true}. Use a loss "
+            "that fits the labels (sparse_categorical_crossentropy for class "
+            "numbers, categorical_crossentropy for one-hot labels)."
         )
 
 
@@ -245,9 +262,15 @@ def _same_but_last_one(a: tf.TensorShape, b: tf.TensorShape) -> bool:
     return same and short.is_compatible_with(long[:-1])
 
 
-def keras_mask(x) -> tf.Tensor | None:
-    """Returns which entries of a tensor count, where Keras says so."""
-    return getattr(x, "_keras_mask", None)
+def _as_keras_calls(loss) -> Callable:
+    """Returns what Keras does with the labels and predictions of a task."""
+    if isinstance(loss, keras.losses.Loss):
+        return loss.call
+    return lambda y_true, y_pred: loss(*to_same_rank(y_true, y_pred, axis=0))
+
+
+def _name(loss) -> str:
+    return getattr(loss, "name", None) or getattr(loss, "__name__", repr(loss))
 
 
 def _both(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:
@@ -271,7 +294,3 @@ def _spread(x: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     extra = values.shape.rank - x.shape.rank
     shape = tf.concat([tf.shape(x), [1] * extra], 0)
     return tf.reshape(tf.cast(x, values.dtype), shape)
-
-
-def _at_least_float32(x: tf.Tensor) -> tf.Tensor:
-    return tf.cast(x, keras.backend.result_type(x.dtype, "float32"))

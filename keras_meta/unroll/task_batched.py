@@ -12,8 +12,8 @@ from absl import logging
 from tensorflow.python.ops import control_flow_util
 
 from keras_meta.unroll import task_axis
+from keras_meta.unroll.annotations import split_tasks
 from keras_meta.unroll.fallback import call_per_task
-from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.rules import find_rule
 from keras_meta.unroll.rules.convolution import has_all_kernels
 from keras_meta.unroll.second_order import differentiate
@@ -230,7 +230,7 @@ class TaskBatched:
                     raise
         return TaskOutputs(
             keras.tree.map_structure(
-                functools.partial(_split_with_mask, tasks=tasks), outputs
+                functools.partial(split_tasks, tasks=tasks), outputs
             ),
             [scope.get_current_value(v) for v in variables],
             scope.recorded,
@@ -290,14 +290,6 @@ def is_traced_for_xla() -> bool:
         return False
     graph = tf.compat.v1.get_default_graph()
     return control_flow_util.GraphOrParentsInXlaContext(graph)
-
-
-def _split_with_mask(y: tf.Tensor, tasks) -> tf.Tensor:
-    mask = keras_mask(y)
-    y = task_axis.split(y, tasks)
-    if mask is not None:
-        y._keras_mask = task_axis.split(mask, tasks)
-    return y
 
 
 def _own_variables(layer: keras.Layer) -> list[keras.Variable]:

@@ -1,0 +1,72 @@
+"""How a call of a learner is carried out, a plan of its thread."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a call of a learner is carried out.
+
+    Attributes:
+        xla: Whether XLA compiles what it computes, if `compile` says so.
+        one_by_one: Whether it takes its tasks one after another.
+        keras_compiles: Whether Keras compiles a step as a whole, if `compile`
+            says so; otherwise the step decides what XLA compiles.
+        watched: Whether the host looks at the health afterwards.
+        exporting: Whether its graph is for a SavedModel.
+    """
+
+    xla: bool = True
+    one_by_one: bool = False
+    keras_compiles: bool = True
+    watched: bool = False
+    exporting: bool = False
+
+
+class PerThread:
+    """A value that a thread may replace for a while, unseen by others.
+
+    Between a step and what it decides about lie methods of Keras and of the
+    user, `test_step`, `call` or `compute_loss`, whose arguments leave no room
+    for it.
+
+    Args:
+        default: The value of threads that have not replaced it.
+
+    Example:
+    >>> plan = PerThread(Plan())
+    >>> with plan.using(Plan(xla=False)):
+    ...     plan.value.xla
+    False
+    >>> plan.value.xla
+    True
+    """
+
+    def __init__(self, default: Any):
+        self._default = default
+        self._local = threading.local()
+
+    @property
+    def value(self) -> Any:
+        """The value in this thread."""
+        return getattr(self._local, "value", self._default)
+
+    @contextlib.contextmanager
+    def using(self, value: Any) -> Iterator[Any]:
+        """Replaces the value in this thread; yields the new one."""
+        before = self.value
+        self._local.value = value
+        try:
+            yield value
+        finally:
+            self._local.value = before
+
+    def changing(self, **changes: Any) -> contextlib.AbstractContextManager:
+        """Replaces fields of a value that is a dataclass; see `using`."""
+        return self.using(dataclasses.replace(self.value, **changes))
