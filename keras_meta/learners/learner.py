@@ -19,6 +19,7 @@ from keras_meta.learners.episode import Episode
 from keras_meta.learners.meta_training import MetaTraining
 from keras_meta.learners.signature import default_signature
 from keras_meta.learners.task_blocks import Inseparable
+from keras_meta.learners.texts import takes_texts
 from keras_meta.unroll.checkpoint import checkpointed_unroll
 from keras_meta.unroll.checkpoint import segment_length
 from keras_meta.unroll.inner_loop import Carry
@@ -122,6 +123,8 @@ class Learner(MetaTraining):
             self.steps,
         )
         self._exporting = False
+        # XLA has no strings.
+        self.supports_jit = not takes_texts(model)
         self.built = True
 
     # Adaptation.

@@ -12,6 +12,7 @@ from absl import logging
 from tensorflow.python.ops import control_flow_util
 
 from keras_meta.unroll import task_axis
+from keras_meta.unroll.batch_axis import call_keeping_size
 from keras_meta.unroll.fallback import call_per_task
 from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.rules import find_rule
@@ -322,7 +323,7 @@ def _dispatch(layer, original, scope: TaskScope, args, kwargs):
         rule and (rule.always or (rule.in_xla and scope.is_xla_on_cpu))
     )
     if rule is None or not needed:
-        return original(*args, **kwargs)
+        return call_keeping_size(original, scope, args, kwargs)
     if adapted and not scope.has_batch_axis(args[0]):
         scope.refuse_unbatched(adapted[0])
     return rule.compute(layer, scope, *args, **kwargs)
