@@ -16,10 +16,10 @@ _STAND_IN_SIZES = (5, 7)
 _OPEN_SIZE = 2
 
 
-def call_keeping_size(
-    layer_call: Callable, scope: TaskScope, args: tuple, kwargs: dict
+def with_batch_size(
+    outputs: Any, layer_call: Callable, scope: TaskScope, arguments: Any
 ) -> Any:
-    """Calls a layer, and gives its outputs the batch's static size again.
+    """Gives a layer's outputs the batch's static size again.
 
     Splitting texts, for instance, leaves the size open, which looks the same
     as an axis of something else. So the layer is tried on batches of zeros:
@@ -27,17 +27,15 @@ def call_keeping_size(
     TensorFlow checks that again whenever the outputs are computed.
 
     Args:
+        outputs: The layer's outputs, nested tensors.
         layer_call: The layer's `call`.
         scope: The active scope.
-        args: Positional arguments of the call.
-        kwargs: Keyword arguments of the call.
+        arguments: What the layer was called with, `(args, kwargs)`.
     """
-    outputs = layer_call(*args, **kwargs)
-    if scope.batch is None or not any(
+    is_known = scope.batch is None or not any(
         map(_is_open, keras.tree.flatten(outputs))
-    ):
-        return outputs
-    if not _keeps_batch_axis(layer_call, scope, (args, kwargs)):
+    )
+    if is_known or not _keeps_batch_axis(layer_call, scope, arguments):
         return outputs
     return keras.tree.map_structure(
         lambda y: _with_size(y, scope.batch) if _is_open(y) else y, outputs

@@ -12,7 +12,7 @@ from absl import logging
 from tensorflow.python.ops import control_flow_util
 
 from keras_meta.unroll import task_axis
-from keras_meta.unroll.batch_axis import call_keeping_size
+from keras_meta.unroll.batch_axis import with_batch_size
 from keras_meta.unroll.fallback import call_per_task
 from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.rules import find_rule
@@ -314,7 +314,8 @@ def _install_hook(layer: keras.Layer):
 
 def _dispatch(layer, original, scope: TaskScope, args, kwargs):
     if not scope.single and id(layer) in scope.per_task:
-        return call_per_task(layer, original, scope, args, kwargs)
+        outputs = call_per_task(layer, original, scope, args, kwargs)
+        return with_batch_size(outputs, original, scope, (args, kwargs))
     rule = find_rule(layer)
     adapted = [v for v in _own_variables(layer) if scope.is_adapted(v)]
     if scope.single:
@@ -323,7 +324,8 @@ def _dispatch(layer, original, scope: TaskScope, args, kwargs):
         rule and (rule.always or (rule.in_xla and scope.is_xla_on_cpu))
     )
     if rule is None or not needed:
-        return call_keeping_size(original, scope, args, kwargs)
+        outputs = original(*args, **kwargs)
+        return with_batch_size(outputs, original, scope, (args, kwargs))
     if adapted and not scope.has_batch_axis(args[0]):
         scope.refuse_unbatched(adapted[0])
     return rule.compute(layer, scope, *args, **kwargs)

@@ -184,9 +184,8 @@ class TaskScope(keras.StatelessScope):
 
     def has_batch_axis(self, x) -> bool:
         """Whether `x` is a tensor whose first axis is the merged batch."""
-        return (
-            tf.is_tensor(x) and x.shape.rank > 0 and (x.shape[0] == self.batch)
-        )
+        is_dense = isinstance(x, tf.Tensor)
+        return is_dense and bool(x.shape.rank) and x.shape[0] == self.batch
 
     def refuse_unbatched(self, variable: keras.Variable):
         """Stops because a layer is called on inputs without a batch axis."""
