@@ -14,6 +14,7 @@ from keras_meta.checks import check_at_least
 from keras_meta.checks import is_number
 from keras_meta.learners.arguments import check_arguments
 from keras_meta.learners.arguments import check_update_rule
+from keras_meta.learners.arguments import warn_of_low_rank
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.meta_training import MetaTraining
@@ -506,6 +507,11 @@ class Learner(MetaTraining):
             archive.write_out(filepath, verbose=verbose)
         finally:
             self._exporting = False
+
+    def save_own_variables(self, store) -> None:
+        """Saves what belongs to no layer; warns of what a file loses."""
+        warn_of_low_rank(self.model)
+        super().save_own_variables(store)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

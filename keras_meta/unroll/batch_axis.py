@@ -43,7 +43,8 @@ def with_batch_size(
 
 
 def _is_open(y: Any) -> bool:
-    return isinstance(y, tf.Tensor) and bool(y.shape.rank) and not y.shape[0]
+    is_dense = isinstance(y, tf.Tensor)
+    return is_dense and bool(y.shape.rank) and y.shape[0] is None
 
 
 def _with_size(y: tf.Tensor, batch: int) -> tf.Tensor:

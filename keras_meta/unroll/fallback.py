@@ -129,9 +129,10 @@ def _reads_tables(traced) -> bool:
 
 def _lay_out(function, elements, tasks: int):
     """Calls a function for one task after another, without a loop."""
+    flat = [tf.unstack(x, tasks) for x in keras.tree.flatten(elements)]
     outputs = [
-        function(keras.tree.map_structure(lambda x: x[task], elements))
-        for task in range(tasks)
+        function(keras.tree.pack_sequence_as(elements, one))
+        for one in zip(*flat, strict=True)
     ]
     return keras.tree.map_structure(lambda *y: tf.stack(y), *outputs)
 

@@ -288,6 +288,4 @@ def test_a_saved_learner_has_the_state_of_its_layers(kind, tmp_path):
     loaded = keras.saving.load_model(
         tmp_path / "learner.keras", custom_objects={"Words": Words}
     )
-    np.testing.assert_array_equal(
-        _outputs(loaded.model, x), _outputs(model, x)
-    )
+    np.testing.assert_array_equal(_outputs(loaded.model, x), _outputs(model, x))
