@@ -220,7 +220,7 @@ class Table(layers.Layer):
 def test_a_layer_that_is_called_per_task_may_have_a_table(algorithm):
     model = _model(Table(), layers.Dense(2))
     data = dataset(_tasks(batches=(1,)))
-    learner = _learner(model, algorithm, adapt=["table", "dense_1"])
+    learner = _learner(model, algorithm)
     learner.fit(data, verbose=0)
     assert learner._inner_loop.task_batched.has_fallback
 
