@@ -1,6 +1,6 @@
-"""Private names of TensorFlow, all in one place.
+"""Private names of Keras and TensorFlow, all in one place.
 
-Checked with TensorFlow 2.21.
+Checked with Keras 3.15.1 and TensorFlow 2.21.
 """
 
 from __future__ import annotations
@@ -9,8 +9,17 @@ import functools
 from collections.abc import Callable
 
 import tensorflow as tf
+from keras.src.saving.serialization_lib import ObjectSharingScope
 from tensorflow.python.framework import op_def_registry
 from tensorflow.python.framework import ops
+
+__all__ = [
+    "called_graphs",
+    "give_gradient",
+    "is_compiled",
+    "is_differentiable",
+    "ObjectSharingScope",
+]
 
 
 def is_differentiable(operation_type: str) -> bool | None:

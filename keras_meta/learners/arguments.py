@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import keras
 import numpy as np
 
@@ -18,7 +20,7 @@ def check_arguments(
     """Checks the arguments of every learner; raises on a bad one."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: {model!r}")
-    unbuilt = [x.name for x in model._flatten_layers() if not x.built]
+    unbuilt = [x.name for x in model._flatten_layers() if _is_unbuilt(x)]
     if unbuilt:
         raise ValueError(
             f"`model` must be built; these layers are not: {unbuilt}. Call "
@@ -31,6 +33,14 @@ def check_arguments(
             "`model` computes in float16, where inner gradients underflow "
             f"unscaled, in the layers {half}. Use the dtype policy "
             "'mixed_bfloat16'."
+        )
+    stateful = [x.name for x in model._flatten_layers() if _is_stateful(x)]
+    if stateful:
+        warnings.warn(
+            f"The layers {stateful} of `model` have stateful=True, which a "
+            "meta-learner ignores: tasks do not depend on each other, so "
+            "every call starts from the same state. Use stateful=False.",
+            stacklevel=3,
         )
     check_at_least(1, steps=steps)
     if evaluation_steps is not None:
@@ -78,6 +88,31 @@ def as_step_weights(step_weights, steps: int) -> np.ndarray:
             f"Received: step_weights={step_weights!r}"
         )
     return weights
+
+
+def _is_unbuilt(layer: keras.Layer) -> bool:
+    # What Keras would build by doing nothing has no weights to come. Text
+    # layers use such lookups without ever building them.
+    builds = type(layer).build is not keras.Layer.build
+    return builds and not layer.built
+
+
+def warn_of_low_rank(model: keras.Model) -> None:
+    """Warns that a file will not hold weights of LoRA as they are."""
+    layers = model._flatten_layers()
+    adapters = [x.name for x in layers if getattr(x, "lora_enabled", False)]
+    if adapters:
+        warnings.warn(
+            f"Keras saves the layers {adapters} with their LoRA weights "
+            "merged into the kernel. Loading makes those weights zero, and "
+            "from two zeros they cannot learn. To go on training, keep their "
+            "values and assign them after loading.",
+            stacklevel=3,
+        )
+
+
+def _is_stateful(layer: keras.Layer) -> bool:
+    return isinstance(layer, keras.layers.RNN) and layer.stateful
 
 
 def _is_float16(layer: keras.Layer) -> bool:

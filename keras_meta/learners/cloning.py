@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+import tempfile
+from collections.abc import Callable
 from collections.abc import Mapping
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from keras_meta._keras import ObjectSharingScope
 
 
 def clone_model(
     model: keras.Model, values: Mapping[int, tf.Tensor]
 ) -> keras.Model:
     """Returns an independent copy of a built model.
+
+    The copy has all that a `.keras` file holds, such as vocabularies and
+    what layers save by methods of their own, and the state of random
+    generators. Classes and functions of the model need not be registered.
 
     Args:
         model: The model.
@@ -21,16 +32,12 @@ def clone_model(
     Raises:
         ValueError: If the model cannot be made from its config.
     """
-    classes = {
-        type(layer).__name__: type(layer) for layer in model._flatten_layers()
-    }
     try:
-        config = keras.saving.serialize_keras_object(model)
-        # A copy is not compiled: losses of one's own need not be registered.
-        config.pop("compile_config", None)
-        clone = keras.saving.deserialize_keras_object(
-            config, custom_objects=classes, safe_mode=False
-        )
+        clone = _from_config(model)
+        for layer, copy in zip(
+            model._flatten_layers(), clone._flatten_layers(), strict=True
+        ):
+            _copy_state(layer, copy)
         pairs = list(zip(model.variables, clone.variables, strict=True))
     except Exception as error:
         raise ValueError(
@@ -43,3 +50,73 @@ def clone_model(
         value = values.get(id(original))
         copy.assign(original.value if value is None else value)
     return clone
+
+
+def _from_config(model: keras.Model) -> keras.Model:
+    # As in a `.keras` file, a layer that a model holds twice stays one layer.
+    with ObjectSharingScope():
+        config = keras.saving.serialize_keras_object(model)
+    # A copy is not compiled: losses of one's own need not be registered.
+    config.pop("compile_config", None)
+    with ObjectSharingScope():
+        return keras.saving.deserialize_keras_object(
+            config, custom_objects=_custom_objects(model), safe_mode=False
+        )
+
+
+def _custom_objects(model: keras.Model) -> dict[str, Any]:
+    """Returns the classes and functions that the model's config names."""
+    found: dict[str, Any] = {}
+    for layer in model._flatten_layers():
+        objects = [type(x) for x in vars(layer).values() if _has_config(x)]
+        for named in (type(layer), *objects, *_functions(layer).values()):
+            name = keras.saving.get_registered_name(named)
+            if found.setdefault(name, named) is not named:
+                raise ValueError(
+                    f"Two things are called {name!r}: {found[name]!r} and "
+                    f"{named!r}. Rename one, or register both by "
+                    "keras.saving.register_keras_serializable."
+                )
+    return found
+
+
+def _has_config(value: Any) -> bool:
+    return hasattr(value, "get_config") and not inspect.isclass(value)
+
+
+def _functions(layer: keras.Layer) -> dict[str, Callable]:
+    """Returns the functions that a layer was given, by attribute."""
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        # Keras wraps methods and keeps them there too.
+        if inspect.isfunction(value) and not hasattr(type(layer), name)
+    }
+
+
+def _copy_state(layer: keras.Layer, copy: keras.Layer) -> None:
+    """Gives a layer what another of the same config would save to a file."""
+    _check_same_code(layer, copy)
+    store: dict[str, Any] = {}
+    layer.save_own_variables(store)
+    copy.load_own_variables({k: np.asarray(v) for k, v in store.items()})
+    if hasattr(layer, "save_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            layer.save_assets(folder)
+            copy.load_assets(folder)
+
+
+def _check_same_code(layer: keras.Layer, copy: keras.Layer) -> None:
+    """Refuses a copy that computes by other classes or functions.
+
+    A config names them only, and may name Keras's own by accident.
+    """
+    if type(layer) is not type(copy):
+        raise ValueError(f"The copy has {copy!r} in place of {layer!r}.")
+    copied = _functions(copy)
+    for name, function in _functions(layer).items():
+        if name in copied and copied[name].__code__ != function.__code__:
+            raise ValueError(
+                f"Layer '{layer.name}' has {name}={function!r}, which its "
+                f"copy takes for {copied[name]!r}. Rename the function."
+            )

@@ -14,11 +14,13 @@ from keras_meta.checks import check_at_least
 from keras_meta.checks import is_number
 from keras_meta.learners.arguments import check_arguments
 from keras_meta.learners.arguments import check_update_rule
+from keras_meta.learners.arguments import warn_of_low_rank
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.meta_training import MetaTraining
 from keras_meta.learners.signature import default_signature
 from keras_meta.learners.task_blocks import Inseparable
+from keras_meta.learners.texts import takes_texts
 from keras_meta.unroll.annotations import attach
 from keras_meta.unroll.annotations import detach
 from keras_meta.unroll.annotations import map_annotated
@@ -123,6 +125,8 @@ class Learner(MetaTraining):
             batch_statistics,
             self.steps,
         )
+        # XLA has no strings.
+        self.supports_jit = not takes_texts(model)
         self.built = True
 
     # Adaptation.
@@ -499,6 +503,11 @@ class Learner(MetaTraining):
         archive.track(self)
         archive.add_endpoint("serve", serve, input_signature=[input_signature])
         archive.write_out(filepath, verbose=verbose)
+
+    def save_own_variables(self, store) -> None:
+        """Saves what belongs to no layer; warns of what a file loses."""
+        warn_of_low_rank(self.model)
+        super().save_own_variables(store)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

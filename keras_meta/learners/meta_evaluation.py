@@ -20,6 +20,8 @@ from keras_meta.learners.episode import check_query
 from keras_meta.learners.health import Health
 from keras_meta.learners.plan import PerThread
 from keras_meta.learners.plan import Plan
+from keras_meta.learners.texts import has_texts
+from keras_meta.learners.texts import output_shape
 from keras_meta.unroll.annotations import attach
 from keras_meta.unroll.annotations import detach
 from keras_meta.unroll.annotations import keras_mask
@@ -216,7 +218,7 @@ class MetaEvaluation(keras.Model):
             ):
                 return function(data)
         is_graph = not tf.executing_eagerly() and not is_traced_for_xla()
-        if self.jit_compile and is_graph:
+        if self.jit_compile and is_graph and not has_texts(data):
             function = tf.function(function, autograph=False, jit_compile=True)
         return function(data)
 
@@ -304,8 +306,8 @@ class MetaEvaluation(keras.Model):
     def _check_query(self, x, y, sample_weight) -> None:
         """Refuses labels and weights that are not those of the query sets."""
         check_query(x, y, sample_weight)
-        shape = getattr(self.model, "output_shape", None)
-        is_one = isinstance(shape, tuple) and not keras.tree.is_nested(y)
+        shape = output_shape(self.model)
+        is_one = shape is not None and not keras.tree.is_nested(y)
         if is_one and (isinstance(self.loss, str) or callable(self.loss)):
             y = tf.convert_to_tensor(y)
             predictions = tf.TensorShape([*y.shape[:2], *shape[1:]])
@@ -329,11 +331,11 @@ class MetaEvaluation(keras.Model):
         models with one output.
         """
         metrics = self._compile_metrics
-        shape = getattr(self.model, "output_shape", None)
+        shape = output_shape(self.model)
         spec = getattr(iterator, "element_spec", None)
         if metrics is None or metrics.built or self._is_distributed:
             return
-        if spec is None or not isinstance(shape, tuple):
+        if spec is None or shape is None:
             return
         _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
         if not isinstance(y, tf.TensorSpec) or not shape[1:]:

@@ -17,6 +17,7 @@ from keras_meta.learners.episode import Episode
 from keras_meta.learners.health import can_learn_from
 from keras_meta.learners.meta_evaluation import MetaEvaluation
 from keras_meta.learners.meta_evaluation import examples_of_task
+from keras_meta.learners.texts import has_texts
 from keras_meta.unroll.annotations import attach
 from keras_meta.unroll.annotations import detach
 from keras_meta.unroll.annotations import merge_tasks
@@ -73,7 +74,8 @@ class MetaTraining(MetaEvaluation):
                 with contextlib.suppress(task_blocks.Inseparable):
                     return self._step_in_blocks(x, y, sample_weight, blocks)
         whole = self._whole_step
-        if self._compiles_itself and not tf.executing_eagerly():
+        is_graph = not tf.executing_eagerly()
+        if self._compiles_itself and is_graph and not has_texts(x):
             whole = tf.function(whole, autograph=False, jit_compile=True)
         return whole(x, y, sample_weight)
 
@@ -247,7 +249,7 @@ class MetaTraining(MetaEvaluation):
         """Returns a function of an iterator, or `None` to take single steps."""
         chunk = many_steps.chunk_size(spec, self.steps_per_execution)
         x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(spec)
-        if chunk is None or examples_of_task(x) is None:
+        if chunk is None or has_texts(x) or examples_of_task(x) is None:
             return None
         if self._blocks(x, sample_weight) is not None:
             return None

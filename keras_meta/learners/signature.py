@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.learners.texts import output_shape
+
 
 def default_signature(
     model: keras.Model, sparse_labels: bool
@@ -33,11 +35,12 @@ def default_signature(
             "the keys 'support_x' and 'query_x' ([tasks, examples, ...]) and "
             "'support_y' ([tasks, examples] or [tasks, examples, ...])."
         )
+    shape = output_shape(model) or outputs[0].shape
     if sparse_labels:
-        shape, dtype = outputs[0].shape[:-1], tf.int32
+        shape, dtype = shape[:-1], tf.int32
     else:
         # Half-precision predictions are compared with labels as they come.
-        shape, dtype = outputs[0].shape, keras.config.floatx()
+        dtype = keras.config.floatx()
     labels = tf.TensorSpec([None, *shape], dtype, name="support_y")
     return {
         "support_x": _nested(model, "support_x"),

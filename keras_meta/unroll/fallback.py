@@ -112,12 +112,36 @@ def _map(function, elements):
     specs = keras.tree.map_structure(
         lambda x: tf.TensorSpec(x.shape[1:], x.dtype), elements
     )
-    traced = tf.function(function, autograph=False)
-    outputs = traced.get_concrete_function(specs).structured_outputs
+    traced = tf.function(function, autograph=False).get_concrete_function(specs)
+    tasks = elements[0].shape[0]
+    if tasks is not None and _reads_tables(traced):
+        return _lay_out(function, elements, tasks)
     signature = keras.tree.map_structure(
-        lambda x: tf.TensorSpec(x.shape, x.dtype), outputs
+        lambda x: tf.TensorSpec(x.shape, x.dtype), traced.structured_outputs
     )
     return tf.map_fn(function, elements, fn_output_signature=signature)
+
+
+def _reads_tables(traced) -> bool:
+    """Whether a function looks something up in a table.
+
+    TensorFlow cannot take second derivatives of a loop that does.
+    """
+    definition = traced.graph.as_graph_def()
+    nodes = [*definition.node]
+    for body in definition.library.function:
+        nodes.extend(body.node_def)
+    return any(node.op.startswith("LookupTable") for node in nodes)
+
+
+def _lay_out(function, elements, tasks: int):
+    """Calls a function for one task after another, without a loop."""
+    flat = [tf.unstack(x, tasks) for x in keras.tree.flatten(elements)]
+    outputs = [
+        function(keras.tree.pack_sequence_as(elements, one))
+        for one in zip(*flat, strict=True)
+    ]
+    return keras.tree.map_structure(lambda *y: tf.stack(y), *outputs)
 
 
 def _recorded_slices(scope, norms):

@@ -7,12 +7,18 @@ import tensorflow as tf
 
 def merge(x: tf.Tensor) -> tf.Tensor:
     """Merges tasks into the batch: `[tasks, n, ...]` to `[tasks * n, ...]`."""
-    return tf.reshape(x, [-1, *_sizes(x, 2)])
+    tasks, examples = x.shape[:2]
+    # Where further sizes are open, TensorFlow would not infer this one.
+    batch = -1 if None in (tasks, examples) else tasks * examples
+    return tf.reshape(x, [batch, *_sizes(x, 2)])
 
 
 def split(x: tf.Tensor, tasks: int | tf.Tensor) -> tf.Tensor:
     """Undoes `merge`: `[tasks * n, ...]` to `[tasks, n, ...]`."""
-    return tf.reshape(x, [tasks, -1, *_sizes(x, 1)])
+    batch = x.shape[0]
+    is_known = batch is not None and isinstance(tasks, int)
+    examples = batch // tasks if is_known and batch % tasks == 0 else -1
+    return tf.reshape(x, [tasks, examples, *_sizes(x, 1)])
 
 
 def stack(x: tf.Tensor, tasks: int | tf.Tensor) -> tf.Tensor:

@@ -13,6 +13,7 @@ from tensorflow.python.ops import control_flow_util
 
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.annotations import split_tasks
+from keras_meta.unroll.batch_axis import with_batch_size
 from keras_meta.unroll.fallback import call_per_task
 from keras_meta.unroll.rules import find_rule
 from keras_meta.unroll.rules.convolution import has_all_kernels
@@ -329,7 +330,8 @@ def _install_hook(layer: keras.Layer):
 
 def _dispatch(layer, original, scope: TaskScope, args, kwargs):
     if not scope.single and id(layer) in scope.per_task:
-        return call_per_task(layer, original, scope, args, kwargs)
+        outputs = call_per_task(layer, original, scope, args, kwargs)
+        return with_batch_size(outputs, original, scope, (args, kwargs))
     rule = find_rule(layer)
     adapted = [v for v in _own_variables(layer) if scope.is_adapted(v)]
     if scope.single:
@@ -338,7 +340,8 @@ def _dispatch(layer, original, scope: TaskScope, args, kwargs):
         rule and (rule.always or (rule.in_xla and scope.is_xla_on_cpu))
     )
     if rule is None or not needed:
-        return original(*args, **kwargs)
+        outputs = original(*args, **kwargs)
+        return with_batch_size(outputs, original, scope, (args, kwargs))
     if adapted and not scope.has_batch_axis(args[0]):
         scope.refuse_unbatched(adapted[0])
     return rule.compute(layer, scope, *args, **kwargs)

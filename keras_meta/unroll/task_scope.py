@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import typing
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from collections.abc import Set
@@ -20,6 +22,18 @@ _ACTIVE = threading.local()
 def active_scope() -> TaskScope | None:
     """Returns the innermost `TaskScope` of this thread, or `None`."""
     return getattr(_ACTIVE, "scope", None)
+
+
+@contextlib.contextmanager
+def outside() -> Iterator[None]:
+    """Computes eagerly as outside of all scopes, and changes no variable."""
+    inner = active_scope()
+    _ACTIVE.scope = None
+    try:
+        with tf.init_scope(), keras.StatelessScope():
+            yield
+    finally:
+        _ACTIVE.scope = inner
 
 
 class StrayRead(Exception):
@@ -170,9 +184,8 @@ class TaskScope(keras.StatelessScope):
 
     def has_batch_axis(self, x) -> bool:
         """Whether `x` is a tensor whose first axis is the merged batch."""
-        return (
-            tf.is_tensor(x) and x.shape.rank > 0 and (x.shape[0] == self.batch)
-        )
+        is_dense = isinstance(x, tf.Tensor)
+        return is_dense and bool(x.shape.rank) and x.shape[0] == self.batch
 
     def refuse_unbatched(self, variable: keras.Variable):
         """Stops because a layer is called on inputs without a batch axis."""

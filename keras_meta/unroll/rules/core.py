@@ -32,7 +32,8 @@ def dense(layer, scope: TaskScope, inputs, training=None):
     if scope.is_adapted(layer._kernel):
         x = task_axis.split(inputs, scope.tasks)
         rows = tf.reshape(x, [scope.tasks, -1, x.shape[-1]])
-        y = tf.matmul(rows, scope.weight(layer._kernel))
+        # Counts of words are integers, which Keras's product converts.
+        y = keras.ops.matmul(rows, scope.weight(layer._kernel))
     else:
         y = keras.ops.matmul(inputs, layer.kernel)
         y = tf.reshape(y, [scope.tasks, -1, y.shape[-1]])
@@ -61,7 +62,8 @@ def _task_einsum(equation: str, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     task = next(c for c in "TUVWXYZtuvwxyz" if c not in equation)
     terms, result = equation.split("->")
     left, right = terms.split(",")
-    return tf.einsum(f"{task}{left},{task}{right}->{task}{result}", x, kernel)
+    equation = f"{task}{left},{task}{right}->{task}{result}"
+    return keras.ops.einsum(equation, x, kernel)
 
 
 @rule(keras.layers.Embedding)
