@@ -7,6 +7,8 @@ import numbers
 from collections.abc import Callable
 from collections.abc import Mapping
 
+import numpy as np
+
 
 def is_whole(value: object) -> bool:
     """Whether a value is an integer, of Python or NumPy; no truth value is.
@@ -36,6 +38,33 @@ def is_finite_number(value: object) -> bool:
     (True, False)
     """
     return is_number(value) and math.isfinite(value)
+
+
+def is_bool(value: object) -> bool:
+    """Whether a value is a truth value, of Python or NumPy.
+
+    Example:
+    >>> is_bool(True), is_bool(1), is_bool("False")
+    (True, False, False)
+    """
+    return isinstance(value, (bool, np.bool_))
+
+
+def check_bool(**values: bool) -> None:
+    """Requires truth values.
+
+    A string such as `"False"` would count as true.
+
+    Args:
+        **values: Values by the name of their argument.
+
+    Raises:
+        ValueError: If one is neither `True` nor `False`.
+
+    Example:
+    >>> check_bool(nesterov=False)
+    """
+    _check(values, is_bool, "True or False")
 
 
 def check_positive(**sizes: int) -> None:
@@ -88,19 +117,81 @@ def check_at_least(least: int, /, **values: int) -> None:
     )
 
 
-def check_positive_number(**values: float) -> None:
-    """Requires numbers above 0.
+def check_finite_number(**values: float) -> None:
+    """Requires numbers that are neither infinite nor NaN.
 
     Args:
         **values: Values by the name of their argument.
 
     Raises:
-        ValueError: If one is no number or is not above 0.
+        ValueError: If one is not a number or not finite.
+
+    Example:
+    >>> check_finite_number(learning_rate=0.1)
+    """
+    _check(values, is_finite_number, "a finite number")
+
+
+def check_positive_number(**values: float) -> None:
+    """Requires finite numbers above 0.
+
+    Args:
+        **values: Values by the name of their argument.
+
+    Raises:
+        ValueError: If one is not a finite number or is not above 0.
 
     Example:
     >>> check_positive_number(epsilon=1e-7)
     """
-    _check(values, lambda x: is_number(x) and x > 0, "a positive number")
+    _check(
+        values,
+        lambda x: is_finite_number(x) and x > 0,
+        "a positive number, and finite",
+    )
+
+
+def check_number_at_least(least: float, /, **values: float) -> None:
+    """Requires finite numbers that are not below a bound.
+
+    Args:
+        least: The bound.
+        **values: Values by the name of their argument.
+
+    Raises:
+        ValueError: If one is not a finite number or is below `least`.
+
+    Example:
+    >>> check_number_at_least(0, weight_decay=0.0)
+    """
+    _check(
+        values,
+        lambda x: is_finite_number(x) and x >= least,
+        f"a finite number of at least {least}",
+    )
+
+
+def check_finite_values(**arrays: object) -> None:
+    """Requires arrays of numbers without NaN or infinity.
+
+    Args:
+        **arrays: Arrays by the name of their argument.
+
+    Raises:
+        ValueError: If one has an entry that is not finite.
+
+    Example:
+    >>> check_finite_values(images=np.zeros([2, 28, 28]))
+    """
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        if array.dtype.kind not in "fc" or np.isfinite(array).all():
+            continue
+        where = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
+        raise ValueError(
+            f"`{name}` must be finite. Received: {array[where]} at index "
+            f"{list(where)}. Remove or replace such entries first."
+        )
 
 
 def check_decay(**values: float) -> None:

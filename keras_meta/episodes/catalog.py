@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_meta.checks import check_bool
 from keras_meta.episodes.arrays import load_arrays
 from keras_meta.episodes.cache import cache_folder
 from keras_meta.episodes.cache import cached
@@ -81,6 +82,7 @@ def load_tfds(
     episodes = parts["train"].episodes(ways=5, shots=1, queries=15, tasks=4)
     ```
     """
+    check_bool(invert=invert, cache=cache)
     image_size = check_image_options(image_size, channels, interpolation)
     builder = _builder(name, data_dir)
     image_key = _image_key(builder.info, image_key)

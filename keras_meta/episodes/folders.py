@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_meta.checks import check_bool
 from keras_meta.episodes.classes import Classes
 from keras_meta.episodes.images import check_image_options
 from keras_meta.episodes.images import decode
@@ -49,6 +50,7 @@ def load_directory(
         ValueError: If it holds no class folders, a file is no image, or the
             images differ in size and `image_size` is None.
     """
+    check_bool(invert=invert)
     image_size = check_image_options(image_size, channels, interpolation)
     folders = _class_folders(Path(path))
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_meta.checks import check_bool
 from keras_meta.checks import check_choice
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_whole
@@ -103,6 +104,7 @@ class EpisodeSampler:
     ):
         check_positive(ways=ways, shots=shots, queries=queries)
         check_whole(seed=seed)
+        check_bool(shuffle=shuffle)
         check_choice("dtype", dtype, tuple({"float32": 0, items.dtype.name: 0}))
         self.ways = ways
         self.shots = shots

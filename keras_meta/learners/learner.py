@@ -11,9 +11,8 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import check_at_least
-from keras_meta.checks import is_number
+from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_arguments
-from keras_meta.learners.arguments import check_update_rule
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.meta_training import MetaTraining
@@ -29,7 +28,6 @@ from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.selection import require_same_choice
 from keras_meta.unroll.selection import select_adapted
 from keras_meta.unroll.task_batched import TaskBatched
-from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -97,27 +95,31 @@ class Learner(MetaTraining):
         # Labels and regression targets must not be cast to the model's type.
         super().__init__(autocast=False, dtype=keras.config.floatx(), **kwargs)
         check_arguments(
-            model, steps, evaluation_steps, checkpoint, batch_statistics
+            model,
+            steps,
+            evaluation_steps,
+            first_order,
+            checkpoint,
+            batch_statistics,
         )
         self.model = model
         self.steps = int(steps)
-        self.evaluation_steps = evaluation_steps
+        self.evaluation_steps = (
+            None if evaluation_steps is None else int(evaluation_steps)
+        )
         self.adapt_spec = adapt
         if isinstance(adapt, (list, tuple)):
             self.adapt_spec = [getattr(x, "name", x) for x in adapt]
         self.inner_loss = inner_loss
-        self.first_order = first_order
+        self.first_order = bool(first_order)
         self.checkpoint = checkpoint
         self.batch_statistics = batch_statistics
-        if is_number(update_rule):
-            update_rule = GradientDescent(update_rule)
-        check_update_rule(update_rule, first_order)
-        self.update_rule = update_rule
+        self.update_rule = as_update_rule(update_rule, self.first_order)
         adapted = select_adapted(model, adapt)
         self.update_rule.ensure_attached(adapted, steps)
         self._inner_loop = InnerLoop(
             TaskBatched(model, adapted),
-            update_rule,
+            self.update_rule,
             batch_statistics,
             self.steps,
         )

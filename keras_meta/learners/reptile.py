@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import check_at_least
+from keras_meta.checks import check_bool
 from keras_meta.checks import check_whole
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.learner import Learner
@@ -72,7 +73,9 @@ class Reptile(Learner):
     ):
         if update_rule is None:
             update_rule = Adam(0.001, beta_1=0.0)
-        if not kwargs.pop("first_order", True):
+        first_order = kwargs.pop("first_order", True)
+        check_bool(first_order=first_order)
+        if not first_order:
             raise ValueError(
                 "Reptile takes no second derivatives. Received: "
                 "first_order=False; use keras_meta.MAML."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from keras_meta.checks import check_bool
 from keras_meta.models.blocks import convolution_block
 
 
@@ -45,6 +46,7 @@ def omniglot_conv(
         - [Vinyals et al., 2016](https://arxiv.org/abs/1606.04080), for
           `pool`.
     """
+    check_bool(pool=pool)
     blocks = [convolution_block(filters, pool) for _ in range(4)]
     return keras.Sequential(
         [
