@@ -15,9 +15,13 @@ from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_arguments
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
+from keras_meta.learners.labels import ClassNumbers
 from keras_meta.learners.meta_training import MetaTraining
 from keras_meta.learners.signature import default_signature
 from keras_meta.learners.task_blocks import Inseparable
+from keras_meta.learners.tensors import as_tensor
+from keras_meta.learners.tensors import as_tensors
+from keras_meta.learners.undoing import Change
 from keras_meta.unroll.checkpoint import checkpointed_unroll
 from keras_meta.unroll.checkpoint import segment_length
 from keras_meta.unroll.inner_loop import Carry
@@ -147,6 +151,8 @@ class Learner(MetaTraining):
             training=bool(training),
             every_step=every_step,
         )
+        if self._exporting:
+            return self._asserting(function, inputs)
         with self._reporting():
             if not self._is_one_by_one:
                 return function(inputs)
@@ -157,7 +163,7 @@ class Learner(MetaTraining):
     def _adapt_and_predict(
         self, inputs: dict[str, Any], training: bool, every_step: bool
     ):
-        episode = Episode.from_inputs(inputs)
+        episode = Episode.from_inputs(inputs, self.model)
         steps = self._number_of_steps(training)
         start = self._inner_loop.start(episode.tasks)
         carry, outputs = self._unroll(
@@ -178,11 +184,20 @@ class Learner(MetaTraining):
             )
             for loss in losses:
                 self.add_loss(loss)
+        self._health.report_predictions(predictions)
         if training:
             self._keep_state(start, carry)
         if tf.executing_eagerly():
             self._check_health(training)
         return predictions
+
+    def _asserting(self, function: Callable, inputs: dict[str, Any]):
+        """Calls a function; the graph raises what it reports."""
+        with self._health.collecting() as report:
+            predictions = function(inputs)
+        checks = report.assertions(self._support_classes)
+        with tf.control_dependencies(checks):
+            return keras.tree.map_structure(tf.identity, predictions)
 
     def trajectory(self, inputs: dict[str, Any], steps: int | None = None):
         """Returns predictions for the query sets after every inner step.
@@ -206,14 +221,14 @@ class Learner(MetaTraining):
             return swap(self._each_task(lambda x: swap(function(x)), inputs))
 
     def _trajectory(self, inputs: dict[str, Any], steps: int):
-        episode = Episode.from_inputs(inputs)
+        episode = Episode.from_inputs(inputs, self.model)
         start = self._inner_loop.start(episode.tasks)
         first, _ = self._predict_query(episode, start, False)
         first = keras.tree.map_structure(lambda y: y[tf.newaxis], first)
         _, outputs = self._unroll(episode, start, steps, False, True)
         if tf.executing_eagerly():
             # That it diverges is something to look at.
-            self._health.check_labels(self._ways)
+            self._health.check_labels(ClassNumbers(self._ways))
         if outputs is None:
             return first
         return keras.tree.map_structure(
@@ -246,7 +261,7 @@ class Learner(MetaTraining):
         steps = self._number_of_steps(False) if steps is None else steps
         check_at_least(0, steps=steps)
         # The learner has one loss, so lists of labels are rows of an array.
-        support_y = tf.convert_to_tensor(support_y)
+        support_y = as_tensor("support_y", support_y)
         if not support_y.shape.rank:
             raise ValueError(
                 "`support_y` must hold a label for each example, [n, ...]. "
@@ -260,9 +275,9 @@ class Learner(MetaTraining):
         if sample_weight is not None:
             inputs["support_sample_weight"] = sample_weight
         inputs = keras.tree.map_structure(
-            lambda x: tf.convert_to_tensor(x)[tf.newaxis], inputs
+            lambda x: x[tf.newaxis], as_tensors(inputs)
         )
-        episode = Episode.from_inputs(inputs)
+        episode = Episode.from_inputs(inputs, self.model)
         carry, _ = self._unroll(
             episode, self._inner_loop.start(episode.tasks), steps, False
         )
@@ -294,7 +309,11 @@ class Learner(MetaTraining):
         require_same_choice(
             self.model, self.adapt_spec, self._inner_loop.task_batched.adapted
         )
-        valid = episode.with_valid_labels(self._resolved_inner_loss, self._ways)
+        self._health.count_tasks(episode.tasks)
+        classes = self._support_classes
+        if classes is not None:
+            self._health.report_labels(episode.support_y, classes)
+        valid = episode.with_valid_labels(classes)
         structure = valid.as_inputs()
         variables = self._used_variables()
         values = [tf.convert_to_tensor(v.value) for v in variables]
@@ -327,11 +346,12 @@ class Learner(MetaTraining):
             xla=self._is_compiled_by_xla,
         )
         if outputs is not None:
-            self._report_health(episode, outputs[0])
+            self._health.report_inner_losses(outputs[0])
         carry = Carry(*carry)
         weights, rule_state = self.update_rule.final(
             carry.weights, carry.rule_state
         )
+        self._health.report_weights(weights, steps)
         return carry._replace(weights=weights, rule_state=rule_state), outputs
 
     def _share(self, episode: Episode, start: Carry, steps: int, training):
@@ -411,9 +431,9 @@ class Learner(MetaTraining):
         return predictions, carry
 
     def _keep_state(self, start: Carry, end: Carry) -> None:
-        """Assigns what the step changed, unless the step failed."""
+        """Keeps what the step changed, unless the step failed."""
         changes = [
-            (variable, old, new)
+            Change(variable, old, new)
             for variable, old, new in zip(
                 self._inner_loop.task_batched.state_variables,
                 start.state,
@@ -422,13 +442,7 @@ class Learner(MetaTraining):
             )
             if new is not old
         ]
-        is_ok = [self._health.is_ok]
-        for _, _, new in changes:
-            if new.dtype.is_floating:
-                is_ok.append(tf.reduce_all(tf.math.is_finite(new)))
-        is_ok = tf.reduce_all(is_ok)
-        for variable, old, new in changes:
-            variable.assign(tf.where(is_ok, new, old))
+        self._model_state.change(changes, self._health.is_ok)
 
     @property
     def _is_compiled_by_xla(self) -> bool:

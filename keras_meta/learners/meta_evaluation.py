@@ -15,8 +15,11 @@ from keras_meta.learners.endless import refuses_endless
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
 from keras_meta.learners.health import Health
+from keras_meta.learners.labels import ClassNumbers
 from keras_meta.learners.temporarily import temporarily
+from keras_meta.learners.tensors import as_tensor
 from keras_meta.unroll import task_axis
+from keras_meta.unroll.inner_loss import InnerLoss
 from keras_meta.unroll.inner_loss import check_shapes
 from keras_meta.unroll.inner_loss import keras_mask
 from keras_meta.unroll.task_batched import is_traced_for_xla
@@ -45,12 +48,24 @@ class MetaEvaluation(keras.Model):
 
     def test_step(self, data):
         """Evaluates a batch of tasks."""
-        self._check_query(*keras.utils.unpack_x_y_sample_weight(data))
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self._check_query(x, y, sample_weight)
+        data = self._as_checked(x), self._with_valid_labels(y), sample_weight
         return self._in_fastest_way(super().test_step, data)
 
     def predict_step(self, data):
         """Predicts the query sets of a batch of tasks."""
-        return self._in_fastest_way(super().predict_step, data)
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return self._in_fastest_way(
+            super().predict_step, (self._as_checked(x),)
+        )
+
+    def _compute_loss(self, **kwargs):
+        """Computes the outer loss, and reports one that is not finite."""
+        loss = super()._compute_loss(**kwargs)
+        if not kwargs.get("training"):
+            self._health.report_outer(tf.reduce_all(tf.math.is_finite(loss)))
+        return loss
 
     def make_test_function(self, force: bool = False):
         """Builds the evaluation step, which stops on what went wrong."""
@@ -176,6 +191,10 @@ class MetaEvaluation(keras.Model):
 
     # What can go wrong.
 
+    def _as_checked(self, x: Any) -> dict[str, Any]:
+        """Returns the inputs of `call` as tensors that fit the model."""
+        return Episode.from_inputs(x, self.model).as_inputs()
+
     def _check_query(self, x, y, sample_weight) -> None:
         """Refuses labels and weights that are not those of the query sets."""
         check_query(x, y, sample_weight)
@@ -239,19 +258,26 @@ class MetaEvaluation(keras.Model):
             with self._health.collecting():
                 yield
 
-    def _report_health(self, episode: Episode, losses: tf.Tensor) -> None:
-        if self._exporting:
-            return
-        if self._resolved_inner_loss.is_sparse:
-            self._health.report_labels(
-                episode.support_y,
-                self._ways,
-                self._resolved_inner_loss.ignored_class,
-            )
-        self._health.report_inner_losses(losses)
-
     def _check_health(self, training: bool = False) -> None:
-        self._health.check(self._ways, training)
+        self._health.check(ClassNumbers(self._ways), training)
+
+    @property
+    def _support_classes(self) -> ClassNumbers | None:
+        """What `support_y` may be, if it is class numbers."""
+        return ClassNumbers.of(self._resolved_inner_loss, self._ways)
+
+    def _with_valid_labels(self, y: Any) -> Any:
+        """Reports labels of the query sets out of range, and replaces them."""
+        loss = self.loss
+        is_one = isinstance(loss, str) or callable(loss)
+        if not is_one or keras.tree.is_nested(y):
+            return y
+        classes = ClassNumbers.of(InnerLoss(loss), self._ways)
+        if classes is None:
+            return y
+        y = as_tensor("query_y", y)
+        self._health.report_labels(y, classes, query=True)
+        return classes.replace_others(y)
 
     @property
     def _ways(self) -> int | None:

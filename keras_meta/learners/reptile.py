@@ -136,7 +136,7 @@ class Reptile(Learner):
             # As the optimizer divides by its loss scale.
             moves[id(v)] = self.optimizer.scale_loss(move / replicas)
         gradients = [moves.get(id(v)) for v in self.trainable_variables]
-        return MetaGradient(gradients, loss, y_pred)
+        return MetaGradient(gradients, loss, y_pred, [])
 
     def _apply(self, x, y, sample_weight, result: MetaGradient):
         with warnings.catch_warnings():

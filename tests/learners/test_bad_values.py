@@ -98,7 +98,7 @@ def test_nan_in_a_support_set_stops_fit_and_leaves_the_weights(
     ):
         learner.fit(x, y, batch_size=3, epochs=3, verbose=0)
     assert_same_weights(learner, before)
-    assert learner.optimizer.iterations == 1
+    assert learner.optimizer.iterations == 0
 
 
 def test_nan_in_the_query_labels_stops_fit_and_leaves_the_weights():
@@ -201,7 +201,7 @@ def test_a_meta_gradient_that_is_not_finite_leaves_the_weights(jit_compile):
     before = weights(learner)
     with refuses(
         FloatingPointError,
-        "or its gradient, is not finite.*weights are as finite as before",
+        "or its gradient, is not finite.*step was undone: weights",
     ):
         learner.fit(x, y, batch_size=3, verbose=0)
     assert_same_weights(learner, before)
