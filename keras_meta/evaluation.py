@@ -266,7 +266,10 @@ def _predictions(
                 "The learner must have one output. Received: "
                 f"{type(predictions).__name__}. Use `learner.evaluate`."
             )
-        yield tf.convert_to_tensor(y), predictions
+        y = tf.convert_to_tensor(y)
+        if isinstance(learner, Learner):
+            learner.check_query_labels(y)
+        yield y, predictions
         done += y.shape[0]
         if done >= tasks:
             return

@@ -1,4 +1,4 @@
-"""Data sets without an end, which Keras would read for ever."""
+"""Data that Keras would read without an end or refuse without a name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable
 
 import tensorflow as tf
+
+from keras_meta.learners.tensors import check_arrays
 
 # What says how much to read of an argument, by its name.
 _STEPS_OF_TRAINING = {
@@ -20,6 +22,7 @@ def refuses_endless(method: Callable) -> Callable:
     """Makes `fit`, `evaluate` or `predict` of Keras refuse endless data.
 
     Episodes have no end by default, and Keras would read them until stopped.
+    Arrays that nothing can be learned from are refused by their name.
 
     Args:
         method: The method of `keras.Model`.
@@ -35,6 +38,8 @@ def refuses_endless(method: Callable) -> Callable:
     @functools.wraps(method)
     def checked(self, *args, **kwargs):
         given = signature.bind(self, *args, **kwargs).arguments
+        check_arrays("x", given.get("x"))
+        check_arrays("query_y", given.get("y"))
         for data, steps in limits.items():
             if given.get(steps) is None and _is_endless(given.get(data)):
                 raise ValueError(

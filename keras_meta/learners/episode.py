@@ -75,9 +75,9 @@ class Episode:
                 "`inner_loss=`, a function of (y_true, y_pred)."
             )
         episode = cls(**as_tensors(inputs))
-        episode._check_shapes()
         if model is not None:
             episode = episode._with_shapes_of(model)
+        episode._check_shapes()
         return dataclasses.replace(
             episode,
             support_sample_weight=_squeeze(episode.support_sample_weight),
@@ -157,7 +157,13 @@ class Episode:
         shapes = {name: [x.shape for x in xs] for name, xs in parts.items()}
         flat = [(name, s) for name, ss in shapes.items() for s in ss]
         for name, shape in flat:
-            if shape.rank is not None and shape.rank < 2:
+            if shape.rank is None:
+                raise ValueError(
+                    f"`{name}` must have a known number of axes. Received: "
+                    f"{name} of an unknown shape. Give it one: "
+                    "tf.ensure_shape(..., [None, None, ...])."
+                )
+            if shape.rank < 2:
                 raise ValueError(
                     f"`{name}` must have the shape [tasks, examples, ...]. "
                     f"Received: {name}.shape={shape}"
@@ -244,7 +250,7 @@ def _is_weight_of(weight: tf.TensorShape, label: tf.TensorShape) -> bool:
 
 
 def _check_equal_axis(shapes, axis: int, what: str):
-    sizes = {s[axis] for _, s in shapes if s.rank is not None}
+    sizes = {s[axis] for _, s in shapes}
     if len(sizes - {None}) > 1:
         received = ", ".join(f"{name}.shape={s}" for name, s in shapes)
         names = " and ".join(dict.fromkeys(f"`{name}`" for name, _ in shapes))
@@ -253,7 +259,7 @@ def _check_equal_axis(shapes, axis: int, what: str):
 
 def _check_not_empty(shapes, axis: int, what: str):
     for name, shape in shapes:
-        if shape.rank is not None and shape[axis] == 0:
+        if shape[axis] == 0:
             raise ValueError(
                 f"`{name}` must have at least one {what} (axis {axis}). "
                 f"Received: {name}.shape={shape}"
@@ -270,7 +276,7 @@ def _size_assertions(
         axis: The axis that has these sizes.
         what: What they count.
     """
-    if all(x.shape.rank and x.shape[axis] is not None for _, x in named):
+    if all(x.shape[axis] is not None for _, x in named):
         return []
     (first, reference), *others = named
     size = tf.shape(reference)[axis]
@@ -311,6 +317,8 @@ def _input_specs(model: keras.Model) -> list[tf.TensorSpec] | None:
 def _fit_to_model(name: str, x: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
     """Returns inputs with the sizes that a model takes."""
     shape = spec.shape
+    if x.shape.rank is None:
+        x = tf.ensure_shape(x, [None, None, *shape])
     if x.dtype == tf.string != spec.dtype:
         raise TypeError(
             f"`{name}` must be of the model's type, {spec.dtype.name}. "

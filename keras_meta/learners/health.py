@@ -12,6 +12,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_meta.learners import replicas
 from keras_meta.learners.labels import ClassNumbers
 
 _UNDONE = (
@@ -220,7 +221,9 @@ class Health:
         # Each replica keeps a report of its own, and its number of tasks.
         self._strategy = tf.distribute.get_strategy()
         self._report = _of_each_replica(Report.empty().value, "health")
-        self._tasks = _of_each_replica(tf.zeros([], tf.int32), "tasks")
+        # TensorFlow keeps int32 variables off a GPU, where XLA would not
+        # reach them.
+        self._tasks = _of_each_replica(tf.zeros([], tf.int64), "tasks")
         self._collected: Report | None = None
 
     @property
@@ -231,13 +234,7 @@ class Health:
     @property
     def is_ok_everywhere(self) -> tf.Tensor:
         """A boolean scalar: whether no replica has failed."""
-        if not _has_several_replicas():
-            return self.is_ok
-        failed = tf.cast(tf.logical_not(self.is_ok), tf.float32)
-        context = tf.distribute.get_replica_context()
-        return tf.equal(
-            context.all_reduce(tf.distribute.ReduceOp.SUM, failed), 0.0
-        )
+        return replicas.all_true(self.is_ok)
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[Report]:
@@ -271,8 +268,8 @@ class Health:
         Args:
             tasks: Number of tasks in the replica's part of the batch.
         """
-        if self._collected is None and _has_several_replicas():
-            self._tasks.assign(tasks)
+        if self._collected is None and replicas.is_one_of_several():
+            self._tasks.assign(tf.cast(tasks, tf.int64))
 
     def report_labels(
         self, labels: tf.Tensor, classes: ClassNumbers, *, query: bool = False
@@ -442,10 +439,6 @@ def _of_each_replica(value: tf.Tensor, name: str) -> tf.Variable:
         aggregation=tf.VariableAggregation.NONE,
         name=name,
     )
-
-
-def _has_several_replicas() -> bool:
-    return tf.distribute.get_strategy().num_replicas_in_sync > 1
 
 
 def _bad_tasks(tensors: Sequence[tf.Tensor]) -> tf.Tensor:

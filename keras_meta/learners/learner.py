@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta._keras import raises_as_is
 from keras_meta.checks import check_at_least
 from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_arguments
@@ -132,6 +133,14 @@ class Learner(MetaTraining):
 
     # Adaptation.
 
+    def __call__(self, inputs, *args, **kwargs):
+        """Calls the learner as a Keras model, see `call`."""
+        # Here errors name the input, which those of Keras would not.
+        if isinstance(inputs, dict) and not _is_symbolic(inputs):
+            inputs = as_tensors(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    @raises_as_is
     def call(
         self,
         inputs: dict[str, Any],
@@ -546,6 +555,11 @@ class Learner(MetaTraining):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key])
         return cls(**config)
+
+
+def _is_symbolic(inputs: dict[str, Any]) -> bool:
+    leaves = keras.tree.flatten(inputs)
+    return any(isinstance(x, keras.KerasTensor) for x in leaves)
 
 
 def _swap_first_axes(x: tf.Tensor) -> tf.Tensor:

@@ -14,6 +14,8 @@ from keras_meta.learners import task_blocks
 from keras_meta.learners.endless import refuses_endless
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
+from keras_meta.learners.health import Cause
+from keras_meta.learners.health import Failure
 from keras_meta.learners.health import Health
 from keras_meta.learners.labels import ClassNumbers
 from keras_meta.learners.temporarily import temporarily
@@ -51,7 +53,7 @@ class MetaEvaluation(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._check_query(x, y, sample_weight)
         data = self._as_checked(x), self._with_valid_labels(y), sample_weight
-        return self._in_fastest_way(super().test_step, data)
+        return self._in_fastest_way(self._evaluate, data)
 
     def predict_step(self, data):
         """Predicts the query sets of a batch of tasks."""
@@ -60,12 +62,23 @@ class MetaEvaluation(keras.Model):
             super().predict_step, (self._as_checked(x),)
         )
 
-    def _compute_loss(self, **kwargs):
-        """Computes the outer loss, and reports one that is not finite."""
-        loss = super()._compute_loss(**kwargs)
-        if not kwargs.get("training"):
-            self._health.report_outer(tf.reduce_all(tf.math.is_finite(loss)))
-        return loss
+    def _evaluate(self, data):
+        """Predicts a batch of tasks and updates loss and metrics."""
+        x, y, sample_weight = data
+        y_pred = self(x, training=False)
+        loss = self._compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False
+        )
+        self._health.report_outer(tf.reduce_all(tf.math.is_finite(loss)))
+        return self._log(x, y, y_pred, sample_weight, loss)
+
+    def _log(self, x, y, y_pred, sample_weight, loss):
+        """Updates the loss and the metrics; returns the logs."""
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self._loss_tracker.update_state(
+            loss * replicas, sample_weight=Episode.from_inputs(x).tasks
+        )
+        return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def make_test_function(self, force: bool = False):
         """Builds the evaluation step, which stops on what went wrong."""
@@ -151,7 +164,7 @@ class MetaEvaluation(keras.Model):
             self._require_separable(outputs)
             return (), (outputs, report.value)
 
-        inputs = Episode.from_inputs(inputs).as_inputs()
+        inputs = self._as_checked(inputs)
         _, (outputs, reports) = task_blocks.map_blocks(
             block, 1, (inputs,), jit_compile=False
         )
@@ -268,16 +281,37 @@ class MetaEvaluation(keras.Model):
 
     def _with_valid_labels(self, y: Any) -> Any:
         """Reports labels of the query sets out of range, and replaces them."""
-        loss = self.loss
-        is_one = isinstance(loss, str) or callable(loss)
-        if not is_one or keras.tree.is_nested(y):
-            return y
-        classes = ClassNumbers.of(InnerLoss(loss), self._ways)
-        if classes is None:
+        classes = self._query_classes
+        if classes is None or keras.tree.is_nested(y):
             return y
         y = as_tensor("query_y", y)
         self._health.report_labels(y, classes, query=True)
         return classes.replace_others(y)
+
+    @property
+    def _query_classes(self) -> ClassNumbers | None:
+        """What `query_y` may be, if it is class numbers."""
+        if isinstance(self.loss, str) or callable(self.loss):
+            return ClassNumbers.of(InnerLoss(self.loss), self._ways)
+        return None
+
+    def check_query_labels(self, y: tf.Tensor) -> None:
+        """Requires labels that the compiled loss takes.
+
+        Args:
+            y: Labels of the query sets, `[tasks, q, ...]`.
+
+        Raises:
+            ValueError: If they are class numbers and one is out of range.
+        """
+        classes = self._query_classes
+        if classes is None:
+            return
+        with self._health.collecting() as report:
+            self._health.report_labels(y, classes, query=True)
+        failure = Failure.of(report.value.numpy().tolist())
+        if failure.cause != Cause.NONE:
+            raise failure.error(classes)
 
     @property
     def _ways(self) -> int | None:

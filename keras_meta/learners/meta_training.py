@@ -13,7 +13,6 @@ from keras.src.trainers.trainer import model_supports_jit
 from keras_meta.learners import many_steps
 from keras_meta.learners import task_blocks
 from keras_meta.learners.endless import refuses_endless
-from keras_meta.learners.episode import Episode
 from keras_meta.learners.health import can_learn_from
 from keras_meta.learners.meta_evaluation import MetaEvaluation
 from keras_meta.learners.meta_evaluation import examples_of_task
@@ -211,22 +210,15 @@ class MetaTraining(MetaEvaluation):
         for change in result.changes:
             change.apply(is_ok)
         with undone_unless(is_ok, self._variables_of_step()):
-            return self._learn_and_log(x, y, sample_weight, result)
-
-    def _learn_and_log(self, x, y, sample_weight, result: MetaGradient):
-        """Updates the learned weights and the metrics; returns the logs."""
-        self.optimizer.apply_gradients(
-            zip(result.gradients, self.trainable_variables, strict=True)
-        )
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self._loss_tracker.update_state(
-            result.loss * replicas,
-            sample_weight=Episode.from_inputs(x).tasks,
-        )
-        return self.compute_metrics(x, y, result.predictions, sample_weight)
+            self.optimizer.apply_gradients(
+                zip(result.gradients, self.trainable_variables, strict=True)
+            )
+            return self._log(
+                x, y, result.predictions, sample_weight, result.loss
+            )
 
     def _variables_of_step(self) -> list[keras.Variable]:
-        """Returns what `_learn_and_log` changes."""
+        """Returns what a step changes, besides the state of the model."""
         return [
             *self.trainable_variables,
             *self.optimizer.variables,

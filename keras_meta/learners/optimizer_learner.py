@@ -170,7 +170,11 @@ class OptimizerLearner(keras.Model):
         if step_weights is None:
             step_weights = np.ones(steps)
         self._step_weights = as_step_weights(step_weights, steps)
-        self._windows = tf.Variable(0, trainable=False, name="windows")
+        # TensorFlow keeps int32 variables off a GPU, where XLA would not
+        # reach them.
+        self._windows = tf.Variable(
+            0, trainable=False, dtype=tf.int64, name="windows"
+        )
         self.steps = steps
         self._loss = _MeanOfSome("loss")
         self._final_loss = _MeanOfSome("final_loss")
@@ -293,7 +297,7 @@ class OptimizerLearner(keras.Model):
     def _train_on(self, problem: Problem, x):
         optimization, start, data, first_losses = self._begin(problem, x)
         weights = tf.constant(self._step_weights, first_losses.dtype)
-        windows = self._windows.read_value()
+        windows = tf.cast(self._windows.read_value(), tf.int32)
 
         def window(number, flat, loss, _):
             run = keras.tree.pack_sequence_as(start, flat)

@@ -11,9 +11,11 @@ import tensorflow as tf
 from keras_meta.checks import check_at_least
 from keras_meta.checks import check_bool
 from keras_meta.checks import check_whole
+from keras_meta.learners import replicas
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.meta_training import MetaGradient
+from keras_meta.learners.undoing import Change
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.inner_loop import Support
 from keras_meta.update_rules.adam import Adam
@@ -93,11 +95,12 @@ class Reptile(Learner):
             )
         self.batch_size = batch_size
         self.seed = int(seed)
-        # A weight, so that a loaded learner goes on where it was.
+        # A weight, so that a loaded learner goes on where it was. TensorFlow
+        # keeps int32 variables off a GPU, where XLA would not reach them.
         self._draws = self.add_weight(
             name="draws",
             shape=(),
-            dtype="int32",
+            dtype="int64",
             initializer="zeros",
             trainable=False,
         )
@@ -109,14 +112,19 @@ class Reptile(Learner):
         episode = Episode.from_inputs(x)
         examples = task_axis.size(episode.support_y, 1)
         passes = -(-self.steps * self.batch_size // examples)
-        order = tf.argsort(
-            tf.random.stateless_uniform(
-                [episode.tasks, passes, examples],
-                [self.seed, self._draws.assign_add(1)],
-            )
+        # Each replica draws for all tasks and takes its own, so that tasks
+        # see what they would see on one device.
+        first, tasks = replicas.place_in_batch(episode.tasks)
+        numbers = tf.random.stateless_uniform(
+            [tasks, passes, examples], self._seed_of_draw()
         )
+        order = tf.argsort(numbers[first : first + episode.tasks])
         order = tf.reshape(order, [episode.tasks, -1])
         return _take(episode, order).as_inputs()
+
+    def _seed_of_draw(self) -> list[tf.Tensor]:
+        draws = tf.convert_to_tensor(self._draws)
+        return [tf.cast(self.seed, draws.dtype), draws + 1]
 
     def _meta_gradient(self, x, y, sample_weight) -> MetaGradient:
         episode = Episode.from_inputs(x)
@@ -139,6 +147,9 @@ class Reptile(Learner):
         return MetaGradient(gradients, loss, y_pred, [])
 
     def _apply(self, x, y, sample_weight, result: MetaGradient):
+        draws = tf.convert_to_tensor(self._draws)
+        drawn = Change(self._draws, draws, draws + 1)
+        result = result._replace(changes=[*result.changes, drawn])
         with warnings.catch_warnings():
             # Weights that do not adapt have none on purpose.
             warnings.filterwarnings("ignore", "Gradients do not exist")

@@ -74,12 +74,54 @@ def as_tensor(name: str, value: Any) -> tf.Tensor:
             "sizes, and give a number for what is missing."
         ) from None
     if tensor.dtype == tf.string and not name.endswith("_x"):
-        raise TypeError(
-            f"`{name}` must be numbers. Received: strings. Number the classes "
-            "of each task from 0 on, by np.unique(labels, "
-            "return_inverse=True)[1], for instance."
-        )
+        raise TypeError(_no_strings(name))
     return tensor
+
+
+def _no_strings(name: str) -> str:
+    way_out = (
+        "Number the classes of each task from 0 on, by np.unique(labels, "
+        "return_inverse=True)[1], for instance."
+    )
+    hint = way_out if name.endswith("_y") else "Pass an array of numbers."
+    return f"`{name}` must be numbers. Received: strings. {hint}"
+
+
+def check_arrays(name: str, value: Any) -> None:
+    """Refuses arrays that Keras would refuse without saying which.
+
+    Args:
+        name: What errors call it.
+        value: Nested arrays, such as `x` and `y` of `fit`.
+
+    Raises:
+        TypeError: If one holds Python objects or NumPy's strings.
+        ValueError: If one is empty.
+    """
+    if isinstance(value, dict):
+        for key, part in value.items():
+            check_arrays(key, part)
+        return
+    if not isinstance(value, np.ndarray):
+        return
+    if value.dtype.kind == "U" and name.endswith("_x"):
+        raise TypeError(
+            f"`{name}` must not be an array of NumPy's strings, which Keras "
+            "does not take. Pass tf.constant(...) of it."
+        )
+    if value.dtype.kind in "SU":
+        raise TypeError(_no_strings(name))
+    if value.dtype.kind == "O":
+        raise TypeError(
+            f"`{name}` must be an array of numbers. Received: an array of "
+            "Python objects. Pad or crop examples of different sizes, and "
+            "give a number for what is missing."
+        )
+    if value.ndim and not len(value):
+        raise ValueError(
+            f"`{name}` must have at least one task (axis 0). Received: "
+            f"{name}.shape={value.shape}"
+        )
 
 
 def _is_nest_of_scalars(value: Any) -> bool:

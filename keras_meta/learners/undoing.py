@@ -10,6 +10,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_meta.learners import replicas
+
 
 class Change(NamedTuple):
     """A new value for a variable.
@@ -25,8 +27,17 @@ class Change(NamedTuple):
     new: tf.Tensor
 
     def apply(self, is_ok: tf.Tensor) -> None:
-        """Assigns the new value, or the old one unless `is_ok`."""
-        self.variable.assign(tf.where(is_ok, self.new, self.old))
+        """Assigns the new value, or the old one unless `is_ok`.
+
+        Replicas see tasks of their own, so that their moving averages would
+        drift apart; each is given the mean. Seeds advance alike.
+
+        Args:
+            is_ok: Whether the step worked on all replicas.
+        """
+        is_average = self.new.dtype.is_floating
+        new = replicas.mean(self.new) if is_average else self.new
+        self.variable.assign(tf.where(is_ok, new, self.old))
 
 
 class ModelState:
@@ -63,6 +74,7 @@ class ModelState:
         ]
         is_ok = tf.reduce_all([is_ok, *finite])
         if self._held_back is None:
+            is_ok = replicas.all_true(is_ok)
             for change in changes:
                 change.apply(is_ok)
             return
@@ -86,18 +98,5 @@ def undone_unless(
     """
     before = [tf.identity(v.value) for v in variables]
     yield
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        for variable, old in zip(variables, before, strict=True):
-            variable.assign(tf.where(is_ok, variable.value, old))
-        return
-
-    def restore(strategy, before, is_ok):
-        for variable, old in zip(variables, before, strict=True):
-            strategy.extended.update(
-                variable.value,
-                lambda v, old, ok: v.assign(tf.where(ok, v, old)),
-                args=(old, is_ok),
-            )
-
-    # A replica may not assign by itself what all of them share.
-    tf.distribute.get_replica_context().merge_call(restore, (before, is_ok))
+    for variable, old in zip(variables, before, strict=True):
+        variable.assign(tf.where(is_ok, variable.value, old))

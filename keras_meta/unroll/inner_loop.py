@@ -138,11 +138,7 @@ class InnerLoop:
             # Tasks are independent: the gradient of the sum holds each
             # task's own gradient.
             total = tf.reduce_sum(losses)
-        grads = tape.gradient(
-            total,
-            carry.weights,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
+        grads = _gradients(tape, total, carry.weights)
         seen = losses
         if first_order:
             grads = [tf.stop_gradient(g) for g in grads]
@@ -253,3 +249,21 @@ class InnerLoop:
             second_order=False,
             xla=xla,
         ).statistics
+
+
+def _gradients(
+    tape: tf.GradientTape, loss: tf.Tensor, weights: list[tf.Tensor]
+) -> list[tf.Tensor]:
+    """Returns gradients, zero where the loss does not depend on a weight."""
+    found = tape.gradient(loss, weights)
+    if all(gradient is None for gradient in found):
+        raise ValueError(
+            "The inner loss must depend on the weights that adapt. Received: "
+            "a loss without a gradient, such as a constant or one of the "
+            "labels alone. Compute it from `y_pred`, by operations that can "
+            "be differentiated, and adapt layers that `y_pred` comes from."
+        )
+    return [
+        tf.zeros_like(weight) if gradient is None else gradient
+        for gradient, weight in zip(found, weights, strict=True)
+    ]

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import check_finite_number
+from keras_meta.checks import check_finite_values
 from keras_meta.checks import check_positive_number
 from keras_meta.checks import is_number
 from keras_meta.update_rules.update_rule import UpdateRule
@@ -185,6 +186,8 @@ def _as_rate(rate, learn):
             f"Received: learning_rate={rate!r}. Write "
             "keras.initializers.Constant(0.1), for instance."
         )
+    if isinstance(initializer, keras.initializers.Constant):
+        check_finite_values(learning_rate=initializer.value)
     return initializer
 
 
