@@ -10,15 +10,21 @@ from collections.abc import Callable
 
 import tensorflow as tf
 from keras.src.saving.serialization_lib import ObjectSharingScope
+from keras.src.trainers.trainer import model_supports_jit
 from tensorflow.python.framework import op_def_registry
 from tensorflow.python.framework import ops
+from tensorflow.python.ops import control_flow_util
 
 __all__ = [
     "called_graphs",
     "give_gradient",
     "is_compiled",
     "is_differentiable",
+    "is_stateful",
+    "is_traced_for_xla",
+    "model_supports_jit",
     "ObjectSharingScope",
+    "raises_as_is",
 ]
 
 
@@ -80,3 +86,42 @@ def is_compiled(operation: tf.Operation) -> bool:
         return operation.get_attr("_XlaMustCompile")
     except ValueError:
         return False
+
+
+def is_stateful(operation_type: str) -> bool:
+    """Whether operations of a type change a state or draw from one."""
+    definition = op_def_registry.get(operation_type)
+    return definition is not None and definition.is_stateful
+
+
+def is_traced_for_xla() -> bool:
+    """Whether a caller's `tf.function(jit_compile=True)` is being traced."""
+    if tf.executing_eagerly():
+        return False
+    graph = tf.compat.v1.get_default_graph()
+    return control_flow_util.GraphOrParentsInXlaContext(graph)
+
+
+def raises_as_is(call: Callable) -> Callable:
+    """Makes Keras pass on errors of a layer's `call` as they were raised.
+
+    Keras puts what its message calls "Arguments received" around an error,
+    once, and marks it. What a layer within raised is marked already, so it
+    still names that layer.
+
+    Args:
+        call: The method of a layer.
+
+    Returns:
+        The method, whose errors are marked.
+    """
+
+    @functools.wraps(call)
+    def marked(*args, **kwargs):
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:
+            error._keras_call_info_injected = True
+            raise
+
+    return marked

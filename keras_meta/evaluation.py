@@ -251,7 +251,7 @@ def _statistics_of_tasks(
         )
     parts = [
         _measure(learner, y, predictions)
-        for y, predictions in _predictions(predict, episodes, tasks)
+        for y, predictions in _predictions(learner, predict, episodes, tasks)
     ]
     return {
         name: _mean_and_half_width(
@@ -262,7 +262,10 @@ def _statistics_of_tasks(
 
 
 def _predictions(
-    predict: Callable[[Any], Any], episodes: tf.data.Dataset, tasks: int
+    learner: keras.Model,
+    predict: Callable[[Any], Any],
+    episodes: tf.data.Dataset,
+    tasks: int,
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """Yields labels and predictions until there are enough tasks."""
     done = 0
@@ -280,7 +283,10 @@ def _predictions(
                 "The learner must have one output. Received: "
                 f"{type(predictions).__name__}. Use `learner.evaluate`."
             )
-        yield tf.convert_to_tensor(y), predictions
+        y = tf.convert_to_tensor(y)
+        if isinstance(learner, Learner):
+            learner.check_query_labels(y)
+        yield y, predictions
         done += y.shape[0]
         if done >= tasks:
             return

@@ -8,14 +8,23 @@ import keras
 import numpy as np
 
 from keras_meta.checks import check_at_least
+from keras_meta.checks import check_bool
+from keras_meta.checks import is_finite_number
+from keras_meta.checks import is_number
 from keras_meta.unroll.checkpoint import CHECKPOINTS
+from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.update_rule import UpdateRule
 
 _BATCH_STATISTICS = ("batch", "support", "running")
 
 
 def check_arguments(
-    model, steps, evaluation_steps, checkpoint, batch_statistics
+    model,
+    steps,
+    evaluation_steps,
+    first_order,
+    checkpoint,
+    batch_statistics,
 ) -> None:
     """Checks the arguments of every learner; raises on a bad one."""
     if not isinstance(model, keras.Model):
@@ -45,6 +54,7 @@ def check_arguments(
     check_at_least(1, steps=steps)
     if evaluation_steps is not None:
         check_at_least(0, evaluation_steps=evaluation_steps)
+    check_bool(first_order=first_order)
     if checkpoint not in CHECKPOINTS:
         raise ValueError(
             f"`checkpoint` must be one of {CHECKPOINTS}. Received: "
@@ -57,8 +67,20 @@ def check_arguments(
         )
 
 
-def check_update_rule(update_rule, first_order: bool) -> None:
-    """Checks that an update rule is one and can learn; raises if not."""
+def as_update_rule(update_rule, first_order: bool) -> UpdateRule:
+    """Returns an update rule that can learn, or raises.
+
+    Args:
+        update_rule: An update rule, or a number for `GradientDescent`.
+        first_order: Whether second derivatives are dropped.
+    """
+    if is_number(update_rule):
+        if not is_finite_number(update_rule):
+            raise ValueError(
+                "`update_rule` must be an update rule, or a finite number for "
+                f"its rate. Received: update_rule={update_rule!r}"
+            )
+        return GradientDescent(update_rule)
     if not isinstance(update_rule, UpdateRule):
         raise TypeError(
             "`update_rule` must be an update rule such as "
@@ -72,22 +94,23 @@ def check_update_rule(update_rule, first_order: bool) -> None:
             "Received: a rule with attention=True, and first_order=True. Use "
             "second derivatives, or a rule without attention."
         )
+    return update_rule
 
 
 def as_step_weights(step_weights, steps: int) -> np.ndarray:
     """Returns a weight for each step; raises on bad ones."""
     try:
-        weights = np.asarray(step_weights, float)
-        is_fine = weights.shape == (steps,) and np.isfinite(weights).all()
+        weights = np.asarray(step_weights)
+        is_fine = weights.dtype.kind in "iuf" and weights.shape == (steps,)
     except (TypeError, ValueError):
         is_fine = False
-    if not is_fine or (weights < 0).any():
+    if not is_fine or not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(
             f"`step_weights` must be {steps} finite numbers of at least 0, "
             f"one for each of steps={steps}, or one of its other choices. "
             f"Received: step_weights={step_weights!r}"
         )
-    return weights
+    return weights.astype(float)
 
 
 def _is_unbuilt(layer: keras.Layer) -> bool:

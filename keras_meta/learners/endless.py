@@ -1,4 +1,4 @@
-"""What `fit`, `evaluate` and `predict` of Keras do with data sets."""
+"""What `fit`, `evaluate` and `predict` of Keras do with what they are given."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from collections.abc import Mapping
 
 import tensorflow as tf
+
+from keras_meta.learners.tensors import check_arrays
 
 # What says how much to read of an argument, by its name.
 _STEPS_OF_TRAINING = {
@@ -22,7 +24,8 @@ def refuses_endless(method: Callable) -> Callable:
 
     Episodes have no end by default, and Keras would read them until stopped.
     `fit` does not warn that it leaves a data set in its order either, unless
-    somebody asked for `shuffle`.
+    somebody asked for `shuffle`. Arrays that nothing can be learned from are
+    refused by their name.
 
     Args:
         method: The method of `keras.Model`.
@@ -38,6 +41,8 @@ def refuses_endless(method: Callable) -> Callable:
     @functools.wraps(method)
     def checked(self, *args, **kwargs):
         given = signature.bind(self, *args, **kwargs).arguments
+        check_arrays("x", given.get("x"))
+        check_arrays("query_y", given.get("y"))
         for data, steps in limits.items():
             if given.get(steps) is None and _is_endless(given.get(data)):
                 raise ValueError(

@@ -8,7 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_meta.unroll.inner_loss import InnerLoss
+from keras_meta.learners.labels import ClassNumbers
+from keras_meta.learners.tensors import as_nested_tensors
+from keras_meta.learners.tensors import as_tensor
+from keras_meta.learners.tensors import as_tensors
 
 _REQUIRED = ("support_x", "support_y", "query_x")
 _OPTIONAL = ("support_sample_weight",)
@@ -34,11 +37,17 @@ class Episode:
     support_sample_weight: tf.Tensor | None = None
 
     @classmethod
-    def from_inputs(cls, inputs: dict[str, Any]) -> Episode:
+    def from_inputs(
+        cls, inputs: dict[str, Any], model: keras.Model | None = None
+    ) -> Episode:
         """Checks and wraps the `x` of an episode data set.
 
+        Args:
+            inputs: The `x`.
+            model: What takes `support_x` and `query_x`, to check them by.
+
         Raises:
-            TypeError: If `inputs` is not a dict.
+            TypeError: If `inputs` is not a dict of dense arrays.
             ValueError: If a key is missing or unknown, or shapes disagree.
         """
         if not isinstance(inputs, dict):
@@ -65,14 +74,14 @@ class Episode:
                 "several outputs side by side in one tensor, and pass "
                 "`inner_loss=`, a function of (y_true, y_pred)."
             )
-        episode = cls(
-            **keras.tree.map_structure(tf.convert_to_tensor, dict(inputs))
-        )
+        episode = cls(**as_tensors(inputs))
+        if model is not None:
+            episode = episode._with_shapes_of(model)
         episode._check_shapes()
         return dataclasses.replace(
             episode,
             support_sample_weight=_squeeze(episode.support_sample_weight),
-        )
+        )._with_checked_sizes()
 
     @property
     def tasks(self) -> int | tf.Tensor:
@@ -85,25 +94,57 @@ class Episode:
         inputs = {name: getattr(self, name) for name in _REQUIRED + _OPTIONAL}
         return {k: v for k, v in inputs.items() if v is not None}
 
-    def with_valid_labels(self, loss: InnerLoss, ways: int | None) -> Episode:
-        """Replaces class numbers out of range, which `Health` reports.
-
-        Without XLA the loss would raise an error of its own before.
+    def with_valid_labels(self, classes: ClassNumbers | None) -> Episode:
+        """Replaces labels out of range, which `Health` reports.
 
         Args:
-            loss: The inner loss.
-            ways: Number of classes, if there are classes.
+            classes: What labels may be, if they are class numbers.
         """
-        if not loss.is_sparse or ways is None:
+        if classes is None:
             return self
-        y = tf.cast(self.support_y, tf.int32)
-        valid = tf.logical_and(y >= 0, y < ways)
-        ignored = loss.ignored_class
-        if ignored is not None:
-            valid = tf.logical_or(valid, y == ignored)
         return dataclasses.replace(
-            self, support_y=tf.where(valid, y, tf.zeros_like(y))
+            self, support_y=classes.replace_others(self.support_y)
         )
+
+    def _with_shapes_of(self, model: keras.Model) -> Episode:
+        """Fills in sizes that are open here and known to a model.
+
+        Raises:
+            ValueError: If inputs have other sizes than the model takes.
+        """
+        specs = _input_specs(model)
+        if specs is None:
+            return self
+        fitted = {}
+        for name in ("support_x", "query_x"):
+            inputs = getattr(self, name)
+            flat = keras.tree.flatten(inputs)
+            if len(flat) != len(specs):
+                return self
+            flat = [
+                _fit_to_model(name, x, spec)
+                for x, spec in zip(flat, specs, strict=True)
+            ]
+            fitted[name] = keras.tree.pack_sequence_as(inputs, flat)
+        return dataclasses.replace(self, **fitted)
+
+    def _with_checked_sizes(self) -> Episode:
+        """Checks the sizes that only the running graph knows."""
+        flat = [
+            (name, x)
+            for name, value in self.as_inputs().items()
+            for x in keras.tree.flatten(value)
+        ]
+        support = [(name, x) for name, x in flat if name != "query_x"]
+        checks = [
+            *_size_assertions(flat, 0, "tasks"),
+            *_size_assertions(support, 1, "support examples"),
+        ]
+        if not checks:
+            return self
+        with tf.control_dependencies(checks):
+            inputs = keras.tree.map_structure(tf.identity, self.as_inputs())
+        return Episode(**inputs)
 
     def _check_shapes(self):
         parts = {
@@ -116,7 +157,13 @@ class Episode:
         shapes = {name: [x.shape for x in xs] for name, xs in parts.items()}
         flat = [(name, s) for name, ss in shapes.items() for s in ss]
         for name, shape in flat:
-            if shape.rank is not None and shape.rank < 2:
+            if shape.rank is None:
+                raise ValueError(
+                    f"`{name}` must have a known number of axes. Received: "
+                    f"{name} of an unknown shape. Give it one: "
+                    "tf.ensure_shape(..., [None, None, ...])."
+                )
+            if shape.rank < 2:
                 raise ValueError(
                     f"`{name}` must have the shape [tasks, examples, ...]. "
                     f"Received: {name}.shape={shape}"
@@ -124,6 +171,8 @@ class Episode:
         _check_equal_axis(flat, 0, "the same number of tasks (axis 0)")
         support = [x for x in flat if x[0] != "query_x"]
         _check_equal_axis(support, 1, "the same number of examples (axis 1)")
+        _check_not_empty(flat, 0, "task")
+        _check_not_empty(support, 1, "support example")
         self._check_ranks(shapes)
 
     def _check_ranks(self, shapes):
@@ -150,12 +199,12 @@ def check_query(x: Any, y: Any, sample_weight: Any) -> None:
             "The query sets need labels to learn from. Received: y=None. "
             "Yield `(x, query_y)`."
         )
-    labels = [tf.convert_to_tensor(leaf) for leaf in keras.tree.flatten(y)]
+    labels = keras.tree.flatten(as_nested_tensors("query_y", y))
     _check_labels_of_queries(x, labels)
     for weight in keras.tree.flatten(sample_weight):
         if weight is None:
             continue
-        shape = tf.convert_to_tensor(weight).shape
+        shape = as_tensor("sample_weight", weight).shape
         fits = shape.rank is None or (
             shape.rank >= 2
             and any(_is_weight_of(shape, leaf.shape) for leaf in labels)
@@ -173,7 +222,13 @@ def check_query(x: Any, y: Any, sample_weight: Any) -> None:
 def _check_labels_of_queries(x: Any, labels: list[tf.Tensor]) -> None:
     if not isinstance(x, dict) or "query_x" not in x:
         return
-    inputs = tf.convert_to_tensor(keras.tree.flatten(x["query_x"])[0]).shape
+    queries = as_nested_tensors("query_x", x["query_x"])
+    inputs = keras.tree.flatten(queries)[0].shape
+    if inputs.rank is not None and inputs[1] == 0:
+        raise ValueError(
+            "`query_x` must have at least one query to learn from or to "
+            f"evaluate on. Received: query_x.shape={inputs}"
+        )
     for shape in (label.shape for label in labels):
         if None in (inputs.rank, shape.rank):
             continue
@@ -195,11 +250,93 @@ def _is_weight_of(weight: tf.TensorShape, label: tf.TensorShape) -> bool:
 
 
 def _check_equal_axis(shapes, axis: int, what: str):
-    sizes = {s[axis] for _, s in shapes if s.rank is not None}
+    sizes = {s[axis] for _, s in shapes}
     if len(sizes - {None}) > 1:
         received = ", ".join(f"{name}.shape={s}" for name, s in shapes)
         names = " and ".join(dict.fromkeys(f"`{name}`" for name, _ in shapes))
         raise ValueError(f"{names} must have {what}. Received: {received}")
+
+
+def _check_not_empty(shapes, axis: int, what: str):
+    for name, shape in shapes:
+        if shape[axis] == 0:
+            raise ValueError(
+                f"`{name}` must have at least one {what} (axis {axis}). "
+                f"Received: {name}.shape={shape}"
+            )
+
+
+def _size_assertions(
+    named: list[tuple[str, tf.Tensor]], axis: int, what: str
+) -> list[tf.Operation]:
+    """Returns what checks in the graph that sizes agree and are not 0.
+
+    Args:
+        named: Tensors and the names of their arguments.
+        axis: The axis that has these sizes.
+        what: What they count.
+    """
+    if all(x.shape[axis] is not None for _, x in named):
+        return []
+    (first, reference), *others = named
+    size = tf.shape(reference)[axis]
+    checks = [
+        tf.debugging.Assert(
+            size > 0,
+            [
+                f"`{first}` must have at least one of the {what} (axis "
+                f"{axis}). Received: {first}.shape =",
+                tf.shape(reference),
+            ],
+        )
+    ]
+    for name, x in others:
+        checks.append(
+            tf.debugging.Assert(
+                tf.equal(tf.shape(x)[axis], size),
+                [
+                    f"`{first}` and `{name}` must have the same number of "
+                    f"{what} (axis {axis}). Received: {first}.shape =",
+                    tf.shape(reference),
+                    f"{name}.shape =",
+                    tf.shape(x),
+                ],
+            )
+        )
+    return checks
+
+
+def _input_specs(model: keras.Model) -> list[tf.TensorSpec] | None:
+    """Returns the specs of a model's inputs without the batch, if known."""
+    try:
+        return [tf.TensorSpec(x.shape[1:], x.dtype) for x in model.inputs]
+    except (AttributeError, TypeError):
+        return None
+
+
+def _fit_to_model(name: str, x: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    """Returns inputs with the sizes that a model takes."""
+    shape = spec.shape
+    if x.shape.rank is None:
+        x = tf.ensure_shape(x, [None, None, *shape])
+    if x.dtype == tf.string != spec.dtype:
+        raise TypeError(
+            f"`{name}` must be of the model's type, {spec.dtype.name}. "
+            "Received: strings. Turn words into numbers first, or begin the "
+            "model with a layer such as keras.layers.TextVectorization."
+        )
+    # Keras adds or drops a last axis of size 1 itself.
+    if x.shape.rank != shape.rank + 2:
+        return x
+    if not x.shape[2:].is_compatible_with(shape):
+        wanted = ", ".join(map(str, ("tasks", "examples", *shape)))
+        raise ValueError(
+            f"`{name}` must have the shape [{wanted}], as the model's input. "
+            f"Received: {name}.shape={x.shape}"
+        )
+    if x.shape[2:].is_fully_defined():
+        return x
+    return tf.ensure_shape(x, [*x.shape[:2], *shape])
 
 
 def _squeeze(weight: tf.Tensor | None) -> tf.Tensor | None:

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+from keras_meta.learners import replicas
+from keras_meta.learners.labels import ClassNumbers
 from keras_meta.learners.plan import PerThread
 
-_OK, _LABEL, _INNER, _OUTER = range(4)
-_UNHARMED = (
-    " The optimizer saw a zero gradient in its place, so the weights are as "
-    "finite as before."
+_UNDONE = (
+    " The step was undone: weights, optimizer, moving averages and metrics "
+    "are as they were before it."
 )
+_BAD_DATA = "The data or the model's weights contain NaN or infinity."
+_DIVERGES = (
+    "The inner loop diverges: lower the update rule's learning rate, or set "
+    "its clip_norm."
+)
+
+
+class Cause(enum.IntEnum):
+    """What kind of failure."""
+
+    NONE = 0
+    SUPPORT_LABEL = 1
+    QUERY_LABEL = 2
+    INNER_LOSS = 3
+    WEIGHTS = 4
+    PREDICTION = 5
+    OUTER_LOSS = 6
 
 
 class Failure(NamedTuple):
@@ -26,16 +45,73 @@ class Failure(NamedTuple):
         cause: What kind of failure.
         step: The step at which.
         task: The task in the batch.
+        value: The label that is out of range, else 0.
     """
 
-    cause: int
+    cause: Cause
     step: int
     task: int
+    value: float
+
+    @classmethod
+    def of(cls, report: Sequence[float]) -> Failure:
+        """Makes a failure from the numbers of a report."""
+        cause, step, task, value = report
+        return cls(Cause(int(cause)), int(step), int(task), value)
 
     @property
     def is_outer(self) -> bool:
         """Whether every inner loss was finite."""
-        return self.cause == _OUTER
+        return self.cause == Cause.OUTER_LOSS
+
+    def error(
+        self, classes: ClassNumbers | None, training: bool = False
+    ) -> Exception:
+        """Returns what to raise.
+
+        Args:
+            classes: What labels may be, if they are class numbers.
+            training: Whether an optimizer took part.
+        """
+        undone = _UNDONE if training else ""
+        if self.cause in _LABELS:
+            value = int(self.value) if self.value.is_integer() else self.value
+            return ValueError(
+                f"{classes.requirement} Task {self.task} of the batch has "
+                f"another one in `{_LABELS[self.cause]}`. Received: label "
+                f"{value}. {classes.way_out}{undone}"
+            )
+        return FloatingPointError(self._loss_message(training) + undone)
+
+    def _loss_message(self, training: bool) -> str:
+        if self.cause == Cause.OUTER_LOSS:
+            what = ", or its gradient," if training else ""
+            return (
+                f"The loss of the query sets{what} is not finite, though "
+                "every inner loss is: the query sets contain NaN or infinity "
+                "or labels out of range, or the inner loop diverges."
+            )
+        if self.cause == Cause.PREDICTION:
+            return (
+                "The predictions for the query set of task "
+                f"{self.task} in the batch are not finite, though the adapted "
+                "weights are. `query_x` contains NaN or infinity, or the "
+                "inner loop diverges: lower the update rule's learning rate, "
+                "or set its clip_norm."
+            )
+        hint = _BAD_DATA if self.step == 0 else _DIVERGES
+        if self.cause == Cause.WEIGHTS:
+            return (
+                f"The adapted weights of task {self.task} in the batch are "
+                f"not finite after inner step {self.step}, the last one. {hint}"
+            )
+        return (
+            f"The inner loss is not finite at inner step {self.step} of task "
+            f"{self.task} in the batch. {hint}"
+        )
+
+
+_LABELS = {Cause.SUPPORT_LABEL: "support_y", Cause.QUERY_LABEL: "query_y"}
 
 
 def can_learn_from(
@@ -66,13 +142,72 @@ def can_learn_from(
 
 @dataclasses.dataclass
 class Report:
-    """A failure as cause, inner step and task, or zeros.
+    """A failure's cause, step, task and value, or zeros.
 
     Attributes:
-        value: `[3]`, int32.
+        value: `[4]`, float64, which holds whole numbers up to 2**53.
     """
 
     value: tf.Tensor
+
+    @classmethod
+    def empty(cls) -> Report:
+        """Returns the report of a run without a failure."""
+        return cls(tf.zeros([len(Failure._fields)], tf.float64))
+
+    def assertions(self, classes: ClassNumbers | None) -> list[tf.Operation]:
+        """Returns operations that raise if there was a failure.
+
+        They serve where no host looks at reports: in a SavedModel.
+
+        Args:
+            classes: What labels may be, if they are class numbers.
+        """
+        cause, step, task, value = tf.unstack(self.value)
+
+        def require(bad: Cause, *message) -> tf.Operation:
+            return tf.debugging.Assert(
+                tf.not_equal(cause, float(bad)), list(message)
+            )
+
+        index = tf.cast(task, tf.int32)
+        step = tf.cast(step, tf.int32)
+        return [
+            *(
+                require(
+                    bad,
+                    f"{classes.requirement} {classes.way_out} Received in "
+                    f"`{name}`: label",
+                    value,
+                    "in task",
+                    index,
+                )
+                for bad, name in _LABELS.items()
+                if classes is not None
+            ),
+            require(
+                Cause.INNER_LOSS,
+                "The inner loss must be finite; `support_x` or `support_y` "
+                "contains NaN or infinity, or the inner loop diverges. It is "
+                "not at inner step",
+                step,
+                "of task",
+                index,
+            ),
+            require(
+                Cause.WEIGHTS,
+                "The adapted weights must be finite; `support_x` or "
+                "`support_y` contains NaN or infinity, or the inner loop "
+                "diverges. They are not in task",
+                index,
+            ),
+            require(
+                Cause.PREDICTION,
+                "The predictions must be finite; `query_x` contains NaN or "
+                "infinity, or the inner loop diverges. They are not in task",
+                index,
+            ),
+        ]
 
 
 class Health:
@@ -83,23 +218,24 @@ class Health:
     """
 
     def __init__(self):
-        # Each replica keeps its own report; reading adds them up.
-        self._report = tf.Variable(
-            # TensorFlow keeps int32 variables off a GPU, where XLA would not
-            # reach them.
-            tf.zeros([3], tf.int64),
-            trainable=False,
-            synchronization=tf.VariableSynchronization.ON_READ,
-            aggregation=tf.VariableAggregation.SUM,
-            name="health",
-        )
+        # Each replica keeps a report of its own, and its number of tasks.
+        self._strategy = tf.distribute.get_strategy()
+        self._report = _of_each_replica(Report.empty().value, "health")
+        # TensorFlow keeps int32 variables off a GPU, where XLA would not
+        # reach them.
+        self._tasks = _of_each_replica(tf.zeros([], tf.int64), "tasks")
         # Calls in other threads have reports of their own.
         self._collected = PerThread(None)
 
     @property
     def is_ok(self) -> tf.Tensor:
         """A boolean scalar, usable inside the step."""
-        return tf.equal(self._read()[0], _OK)
+        return tf.equal(self._read()[0], float(Cause.NONE))
+
+    @property
+    def is_ok_everywhere(self) -> tf.Tensor:
+        """A boolean scalar: whether no replica has failed."""
+        return replicas.all_true(self.is_ok)
 
     @property
     def is_collecting(self) -> bool:
@@ -111,41 +247,50 @@ class Health:
 
         Yields where they go instead.
         """
-        return self._collected.using(Report(tf.zeros([3], tf.int32)))
+        return self._collected.using(Report.empty())
 
     def merge(self, reports: tf.Tensor, tasks: int) -> None:
         """Keeps the failure at the earliest step of reports on blocks.
 
         Args:
-            reports: Collected reports, `[blocks, 3]`.
+            reports: Collected reports, `[blocks, 4]`.
             tasks: Tasks of a block.
         """
-        failed = tf.not_equal(reports[:, 0], _OK)
-        never = tf.int32.max
+        failed = tf.not_equal(reports[:, 0], float(Cause.NONE))
         at = tf.argmin(
-            tf.where(failed, reports[:, 1], never), output_type=tf.int32
+            tf.where(failed, reports[:, 1], reports.dtype.max),
+            output_type=tf.int32,
         )
-        found = reports[at] + tf.stack([0, 0, at * tasks])
+        offset = tf.cast(at * tasks, reports.dtype)
+        found = reports[at] + tf.stack([0.0, 0.0, offset, 0.0])
         self._keep(tf.logical_and(self.is_ok, tf.reduce_any(failed)), found)
 
+    def count_tasks(self, tasks: int | tf.Tensor) -> None:
+        """Tells how many tasks this replica has.
+
+        Args:
+            tasks: Number of tasks in the replica's part of the batch.
+        """
+        if not self.is_collecting and replicas.is_one_of_several():
+            self._tasks.assign(tf.cast(tasks, tf.int64))
+
     def report_labels(
-        self, labels: tf.Tensor, ways: int | None, ignored: int | None
+        self, labels: tf.Tensor, classes: ClassNumbers, *, query: bool = False
     ) -> None:
-        """Reports labels outside of `0 .. ways - 1`, but an ignored one.
+        """Reports labels that are not class numbers.
 
         Args:
             labels: `[tasks, n, ...]`.
-            ways: Number of classes that the model tells apart, if it does.
-            ignored: The class number that is ignored, if one is.
+            classes: What they may be.
+            query: Whether they are those of the query sets.
         """
-        if ways is None:
-            return
-        labels = tf.cast(labels, tf.int32)
-        bad = tf.logical_or(labels < 0, labels >= ways)
-        if ignored is not None:
-            bad = tf.logical_and(bad, labels != ignored)
-        bad = tf.reduce_any(bad, axis=list(range(1, bad.shape.rank)))
-        self._first(_LABEL, bad[tf.newaxis])
+        cause = Cause.QUERY_LABEL if query else Cause.SUPPORT_LABEL
+        self._first(
+            cause,
+            tf.logical_not(classes.contain(labels)),
+            values=labels,
+            axis=0,
+        )
 
     def report_inner_losses(
         self, losses: tf.Tensor, first: int | tf.Tensor = 0
@@ -156,7 +301,28 @@ class Health:
             losses: `[steps, tasks]`.
             first: Number of the first of the steps.
         """
-        self._first(_INNER, tf.logical_not(tf.math.is_finite(losses)), first)
+        bad = tf.logical_not(tf.math.is_finite(losses))
+        self._first(Cause.INNER_LOSS, bad, first, axis=1)
+
+    def report_weights(self, weights: Sequence[tf.Tensor], step: int) -> None:
+        """Reports adapted weights that are not finite.
+
+        Args:
+            weights: `[tasks, *shape]` each.
+            step: How many steps were taken.
+        """
+        self._first(Cause.WEIGHTS, _bad_tasks(weights), step, axis=0)
+
+    def report_predictions(self, predictions) -> None:
+        """Reports predictions that are not finite.
+
+        Args:
+            predictions: Nested tensors, `[tasks, q, ...]` each.
+        """
+        outputs = keras.tree.flatten(predictions)
+        outputs = [y for y in outputs if y.dtype.is_floating]
+        if outputs:
+            self._first(Cause.PREDICTION, _bad_tasks(outputs), axis=0)
 
     def report_outer(
         self, is_finite: tf.Tensor, step: int | tf.Tensor = 0
@@ -167,94 +333,113 @@ class Health:
             is_finite: A boolean scalar.
             step: The step at which.
         """
-        self._first(_OUTER, tf.reshape(tf.logical_not(is_finite), [1, 1]), step)
+        bad = tf.reshape(tf.logical_not(is_finite), [1])
+        self._first(Cause.OUTER_LOSS, bad, step, axis=0)
 
     def take(self, collected: tf.Tensor | None = None) -> Failure | None:
-        """Returns the failure that was reported, and forgets it.
+        """Returns the first failure that was reported, and forgets it.
+
+        Of the replicas' failures it is that at the earliest step. Its task
+        is the one in the whole batch.
 
         Args:
             collected: The value of a collected report; by default what the
-                variable holds.
+                variables hold.
         """
-        report = self._report if collected is None else collected
-        failure = Failure(*report.numpy().tolist())
-        if failure.cause == _OK:
-            return None
-        if collected is None:
-            self._report.assign(tf.zeros([3], tf.int64))
-        return failure
+        if collected is not None:
+            failure = Failure.of(collected.numpy().tolist())
+            return None if failure.cause == Cause.NONE else failure
+        failures, before = [], 0
+        for report, tasks in zip(
+            self._strategy.experimental_local_results(self._report),
+            self._strategy.experimental_local_results(self._tasks),
+            strict=True,
+        ):
+            failure = Failure.of(report.numpy().tolist())
+            if failure.cause != Cause.NONE:
+                failures.append(failure._replace(task=failure.task + before))
+                report.assign(Report.empty().value)
+            before += int(tasks.numpy())
+        return min(failures, key=lambda failure: failure.step, default=None)
 
     def check(
         self,
-        ways: int | None,
+        classes: ClassNumbers | None,
         training: bool = False,
         collected: tf.Tensor | None = None,
     ) -> None:
         """Raises if a failure was reported, and forgets it.
 
         Args:
-            ways: Number of classes that the model tells apart, if it does.
+            classes: What labels may be, if they are class numbers.
             training: Whether an optimizer took part.
             collected: See `take`.
 
         Raises:
-            FloatingPointError: If a loss was not finite.
+            FloatingPointError: If something was not finite.
             ValueError: If a label was out of range.
         """
         failure = self.take(collected)
-        if failure is None:
-            return
-        _raise_if_label(failure, ways)
-        _, step, task = failure
-        if failure.is_outer:
-            what = ", or its gradient," if training else ""
-            raise FloatingPointError(
-                f"The loss of the query sets{what} is not finite, though "
-                "every inner loss is: the query sets contain NaN or infinity "
-                "or labels out of range, or the inner loop diverges."
-                f"{_UNHARMED if training else ''}"
-            )
-        hint = (
-            "The data or the model's weights contain NaN or infinity."
-            if step == 0
-            else "The inner loop diverges: lower the update rule's "
-            "learning rate, or set its clip_norm."
-        )
-        raise FloatingPointError(
-            f"The inner loss is not finite at inner step {step} of task "
-            f"{task} in the batch. {hint}{_UNHARMED if training else ''}"
-        )
+        if failure is not None:
+            raise failure.error(classes, training)
 
     def check_labels(
-        self, ways: int | None, collected: tf.Tensor | None = None
+        self,
+        classes: ClassNumbers | None,
+        collected: tf.Tensor | None = None,
     ) -> None:
         """Raises if a label was out of range; forgets what was reported.
 
         Args:
-            ways: Number of classes that the model tells apart, if it does.
+            classes: What labels may be, if they are class numbers.
             collected: See `take`.
 
         Raises:
             ValueError: If a label was out of range.
         """
         failure = self.take(collected)
-        if failure is not None:
-            _raise_if_label(failure, ways)
+        if failure is not None and failure.cause in _LABELS:
+            raise failure.error(classes)
 
     def _first(
-        self, cause: int, bad: tf.Tensor, first: int | tf.Tensor = 0
+        self,
+        cause: Cause,
+        bad: tf.Tensor,
+        first: int | tf.Tensor = 0,
+        *,
+        values: tf.Tensor | None = None,
+        axis: int,
     ) -> None:
-        """Keeps the first True of `[steps, tasks]`, if nothing is kept."""
-        tasks = tf.shape(bad)[1]
-        at = tf.argmax(tf.reshape(bad, [-1]), output_type=tf.int32)
-        found = tf.stack([cause, first + at // tasks, at % tasks])
-        new = tf.logical_and(self.is_ok, tf.reduce_any(bad))
-        self._keep(new, found)
+        """Keeps the first True, if nothing is kept.
+
+        Args:
+            cause: What kind of failure.
+            bad: What failed, `[tasks, ...]` or `[steps, tasks]`.
+            first: Number of the first of the steps.
+            values: What to keep of it, of the shape of `bad`.
+            axis: The axis of tasks; one before it is that of steps.
+        """
+        flat = tf.reshape(bad, [-1])
+        size = tf.size(flat)
+        # There may be nothing to look for, which `argmax` refuses.
+        numbers = tf.range(size)
+        at = tf.reduce_min(tf.where(flat, numbers, size))
+        tasks = tf.maximum(tf.shape(bad)[axis], 1)
+        per_task = tf.maximum(size // tasks, 1) if axis == 0 else 1
+        step = first + (at // tasks if axis else 0)
+        value = tf.zeros([], tf.float64)
+        if values is not None:
+            is_it = tf.reshape(tf.equal(numbers, at), tf.shape(bad))
+            values = tf.cast(values, tf.float64)
+            value = tf.reduce_sum(tf.where(is_it, values, 0.0))
+        found = [cause, step, at // per_task % tasks, value]
+        found = tf.stack([tf.cast(x, tf.float64) for x in found])
+        self._keep(tf.logical_and(self.is_ok, at < size), found)
 
     def _read(self) -> tf.Tensor:
         if self.is_collecting:
             return self._collected.value.value
-        return tf.cast(self._report.read_value(), tf.int32)
+        return self._report.read_value()
 
     def _keep(self, new: tf.Tensor, found: tf.Tensor) -> None:
         """Replaces the report by `found` if `new`."""
@@ -262,13 +447,26 @@ class Health:
         if self.is_collecting:
             self._collected.value.value = value
         else:
-            self._report.assign(tf.cast(value, tf.int64))
+            self._report.assign(value)
 
 
-def _raise_if_label(failure: Failure, ways: int | None) -> None:
-    if failure.cause == _LABEL:
-        raise ValueError(
-            f"Labels must be in 0..{(ways or 0) - 1}: the model has {ways} "
-            f"outputs. Task {failure.task} of the batch has a label outside. "
-            "Relabel each task's classes, or give the model more outputs."
+def _of_each_replica(value: tf.Tensor, name: str) -> tf.Variable:
+    return tf.Variable(
+        value,
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.NONE,
+        name=name,
+    )
+
+
+def _bad_tasks(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns for each task whether a value is not finite, `[tasks]`."""
+
+    def is_bad(x):
+        finite = tf.math.is_finite(x)
+        return tf.reduce_any(
+            tf.logical_not(finite), list(range(1, x.shape.rank))
         )
+
+    return tf.reduce_any(tf.stack([is_bad(x) for x in tensors]), axis=0)

@@ -10,17 +10,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta._keras import raises_as_is
 from keras_meta.checks import check_at_least
-from keras_meta.checks import is_number
+from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_arguments
-from keras_meta.learners.arguments import check_update_rule
 from keras_meta.learners.arguments import warn_of_low_rank
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.meta_training import MetaTraining
 from keras_meta.learners.signature import default_signature
 from keras_meta.learners.task_blocks import Inseparable
+from keras_meta.learners.tensors import as_tensor
+from keras_meta.learners.tensors import as_tensors
 from keras_meta.learners.texts import takes_texts
+from keras_meta.learners.undoing import Change
 from keras_meta.unroll.annotations import attach
 from keras_meta.unroll.annotations import detach
 from keras_meta.unroll.annotations import map_annotated
@@ -33,7 +36,6 @@ from keras_meta.unroll.inner_loss import InnerLoss
 from keras_meta.unroll.selection import require_same_choice
 from keras_meta.unroll.selection import select_adapted
 from keras_meta.unroll.task_batched import TaskBatched
-from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -101,27 +103,31 @@ class Learner(MetaTraining):
         # Labels and regression targets must not be cast to the model's type.
         super().__init__(autocast=False, dtype=keras.config.floatx(), **kwargs)
         check_arguments(
-            model, steps, evaluation_steps, checkpoint, batch_statistics
+            model,
+            steps,
+            evaluation_steps,
+            first_order,
+            checkpoint,
+            batch_statistics,
         )
         self.model = model
         self.steps = int(steps)
-        self.evaluation_steps = evaluation_steps
+        self.evaluation_steps = (
+            None if evaluation_steps is None else int(evaluation_steps)
+        )
         self.adapt_spec = adapt
         if isinstance(adapt, (list, tuple)):
             self.adapt_spec = [getattr(x, "name", x) for x in adapt]
         self.inner_loss = inner_loss
-        self.first_order = first_order
+        self.first_order = bool(first_order)
         self.checkpoint = checkpoint
         self.batch_statistics = batch_statistics
-        if is_number(update_rule):
-            update_rule = GradientDescent(update_rule)
-        check_update_rule(update_rule, first_order)
-        self.update_rule = update_rule
+        self.update_rule = as_update_rule(update_rule, self.first_order)
         adapted = select_adapted(model, adapt)
         self.update_rule.ensure_attached(adapted, steps)
         self._inner_loop = InnerLoop(
             TaskBatched(model, adapted),
-            update_rule,
+            self.update_rule,
             batch_statistics,
             self.steps,
         )
@@ -131,6 +137,14 @@ class Learner(MetaTraining):
 
     # Adaptation.
 
+    def __call__(self, inputs, *args, **kwargs):
+        """Calls the learner as a Keras model, see `call`."""
+        # Here errors name the input, which those of Keras would not.
+        if isinstance(inputs, dict) and not _is_symbolic(inputs):
+            inputs = as_tensors(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    @raises_as_is
     def call(
         self,
         inputs: dict[str, Any],
@@ -157,6 +171,8 @@ class Learner(MetaTraining):
             every_step=every_step,
             steps=steps,
         )
+        if self._plan.value.exporting:
+            return self._asserting(function, inputs)
         with self._reporting(functools.partial(self._check_health, training)):
             if not self._plan.value.one_by_one:
                 return function(inputs)
@@ -167,7 +183,7 @@ class Learner(MetaTraining):
     def _adapt_and_predict(
         self, inputs: dict[str, Any], training: bool, every_step: bool, steps
     ):
-        episode = Episode.from_inputs(inputs)
+        episode = Episode.from_inputs(inputs, self.model)
         start = self._inner_loop.start(episode.tasks)
         carry, outputs = self._unroll(
             episode, start, steps, training, every_step
@@ -184,9 +200,18 @@ class Learner(MetaTraining):
             )
             for loss in losses:
                 self.add_loss(loss)
+        self._health.report_predictions(predictions)
         if training:
             self._keep_state(start, carry)
         return predictions
+
+    def _asserting(self, function: Callable, inputs: dict[str, Any]):
+        """Calls a function; the graph raises what it reports."""
+        with self._health.collecting() as report:
+            predictions = function(inputs)
+        checks = report.assertions(self._support_classes)
+        with tf.control_dependencies(checks):
+            return keras.tree.map_structure(tf.identity, predictions)
 
     def trajectory(self, inputs: dict[str, Any], steps: int | None = None):
         """Returns predictions for the query sets after every inner step.
@@ -210,7 +235,7 @@ class Learner(MetaTraining):
             return swap(self._each_task(lambda x: swap(function(x)), inputs))
 
     def _trajectory(self, inputs: dict[str, Any], steps: int):
-        episode = Episode.from_inputs(inputs)
+        episode = Episode.from_inputs(inputs, self.model)
         start = self._inner_loop.start(episode.tasks)
         first, _ = self._predict_query(episode, start, False)
         first = keras.tree.map_structure(_with_first_axis, first)
@@ -248,7 +273,7 @@ class Learner(MetaTraining):
         steps = self._number_of_steps(False) if steps is None else steps
         check_at_least(0, steps=steps)
         # The learner has one loss, so lists of labels are rows of an array.
-        support_y = tf.convert_to_tensor(support_y)
+        support_y = as_tensor("support_y", support_y)
         if not support_y.shape.rank:
             raise ValueError(
                 "`support_y` must hold a label for each example, [n, ...]. "
@@ -262,9 +287,9 @@ class Learner(MetaTraining):
         if sample_weight is not None:
             inputs["support_sample_weight"] = sample_weight
         inputs = keras.tree.map_structure(
-            lambda x: tf.convert_to_tensor(x)[tf.newaxis], inputs
+            lambda x: x[tf.newaxis], as_tensors(inputs)
         )
-        episode = Episode.from_inputs(inputs)
+        episode = Episode.from_inputs(inputs, self.model)
         check = functools.partial(self._check_health, False)
         with self._reporting(check):
             carry, _ = self._unroll(
@@ -297,7 +322,11 @@ class Learner(MetaTraining):
         require_same_choice(
             self.model, self.adapt_spec, self._inner_loop.task_batched.adapted
         )
-        valid = episode.with_valid_labels(self._resolved_inner_loss, self._ways)
+        self._health.count_tasks(episode.tasks)
+        classes = self._support_classes
+        if classes is not None:
+            self._health.report_labels(episode.support_y, classes)
+        valid = episode.with_valid_labels(classes)
         structure = valid.as_inputs()
         variables = self._used_variables()
         values = [tf.convert_to_tensor(v.value) for v in variables]
@@ -330,11 +359,12 @@ class Learner(MetaTraining):
             xla=self._is_compiled_by_xla,
         )
         if outputs is not None:
-            self._report_health(episode, outputs[0])
+            self._health.report_inner_losses(outputs[0])
         carry = Carry(*carry)
         weights, rule_state = self.update_rule.final(
             carry.weights, carry.rule_state
         )
+        self._health.report_weights(weights, steps)
         return carry._replace(weights=weights, rule_state=rule_state), outputs
 
     def _share(self, episode: Episode, start: Carry, steps: int, training):
@@ -411,9 +441,9 @@ class Learner(MetaTraining):
         return predictions, carry
 
     def _keep_state(self, start: Carry, end: Carry) -> None:
-        """Assigns what the step changed, unless the step failed."""
+        """Keeps what the step changed, unless the step failed."""
         changes = [
-            (variable, old, new)
+            Change(variable, old, new)
             for variable, old, new in zip(
                 self._inner_loop.task_batched.state_variables,
                 start.state,
@@ -422,13 +452,7 @@ class Learner(MetaTraining):
             )
             if new is not old
         ]
-        is_ok = [self._health.is_ok]
-        for _, _, new in changes:
-            if new.dtype.is_floating:
-                is_ok.append(tf.reduce_all(tf.math.is_finite(new)))
-        is_ok = tf.reduce_all(is_ok)
-        for variable, old, new in changes:
-            variable.assign(tf.where(is_ok, new, old))
+        self._model_state.change(changes, self._health.is_ok)
 
     @property
     def _is_compiled_by_xla(self) -> bool:
@@ -539,6 +563,11 @@ class Learner(MetaTraining):
 
 def _with_first_axis(x: tf.Tensor) -> tf.Tensor:
     return map_annotated(lambda y: y[tf.newaxis], x)
+
+
+def _is_symbolic(inputs: dict[str, Any]) -> bool:
+    leaves = keras.tree.flatten(inputs)
+    return any(isinstance(x, keras.KerasTensor) for x in leaves)
 
 
 def _swap_first_axes(x: tf.Tensor) -> tf.Tensor:

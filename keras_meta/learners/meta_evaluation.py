@@ -11,23 +11,28 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta._keras import is_traced_for_xla
 from keras_meta.learners import task_blocks
 from keras_meta.learners.as_examples import as_examples
 from keras_meta.learners.compiled_functions import CompiledFunctions
 from keras_meta.learners.endless import refuses_endless
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
+from keras_meta.learners.health import Cause
+from keras_meta.learners.health import Failure
 from keras_meta.learners.health import Health
+from keras_meta.learners.labels import ClassNumbers
 from keras_meta.learners.plan import PerThread
 from keras_meta.learners.plan import Plan
+from keras_meta.learners.tensors import as_tensor
 from keras_meta.learners.texts import has_texts
 from keras_meta.learners.texts import output_shape
 from keras_meta.unroll.annotations import attach
 from keras_meta.unroll.annotations import detach
 from keras_meta.unroll.annotations import keras_mask
 from keras_meta.unroll.annotations import merge_tasks
+from keras_meta.unroll.inner_loss import InnerLoss
 from keras_meta.unroll.inner_loss import check_shapes
-from keras_meta.unroll.task_batched import is_traced_for_xla
 
 
 class MetaEvaluation(keras.Model):
@@ -65,12 +70,35 @@ class MetaEvaluation(keras.Model):
 
     def test_step(self, data):
         """Evaluates a batch of tasks."""
-        self._check_query(*keras.utils.unpack_x_y_sample_weight(data))
-        return self._in_fastest_way(super().test_step, data)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self._check_query(x, y, sample_weight)
+        data = self._as_checked(x), self._with_valid_labels(y), sample_weight
+        return self._in_fastest_way(self._evaluate, data)
 
     def predict_step(self, data):
         """Predicts the query sets of a batch of tasks."""
-        return self._in_fastest_way(super().predict_step, data)
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return self._in_fastest_way(
+            super().predict_step, (self._as_checked(x),)
+        )
+
+    def _evaluate(self, data):
+        """Predicts a batch of tasks and updates loss and metrics."""
+        x, y, sample_weight = data
+        y_pred = self(x, training=False)
+        loss = self._compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False
+        )
+        self._health.report_outer(tf.reduce_all(tf.math.is_finite(loss)))
+        return self._log(x, y, y_pred, sample_weight, loss)
+
+    def _log(self, x, y, y_pred, sample_weight, loss):
+        """Updates the loss and the metrics; returns the logs."""
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self._loss_tracker.update_state(
+            loss * replicas, sample_weight=Episode.from_inputs(x).tasks
+        )
+        return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def make_test_function(self, force: bool = False):
         """Builds the evaluation step, which stops on what went wrong."""
@@ -263,7 +291,7 @@ class MetaEvaluation(keras.Model):
             self._require_separable(outputs)
             return (), (detach(outputs), report.value)
 
-        inputs = Episode.from_inputs(inputs).as_inputs()
+        inputs = self._as_checked(inputs)
         _, (outputs, reports) = task_blocks.map_blocks(
             block, 1, (inputs,), jit_compile=False
         )
@@ -302,6 +330,10 @@ class MetaEvaluation(keras.Model):
         return self._plan.changing(keras_compiles=not does)
 
     # What can go wrong.
+
+    def _as_checked(self, x: Any) -> dict[str, Any]:
+        """Returns the inputs of `call` as tensors that fit the model."""
+        return Episode.from_inputs(x, self.model).as_inputs()
 
     def _check_query(self, x, y, sample_weight) -> None:
         """Refuses labels and weights that are not those of the query sets."""
@@ -394,25 +426,53 @@ class MetaEvaluation(keras.Model):
         if is_eager:
             check(report.value)
 
-    def _report_health(self, episode: Episode, losses: tf.Tensor) -> None:
-        if self._plan.value.exporting:
-            return
-        if self._resolved_inner_loss.is_sparse:
-            self._health.report_labels(
-                episode.support_y,
-                self._ways,
-                self._resolved_inner_loss.ignored_class,
-            )
-        self._health.report_inner_losses(losses)
-
     def _check_health(
         self, training: bool = False, collected: tf.Tensor | None = None
     ) -> None:
-        self._health.check(self._ways, training, collected)
+        self._health.check(ClassNumbers(self._ways), training, collected)
 
     def _check_labels(self, collected: tf.Tensor) -> None:
         """Raises on labels only: that a curve diverges is to be seen."""
-        self._health.check_labels(self._ways, collected)
+        self._health.check_labels(ClassNumbers(self._ways), collected)
+
+    @property
+    def _support_classes(self) -> ClassNumbers | None:
+        """What `support_y` may be, if it is class numbers."""
+        return ClassNumbers.of(self._resolved_inner_loss, self._ways)
+
+    def _with_valid_labels(self, y: Any) -> Any:
+        """Reports labels of the query sets out of range, and replaces them."""
+        classes = self._query_classes
+        if classes is None or keras.tree.is_nested(y):
+            return y
+        y = as_tensor("query_y", y)
+        self._health.report_labels(y, classes, query=True)
+        return classes.replace_others(y)
+
+    @property
+    def _query_classes(self) -> ClassNumbers | None:
+        """What `query_y` may be, if it is class numbers."""
+        if isinstance(self.loss, str) or callable(self.loss):
+            return ClassNumbers.of(InnerLoss(self.loss), self._ways)
+        return None
+
+    def check_query_labels(self, y: tf.Tensor) -> None:
+        """Requires labels that the compiled loss takes.
+
+        Args:
+            y: Labels of the query sets, `[tasks, q, ...]`.
+
+        Raises:
+            ValueError: If they are class numbers and one is out of range.
+        """
+        classes = self._query_classes
+        if classes is None:
+            return
+        with self._health.collecting() as report:
+            self._health.report_labels(y, classes, query=True)
+        failure = Failure.of(report.value.numpy().tolist())
+        if failure.cause != Cause.NONE:
+            raise failure.error(classes)
 
     @property
     def _ways(self) -> int | None:

@@ -8,16 +8,18 @@ from typing import NamedTuple
 
 import keras
 import tensorflow as tf
-from keras.src.trainers.trainer import model_supports_jit
 
+from keras_meta._keras import model_supports_jit
 from keras_meta.learners import many_steps
 from keras_meta.learners import task_blocks
 from keras_meta.learners.endless import refuses_endless
-from keras_meta.learners.episode import Episode
 from keras_meta.learners.health import can_learn_from
 from keras_meta.learners.meta_evaluation import MetaEvaluation
 from keras_meta.learners.meta_evaluation import examples_of_task
 from keras_meta.learners.texts import has_texts
+from keras_meta.learners.undoing import Change
+from keras_meta.learners.undoing import ModelState
+from keras_meta.learners.undoing import undone_unless
 from keras_meta.unroll.annotations import attach
 from keras_meta.unroll.annotations import detach
 from keras_meta.unroll.annotations import merge_tasks
@@ -31,11 +33,13 @@ class MetaGradient(NamedTuple):
         gradients: One for each trainable variable, or `None`.
         loss: The outer loss, a scalar.
         predictions: The predictions for the query sets, `[tasks, q, ...]`.
+        changes: New values of moving averages and seeds.
     """
 
     gradients: list[tf.Tensor | None]
     loss: tf.Tensor
     predictions: Any
+    changes: list[Change]
 
 
 class Blocks(NamedTuple):
@@ -61,13 +65,15 @@ class MetaTraining(MetaEvaluation):
     It uses `_inner_loop` of the other part.
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._model_state = ModelState()
+
     fit = refuses_endless(keras.Model.fit)
 
     def train_step(self, data):
         """Takes one meta-training step on a batch of tasks."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self._check_query(x, y, sample_weight)
-        x = self._prepare(x)
+        x, y, sample_weight = self._checked_batch(data)
         if self._has_own_step and self._may_go_task_by_task:
             blocks = self._blocks(x, sample_weight)
             if blocks is not None:
@@ -100,13 +106,26 @@ class MetaTraining(MetaEvaluation):
             and not self._is_distributed
         )
 
+    def _checked_batch(self, data):
+        """Returns what a step learns from: inputs, labels and weights."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self._check_query(x, y, sample_weight)
+        x = self._prepare(self._as_checked(x))
+        return x, self._with_valid_labels(y), sample_weight
+
     def _prepare(self, x: dict[str, Any]) -> dict[str, Any]:
         """Returns the inputs that a step learns from."""
         return x
 
     def _whole_step(self, x, y, sample_weight):
-        result = self._meta_gradient(x, y, sample_weight)
+        result = self._computed(x, y, sample_weight)
         return self._apply(x, y, sample_weight, result)
+
+    def _computed(self, x, y, sample_weight) -> MetaGradient:
+        """Returns what a step computes; it changes nothing."""
+        with self._model_state.held_back() as changes:
+            result = self._meta_gradient(x, y, sample_weight)
+        return result._replace(changes=changes)
 
     def _step_in_blocks(self, x, y, sample_weight, blocks: Blocks):
         learned = []
@@ -116,7 +135,9 @@ class MetaTraining(MetaEvaluation):
                 self._health.collecting() as report,
                 self._plan.changing(xla=blocks.jit_compile),
             ):
-                result = self._meta_gradient(*arguments)
+                result = self._computed(*arguments)
+            if result.changes:
+                raise task_blocks.Inseparable("the step changes a state")
             self._require_separable(result.predictions)
             learned[:] = [g is not None for g in result.gradients]
             gradients = [g for g in result.gradients if g is not None]
@@ -136,6 +157,7 @@ class MetaTraining(MetaEvaluation):
             [next(means) if is_learned else None for is_learned in learned],
             loss / tf.cast(number, loss.dtype),
             keras.tree.map_structure(merge_tasks, attach(*predictions)),
+            changes=[],
         )
         return self._apply(x, y, sample_weight, result)
 
@@ -169,7 +191,7 @@ class MetaTraining(MetaEvaluation):
             y_pred, loss = self._outer_loss(x, y, sample_weight)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
-        return MetaGradient(list(map(_densify, gradients)), loss, y_pred)
+        return MetaGradient(list(map(_densify, gradients)), loss, y_pred, [])
 
     def _outer_loss(self, x, y, sample_weight):
         """Returns predictions for the query sets and the loss to minimize."""
@@ -188,21 +210,24 @@ class MetaTraining(MetaEvaluation):
         self._health.report_outer(
             can_learn_from(result.loss, result.gradients, self.optimizer)
         )
-        # A step that failed leaves the weights finite.
-        is_ok = self._health.is_ok
-        gradients = [
-            g if g is None else tf.where(is_ok, g, tf.zeros_like(g))
-            for g in result.gradients
+        is_ok = self._health.is_ok_everywhere
+        for change in result.changes:
+            change.apply(is_ok)
+        with undone_unless(is_ok, self._variables_of_step()):
+            self.optimizer.apply_gradients(
+                zip(result.gradients, self.trainable_variables, strict=True)
+            )
+            return self._log(
+                x, y, result.predictions, sample_weight, result.loss
+            )
+
+    def _variables_of_step(self) -> list[keras.Variable]:
+        """Returns what a step changes, besides the state of the model."""
+        return [
+            *self.trainable_variables,
+            *self.optimizer.variables,
+            *self.metrics_variables,
         ]
-        self.optimizer.apply_gradients(
-            zip(gradients, self.trainable_variables, strict=True)
-        )
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self._loss_tracker.update_state(
-            result.loss * replicas,
-            sample_weight=Episode.from_inputs(x).tasks,
-        )
-        return self.compute_metrics(x, y, result.predictions, sample_weight)
 
     def _resolve_auto_jit_compile(self) -> bool:
         """Tells what `compile(jit_compile="auto")` means.
@@ -255,9 +280,7 @@ class MetaTraining(MetaEvaluation):
             return None
 
         def step(data):
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-            self._check_query(x, y, sample_weight)
-            return self._whole_step(self._prepare(x), y, sample_weight)
+            return self._whole_step(*self._checked_batch(data))
 
         return many_steps.make_many_steps(
             step, spec, self.steps_per_execution, chunk

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.trainer import model_supports_jit
 
+from keras_meta._keras import model_supports_jit
 from keras_meta.checks import check_at_least
+from keras_meta.checks import check_bool
 from keras_meta.checks import check_choice
 from keras_meta.checks import check_positive
 from keras_meta.checks import is_whole
@@ -138,6 +139,7 @@ class OptimizerLearner(keras.Model):
             evaluation_steps=evaluation_steps,
         )
         check_at_least(0, tolerated_divergences=tolerated_divergences)
+        check_bool(second_order=second_order)
         check_choice("objective", objective, ("loss", "log_ratio"))
         if len(problems) > 1 and not rule.fits_any_model:
             raise ValueError(
@@ -163,7 +165,7 @@ class OptimizerLearner(keras.Model):
         self.truncation = truncation
         self.evaluation_steps = evaluation_steps
         self.objective = objective
-        self.second_order = second_order
+        self.second_order = bool(second_order)
         self.tolerated_divergences = tolerated_divergences
         if step_weights is None:
             step_weights = np.ones(steps)

@@ -9,10 +9,13 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import check_at_least
+from keras_meta.checks import check_bool
 from keras_meta.checks import check_whole
+from keras_meta.learners import replicas
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.meta_training import MetaGradient
+from keras_meta.learners.undoing import Change
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.inner_loop import Support
 from keras_meta.update_rules.adam import Adam
@@ -72,7 +75,9 @@ class Reptile(Learner):
     ):
         if update_rule is None:
             update_rule = Adam(0.001, beta_1=0.0)
-        if not kwargs.pop("first_order", True):
+        first_order = kwargs.pop("first_order", True)
+        check_bool(first_order=first_order)
+        if not first_order:
             raise ValueError(
                 "Reptile takes no second derivatives. Received: "
                 "first_order=False; use keras_meta.MAML."
@@ -107,14 +112,19 @@ class Reptile(Learner):
         episode = Episode.from_inputs(x)
         examples = task_axis.size(episode.support_y, 1)
         passes = -(-self.steps * self.batch_size // examples)
-        order = tf.argsort(
-            tf.random.stateless_uniform(
-                [episode.tasks, passes, examples],
-                [self.seed, self._draws.assign_add(1)],
-            )
+        # Each replica draws for all tasks and takes its own, so that tasks
+        # see what they would see on one device.
+        first, tasks = replicas.place_in_batch(episode.tasks)
+        numbers = tf.random.stateless_uniform(
+            [tasks, passes, examples], self._seed_of_draw()
         )
+        order = tf.argsort(numbers[first : first + episode.tasks])
         order = tf.reshape(order, [episode.tasks, -1])
         return _take(episode, order).as_inputs()
+
+    def _seed_of_draw(self) -> list[tf.Tensor]:
+        draws = tf.convert_to_tensor(self._draws)
+        return [tf.cast(self.seed, draws.dtype), draws + 1]
 
     def _meta_gradient(self, x, y, sample_weight) -> MetaGradient:
         episode = Episode.from_inputs(x)
@@ -134,9 +144,12 @@ class Reptile(Learner):
             # As the optimizer divides by its loss scale.
             moves[id(v)] = self.optimizer.scale_loss(move / replicas)
         gradients = [moves.get(id(v)) for v in self.trainable_variables]
-        return MetaGradient(gradients, loss, y_pred)
+        return MetaGradient(gradients, loss, y_pred, [])
 
     def _apply(self, x, y, sample_weight, result: MetaGradient):
+        draws = tf.convert_to_tensor(self._draws)
+        drawn = Change(self._draws, draws, draws + 1)
+        result = result._replace(changes=[*result.changes, drawn])
         with warnings.catch_warnings():
             # Weights that do not adapt have none on purpose.
             warnings.filterwarnings("ignore", "Gradients do not exist")

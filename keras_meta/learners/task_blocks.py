@@ -15,8 +15,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.python.framework import op_def_registry
 
+from keras_meta._keras import is_stateful
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.rules.convolution import has_all_kernels
 from keras_meta.unroll.rules.convolution import is_convolution
@@ -228,10 +228,5 @@ def _changes(graph: tf.Graph) -> set[str]:
     for body in definition.library.function:
         nodes.extend(body.node_def)
     types = {node.op for node in nodes} - _HARMLESS
-    definitions = {t: op_def_registry.get(t) for t in types}
-    return {
-        t
-        for t, definition in definitions.items()
-        # Random numbers of a fixed seed would be the same in every block.
-        if definition and (definition.is_stateful or "Random" in t)
-    }
+    # Random numbers of a fixed seed would be the same in every block.
+    return {t for t in types if is_stateful(t) or "Random" in t}

@@ -11,8 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.trainers.trainer import model_supports_jit
 
+from keras_meta._keras import model_supports_jit
 from keras_meta.checks import check_finite_values
 from keras_meta.checks import check_positive
 from keras_meta.checks import describe

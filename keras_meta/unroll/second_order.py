@@ -90,8 +90,9 @@ def differentiate(
         `function` returned.
 
     Raises:
-        ValueError: If an operation has no derivative, or no right second
-            derivative where one will be taken.
+        ValueError: If the tensor depends on none of the weights, or if an
+            operation has no derivative, or no right second derivative where
+            one will be taken.
     """
     start = len(_operations())
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -99,11 +100,7 @@ def differentiate(
         target, others = function()
     forward = _operations()[start:]
     try:
-        gradients = tape.gradient(
-            target,
-            weights,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
+        gradients = tape.gradient(target, weights)
     except LookupError as error:
         operation_type = _missing_type(error)
         if operation_type is None:
@@ -111,6 +108,12 @@ def differentiate(
         where = _where_is(operation_type, forward, layers)
         message = _NO_DERIVATIVE.format(where, operation_type)
         raise ValueError(message) from error
+    if all(gradient is None for gradient in gradients):
+        raise ValueError(_CONSTANT)
+    gradients = [
+        tf.zeros_like(weight) if gradient is None else gradient
+        for gradient, weight in zip(gradients, weights, strict=True)
+    ]
     if again and not tf.executing_eagerly():
         backward = _operations()[start + len(forward) :]
         _refuse_wrong_losses(forward, weights, layers)
@@ -289,6 +292,12 @@ def _missing_type(error: LookupError) -> str | None:
 
 _OR_FIRST_ORDER = (
     "first_order=True (for an OptimizerLearner, second_order=False)."
+)
+_CONSTANT = (
+    "The inner loss must depend on the weights that adapt. Received: a loss "
+    "without a gradient, such as a constant or one of the labels alone. "
+    "Compute it from `y_pred`, by operations that can be differentiated, and "
+    "adapt layers that `y_pred` comes from."
 )
 _MOMENTS = (
     "{} calls tf.nn.moments or keras.ops.moments directly ({}). Its second "

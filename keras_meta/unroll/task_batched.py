@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 from absl import logging
-from tensorflow.python.ops import control_flow_util
 
+from keras_meta._keras import is_traced_for_xla
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.annotations import split_tasks
 from keras_meta.unroll.batch_axis import with_batch_size
@@ -283,14 +283,6 @@ def _stand_in_loss(outputs) -> tf.Tensor:
     floats = [y for y in keras.tree.flatten(outputs) if y.dtype.is_floating]
     squares = [tf.reduce_sum(tf.square(y)) for y in floats]
     return tf.add_n([tf.cast(y, tf.float32) for y in squares])
-
-
-def is_traced_for_xla() -> bool:
-    """Whether a caller's `tf.function(jit_compile=True)` is being traced."""
-    if tf.executing_eagerly():
-        return False
-    graph = tf.compat.v1.get_default_graph()
-    return control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
 def _own_variables(layer: keras.Layer) -> list[keras.Variable]:

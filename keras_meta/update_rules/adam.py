@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import check_decay
-from keras_meta.checks import is_number
+from keras_meta.checks import check_number_at_least
 from keras_meta.update_rules.gradient_descent import GradientDescent
 
 
@@ -25,7 +25,7 @@ class Adam(GradientDescent):
         **kwargs: Further arguments of `GradientDescent`.
 
     Raises:
-        ValueError: If a decay is out of range.
+        ValueError: If a decay or `epsilon` is out of range.
 
     References:
         - [Kingma & Ba, 2015](https://arxiv.org/abs/1412.6980), algorithm 1.
@@ -43,11 +43,7 @@ class Adam(GradientDescent):
     ):
         super().__init__(learning_rate, learn, **kwargs)
         check_decay(beta_1=beta_1, beta_2=beta_2)
-        if not (is_number(epsilon) and epsilon >= 0):
-            raise ValueError(
-                "`epsilon` must be a number of at least 0. Received: "
-                f"epsilon={epsilon!r}"
-            )
+        check_number_at_least(0, epsilon=epsilon)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon

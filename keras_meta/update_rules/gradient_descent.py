@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_finite_number
+from keras_meta.checks import check_finite_values
 from keras_meta.checks import check_positive_number
 from keras_meta.checks import is_number
 from keras_meta.update_rules.update_rule import UpdateRule
@@ -165,6 +167,7 @@ class GradientDescent(UpdateRule):
 
 def _as_rate(rate, learn):
     if is_number(rate):
+        check_finite_number(learning_rate=rate)
         return float(rate)
     if learn is None:
         raise ValueError(
@@ -172,7 +175,20 @@ def _as_rate(rate, learn):
             f"Received: learning_rate={rate!r}, learn=None. Pass a number, "
             "or `learn=` to learn rates from this initial value."
         )
-    return keras.initializers.get(rate)
+    try:
+        initializer = keras.initializers.get(rate)
+    except (TypeError, ValueError):
+        initializer = None
+    # Keras takes any function, which could not be saved.
+    if not isinstance(initializer, keras.initializers.Initializer):
+        raise ValueError(
+            "`learning_rate` must be a number or a Keras initializer. "
+            f"Received: learning_rate={rate!r}. Write "
+            "keras.initializers.Constant(0.1), for instance."
+        )
+    if isinstance(initializer, keras.initializers.Constant):
+        check_finite_values(learning_rate=initializer.value)
+    return initializer
 
 
 def _fresh(initializer, i: int):

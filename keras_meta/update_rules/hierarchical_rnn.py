@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_meta.checks import as_seed
 from keras_meta.checks import check_at_least
+from keras_meta.checks import check_bool
 from keras_meta.checks import check_positive_number
 from keras_meta.update_rules import coordinates
 from keras_meta.update_rules.hierarchical_network import network_step
@@ -82,10 +83,11 @@ class HierarchicalRNN(UpdateRule):
         super().__init__(**kwargs)
         check_at_least(2, time_scales=time_scales)
         check_positive_number(initial_rate=initial_rate)
+        check_bool(attention=attention)
         self.units = as_units(units, "parameters, tensors and the whole", 3)
         self.time_scales = time_scales
         self.initial_rate = initial_rate
-        self.attention = self.attends = attention
+        self.attention = self.attends = bool(attention)
         self.seed = as_seed(seed)
         self._by_name: dict[str, keras.Variable] = {}
         self._add_grus()

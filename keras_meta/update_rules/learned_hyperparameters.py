@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_finite_number
 from keras_meta.checks import check_positive_number
-from keras_meta.checks import is_finite_number
 from keras_meta.checks import is_number
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -65,11 +65,7 @@ class LearnedHyperparameters(UpdateRule):
                 "`momentum` must be in (0, 1), where it can be learned. "
                 f"Received: momentum={momentum!r}"
             )
-        if not is_finite_number(weight_decay):
-            raise ValueError(
-                "`weight_decay` must be a finite number. Received: "
-                f"weight_decay={weight_decay!r}"
-            )
+        check_finite_number(weight_decay=weight_decay)
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.weight_decay = weight_decay

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_bool
 from keras_meta.checks import check_decay
 from keras_meta.update_rules.gradient_descent import GradientDescent
 
@@ -27,7 +28,7 @@ class Momentum(GradientDescent):
         **kwargs: Further arguments of `GradientDescent`.
 
     Raises:
-        ValueError: If `momentum` is out of range.
+        ValueError: If `momentum` or `nesterov` is out of range.
 
     References:
         - [Sutskever et al., 2013](
@@ -45,8 +46,9 @@ class Momentum(GradientDescent):
     ):
         super().__init__(learning_rate, learn, **kwargs)
         check_decay(momentum=momentum)
+        check_bool(nesterov=nesterov)
         self.momentum = momentum
-        self.nesterov = nesterov
+        self.nesterov = bool(nesterov)
 
     def init_state(self, params) -> dict[str, Any]:
         """Returns the step counter and zero velocities."""

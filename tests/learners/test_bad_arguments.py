@@ -129,7 +129,16 @@ def test_a_decay_out_of_range(make):
 
 @pytest.mark.parametrize(
     "step_weights",
-    [[1.0], "linear", [], [[1.0], [2.0]], [1.0, float("nan")], [1, -1]],
+    [
+        [1.0],
+        "linear",
+        [],
+        [[1.0], [2.0]],
+        [1.0, float("nan")],
+        [1, -1],
+        ["1", "2"],
+        [True, False],
+    ],
 )
 def test_bad_step_weights(step_weights):
     with refuses(ValueError, "`step_weights` must be 2 finite.*Received: step"):
@@ -201,3 +210,96 @@ def test_one_tensor_of_labels():
 def test_evaluation_of_less_than_two_tasks(tasks):
     with refuses(ValueError, f"`tasks` must be .* at least 2.*tasks={tasks}"):
         keras_meta.callbacks.TaskEvaluation(None, tasks=tasks)
+
+
+@pytest.mark.parametrize("value", ["False", 0, None, 1.0])
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda **flag: keras_meta.MAML(mlp(), **flag), "first_order"),
+        (lambda **flag: keras_meta.Reptile(mlp(), **flag), "first_order"),
+        (keras_meta.Momentum, "nesterov"),
+        (keras_meta.HierarchicalRNN, "attention"),
+        (keras_meta.optimizers.HierarchicalRNNOptimizer, "attention"),
+        (
+            lambda **flag: keras_meta.OptimizerLearner(
+                keras_meta.CoordinatewiseLSTM(),
+                keras_meta.problems.Quadratic(),
+                **flag,
+            ),
+            "second_order",
+        ),
+        (lambda **flag: keras_meta.models.omniglot_conv(5, **flag), "pool"),
+        (
+            lambda **flag: _classes().sampler(
+                ways=2, shots=1, queries=1, **flag
+            ),
+            "shuffle",
+        ),
+        (
+            lambda **flag: keras_meta.episodes.load_directory(".", **flag),
+            "invert",
+        ),
+        (
+            lambda **flag: keras_meta.episodes.load_tfds("mnist", "a", **flag),
+            "cache",
+        ),
+    ],
+)
+def test_what_is_no_truth_value(make, name, value):
+    with refuses(ValueError, f"`{name}` must be True or False.*{value!r}"):
+        make(**{name: value})
+
+
+def _classes():
+    return keras_meta.episodes.Classes(np.zeros([4, 2]), [2, 2], "ab")
+
+
+def test_truth_values_of_numpy():
+    learner = keras_meta.MAML(mlp(), first_order=np.bool_(True))
+    assert learner.first_order is True
+
+
+_INFINITIES = [float("nan"), float("inf"), np.float32("nan")]
+
+
+@pytest.mark.parametrize("value", _INFINITIES)
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (keras_meta.GradientDescent, "learning_rate"),
+        (keras_meta.GradientDescent, "clip_norm"),
+        (keras_meta.GradientDescent, "clip_value"),
+        (keras_meta.Momentum, "momentum"),
+        (keras_meta.RMSprop, "learning_rate"),
+        (keras_meta.RMSprop, "rho"),
+        (keras_meta.RMSprop, "epsilon"),
+        (keras_meta.Adam, "beta_1"),
+        (keras_meta.Adam, "epsilon"),
+        (keras_meta.LearnedHyperparameters, "learning_rate"),
+        (keras_meta.LearnedHyperparameters, "momentum"),
+        (keras_meta.LearnedHyperparameters, "weight_decay"),
+        (keras_meta.CoordinatewiseLSTM, "output_scale"),
+        (keras_meta.CoordinatewiseLSTM, "preprocessing"),
+        (keras_meta.MetaLearnerLSTM, "preprocessing"),
+        (keras_meta.HierarchicalRNN, "initial_rate"),
+        (lambda **rate: keras_meta.MetaSGD(mlp(), **rate), "learning_rate"),
+        (lambda **rate: keras_meta.MAML(mlp(), **rate), "update_rule"),
+        (lambda **rate: keras_meta.Reptile(mlp(), **rate), "update_rule"),
+    ],
+)
+def test_what_is_not_finite(make, name, value):
+    with refuses(ValueError, f"`{name}` must be.*Received: {name}="):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("rate", [lambda: 0.1, "rate", [0.1]])
+def test_a_learned_rate_from_what_is_no_initializer(rate):
+    with refuses(ValueError, "`learning_rate` must be a number or a Keras ini"):
+        keras_meta.MetaSGD(mlp(), rate)
+
+
+def test_a_learned_rate_that_begins_at_nan():
+    rate = keras.initializers.Constant(float("nan"))
+    with refuses(ValueError, "`learning_rate` must be finite. Received: nan"):
+        keras_meta.MetaSGD(mlp(), rate)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_meta
 
@@ -228,3 +229,160 @@ def test_targets_without_their_last_axis_are_understood():
     expected = learner(x)
     flat = {**x, "support_y": x["support_y"][..., 0]}
     np.testing.assert_array_equal(learner(flat), expected)
+
+
+def test_one_number_is_an_array_of_lists():
+    model = keras.Sequential(
+        [keras.Input([1]), keras.layers.Dense(1, kernel_initializer="ones")]
+    )
+    learner = compiled(keras_meta.MAML(model, 0.5))
+    # The error of 0 for 1 is -1, and the prediction for 0 its bias.
+    assert learner.adapt([[0.0]], [1])(np.zeros([1, 1])) == 1.0
+
+
+_NOT_ARRAYS = {
+    "None": (lambda a: None, "array of numbers.*Received: None"),
+    "ragged": (tf.RaggedTensor.from_tensor, "dense.*RaggedTensor.*to_tensor"),
+    "sparse": (tf.sparse.from_dense, "dense.*SparseTensor.*to_dense"),
+    "objects": (lambda a: np.full(3, None), "array of numbers.*object"),
+    "strings": (lambda a: a.astype(str), "strings|numbers"),
+    "uneven": (lambda a: [[1.0], [2.0, 3.0]], "array of numbers.*a list"),
+}
+
+
+@pytest.mark.parametrize("kind", _NOT_ARRAYS)
+@pytest.mark.parametrize("key", ["support_x", "support_y", "query_x"])
+def test_what_is_no_array_of_numbers(key, kind):
+    change, message = _NOT_ARRAYS[kind]
+    x, _ = regression()
+    with refuses(TypeError, f"^`{key}` must be .*({message})"):
+        maml()({**x, key: change(x[key])})
+
+
+@pytest.mark.parametrize("kind", ["objects", "strings"])
+@pytest.mark.parametrize("key", ["support_x", "query_y"])
+def test_what_keras_would_refuse_without_a_name(key, kind):
+    x, y = regression()
+    data = {**x, "query_y": y}
+    data[key] = _NOT_ARRAYS[kind][0](data[key])
+    y = data.pop("query_y")
+    for run in (maml().fit, maml().evaluate):
+        with refuses(TypeError, f"^`{key}` must"):
+            run(data, y, verbose=0)
+
+
+def test_no_tasks():
+    x, y = regression()
+    x = {key: value[:0] for key, value in x.items()}
+    message = r"at least one task \(axis 0\). Received: support_x.shape=\(0"
+    for run in (
+        lambda: maml()(x),
+        lambda: maml().fit(x, y[:0], verbose=0),
+        lambda: maml().evaluate(x, y[:0], verbose=0),
+    ):
+        with refuses(ValueError, message):
+            run()
+
+
+def test_no_examples():
+    x, y = regression(shots=0)
+    with refuses(ValueError, r"`support_x` .* at least one support example"):
+        maml()(x)
+    with refuses(ValueError, r"`support_x` .* at least one support example"):
+        maml().adapt(x["support_x"][0], x["support_y"][0])
+    x, y = regression(queries=0)
+    with refuses(ValueError, "`query_x` must have at least one query"):
+        maml().fit(x, y, verbose=0)
+
+
+def test_inputs_of_another_size_than_the_model_takes():
+    x, _ = regression(inputs=7)
+    with refuses(
+        ValueError,
+        r"`support_x` must have the shape \[tasks, examples, 2\].*\(3, 5, 7\)",
+    ):
+        maml()(x)
+
+
+@pytest.mark.parametrize("shape", [[None, None, None], None])
+def test_sizes_that_the_model_knows_may_be_open(shape):
+    x, y = regression()
+    specs = {
+        "support_x": tf.TensorSpec(shape),
+        "support_y": tf.TensorSpec([None, None, 1]),
+        "query_x": tf.TensorSpec(shape),
+    }
+    learner = maml()
+    expected = learner(x)
+    call = tf.function(lambda x: learner(x), [specs], autograph=False)
+    np.testing.assert_allclose(call(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_sizes_that_are_known_at_run_time_are_checked_there():
+    x, y = regression()
+    x["query_x"] = x["query_x"][:1]
+    specs = {key: tf.TensorSpec([None, None, None]) for key in x}
+    data = tf.data.Dataset.from_generator(
+        lambda: iter([(x, y)]),
+        output_signature=(specs, tf.TensorSpec([None, None, 1])),
+    )
+    learner = maml()
+    for run in (learner.fit, learner.evaluate):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match="same number of tasks"
+        ):
+            run(data, verbose=0)
+
+
+class _Picky(keras.layers.Layer):
+    """Fails once it is told to."""
+
+    fails = False
+
+    def call(self, x):
+        if self.fails:
+            raise RuntimeError("the user's own error")
+        return x
+
+
+def test_errors_arrive_as_they_were_raised():
+    x, y = regression()
+    del x["query_x"]
+    learner = maml()
+    for run in (
+        lambda: learner(x),
+        lambda: learner.predict(x, verbose=0),
+        lambda: learner.evaluate(x, y, verbose=0),
+        lambda: learner.fit(x, y, verbose=0),
+    ):
+        with pytest.raises(ValueError, match=r"^The inputs must have") as info:
+            run()
+        assert "\x1b" not in str(info.value)
+        assert "Arguments received" not in str(info.value)
+
+
+def test_errors_of_a_layer_still_name_it():
+    x, _ = regression()
+    picky = _Picky()
+    learner = compiled(
+        keras_meta.MAML(
+            keras.Sequential([keras.Input([2]), *mlp().layers, picky]), 0.1
+        )
+    )
+    picky.fails = True
+    with pytest.raises(RuntimeError, match=r"calling _Picky.call\(\)") as info:
+        learner(x)
+    assert "calling MAML" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda y_true, y_pred: 0.5,
+        lambda y_true, y_pred: keras.ops.mean(y_true),
+    ],
+)
+def test_an_inner_loss_that_does_not_depend_on_the_predictions(loss):
+    x, _ = regression()
+    with refuses(ValueError, "inner loss must depend on the weights.*`y_pred`"):
+        maml(inner_loss=loss)(x)

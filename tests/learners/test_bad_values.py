@@ -11,6 +11,7 @@ from .helpers import assert_same_weights
 from .helpers import classification
 from .helpers import compiled
 from .helpers import crossentropy
+from .helpers import dataset
 from .helpers import have_moved
 from .helpers import maml
 from .helpers import mlp
@@ -98,7 +99,7 @@ def test_nan_in_a_support_set_stops_fit_and_leaves_the_weights(
     ):
         learner.fit(x, y, batch_size=3, epochs=3, verbose=0)
     assert_same_weights(learner, before)
-    assert learner.optimizer.iterations == 1
+    assert learner.optimizer.iterations == 0
 
 
 def test_nan_in_the_query_labels_stops_fit_and_leaves_the_weights():
@@ -201,7 +202,7 @@ def test_a_meta_gradient_that_is_not_finite_leaves_the_weights(jit_compile):
     before = weights(learner)
     with refuses(
         FloatingPointError,
-        "or its gradient, is not finite.*weights are as finite as before",
+        "or its gradient, is not finite.*step was undone: weights",
     ):
         learner.fit(x, y, batch_size=3, verbose=0)
     assert_same_weights(learner, before)
@@ -254,3 +255,166 @@ def test_a_loop_of_ones_own_goes_on_after_a_failure():
     assert have_moved(before, weights(learner))
     # Nor is `fit` blamed for it.
     compiled(learner).fit(x, y, batch_size=3, verbose=0)
+
+
+_BAD_LABELS = [
+    np.int64(2**32),
+    np.uint64(2**63 + 1),
+    np.float32(0.5),
+    np.float32(2.9),
+    np.float32(np.nan),
+    np.int32(-1),
+]
+
+
+@pytest.mark.parametrize("label", _BAD_LABELS)
+def test_labels_are_compared_before_they_are_cast(label):
+    """A cast to int32 would make class 0 or 2 of most of them."""
+    with refuses(ValueError, "Labels must be in 0..2.*Received: label "):
+        _classifier().adapt(np.ones([1, 2], "float32"), np.array([label]))
+
+
+@pytest.mark.parametrize(
+    "label", [np.float32(1), np.uint8(1), np.int64(1), np.uint64(1), True]
+)
+def test_whole_numbers_of_any_type_are_labels(label):
+    learner = _classifier()
+    x = np.ones([1, 2], "float32")
+    np.testing.assert_array_equal(
+        learner.adapt(x, np.array([label]))(x),
+        learner.adapt(x, np.array([1], "int32"))(x),
+    )
+
+
+def test_an_ignored_class_is_a_label():
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, ignore_class=-1
+    )
+    learner = compiled(keras_meta.MAML(mlp(3), 0.1), loss=loss)
+    x = np.ones([2, 2], "float32")
+    np.testing.assert_allclose(
+        learner.adapt(x, np.array([1, -1]))(x),
+        learner.adapt(x[:1], np.array([1]))(x),
+        rtol=1e-6,
+    )
+    with refuses(ValueError, "Labels must be in 0..2.*label -2"):
+        learner.adapt(x, np.array([1, -2]))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_labels_of_queries_outside_of_the_ways_stop(jit_compile):
+    learner = _classifier(jit_compile)
+    x, y = classification()
+    y = y.astype("int64")
+    y[1, 2] = 2**32
+    before = weights(learner)
+    message = "Labels must be in 0..2.*Task 1 .*`query_y`.*label 4294967296"
+    with refuses(ValueError, message):
+        learner.fit(x, y, batch_size=2, shuffle=False, verbose=0)
+    assert_same_weights(learner, before)
+    with refuses(ValueError, message):
+        learner.evaluate(x, y, batch_size=2, verbose=0)
+    with refuses(ValueError, message):
+        keras_meta.evaluate_tasks(learner, dataset((x, y)).batch(2), tasks=2)
+
+
+def _state(learner):
+    variables = [*learner.weights, *learner.optimizer.variables]
+    return [v.numpy().copy() for v in variables]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "key", "jit_compile"),
+    [
+        (keras_meta.MAML, {}, "support_x", False),
+        (keras_meta.MAML, {}, "query_y", True),
+        (keras_meta.Reptile, {"steps": 2, "batch_size": 2}, "query_y", False),
+    ],
+)
+def test_a_failed_step_changes_nothing(algorithm, options, key, jit_compile):
+    """Neither momentum nor averages, seeds, counters and metrics move."""
+    model = keras.Sequential(
+        [
+            keras.Input([2]),
+            *normalized_mlp().layers,
+            keras.layers.Dropout(0.5, seed=1),
+        ]
+    )
+    learner = compiled(
+        algorithm(model, 0.1, batch_statistics="running", **options),
+        keras.optimizers.Adam(0.1, gradient_accumulation_steps=2),
+        jit_compile=jit_compile,
+    )
+    x, y = regression()
+    learner.train_on_batch(x, y)
+    before = _state(learner)
+    bad = {**x, "query_y": y}
+    bad[key] = bad[key].copy()
+    bad[key][2, 1, 0] = np.nan
+    with refuses(FloatingPointError, "The step was undone"):
+        learner.train_on_batch(bad, bad.pop("query_y"))
+    assert_same_weights(_state(learner), before)
+    # Keras resets the metrics before each batch.
+    assert not any(v.numpy() for v in learner.metrics_variables)
+    learner.train_on_batch(x, y)
+    assert have_moved(before, _state(learner))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_steps_of_an_execution_after_a_failed_one_do_nothing(jit_compile):
+    x, y = regression(tasks=12)
+    x["support_x"][4, 0, 0] = np.nan
+    first = [a[:3] for a in keras.tree.flatten((x, y))]
+    learners = [
+        compiled(
+            keras_meta.MAML(mlp(), 0.1),
+            keras.optimizers.Adam(0.1),
+            jit_compile=jit_compile,
+            steps_per_execution=steps,
+        )
+        for steps in (4, 1)
+    ]
+    learners[1].set_weights(learners[0].get_weights())
+    with refuses(FloatingPointError, "inner step 0 of task 1 "):
+        learners[0].fit(
+            dataset((x, y)).batch(3, drop_remainder=True), verbose=0
+        )
+    learners[1].train_on_batch(*keras.tree.pack_sequence_as((x, y), first))
+    assert_same_weights(*learners, atol=1e-6)
+    assert learners[0].optimizer.iterations == 1
+
+
+def test_what_is_not_finite_after_the_last_step_is_found():
+    learner = compiled(keras_meta.MAML(mlp(activation=None), 1e30, 1))
+    x, y = regression()
+    far = {**x, "support_x": 1e15 * x["support_x"]}
+    message = "adapted weights of task 0.*after inner step 1.*learning rate"
+    for run in (
+        lambda: learner(far),
+        lambda: learner.adapt(far["support_x"][0], far["support_y"][0]),
+        lambda: learner.predict(far, verbose=0),
+        lambda: learner.evaluate(far, y, verbose=0),
+        lambda: keras_meta.evaluate_tasks(
+            learner, dataset((far, y)).batch(3), tasks=3
+        ),
+        lambda: learner.fit(far, y, shuffle=False, verbose=0),
+    ):
+        with refuses(FloatingPointError, message):
+            run()
+    assert not np.all(np.isfinite(learner.trajectory(far)[-1]))
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_predictions_that_are_not_finite_are_found(steps):
+    x, _ = regression()
+    x["query_x"][1, 0] = np.nan
+    learner = maml(evaluation_steps=steps)
+    with refuses(FloatingPointError, "predictions .* task 1 .*`query_x`"):
+        learner.predict(x, verbose=0)
+
+
+def test_an_outer_loss_that_is_not_finite_stops_evaluation():
+    x, y = regression()
+    y[0, 0] = np.nan
+    with refuses(FloatingPointError, "loss of the query sets is not finite"):
+        maml().evaluate(x, y, verbose=0)

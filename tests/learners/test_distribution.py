@@ -23,7 +23,10 @@ _PROGRAM = """
 
     import keras_meta
     from learners.helpers import batch
+    from learners.helpers import classification
+    from learners.helpers import crossentropy
     from learners.helpers import dataset
+    from learners.helpers import mlp
     from learners.helpers import normalized_mlp
     from learners.helpers import regression
 
@@ -34,7 +37,9 @@ _PROGRAM = """
         "maml": lambda: keras_meta.MAML(
             normalized_mlp(), keras_meta.Momentum(0.1, "layer"), 2
         ),
-        "reptile": lambda: keras_meta.Reptile(normalized_mlp(), 0.1, 3),
+        "reptile": lambda: keras_meta.Reptile(
+            normalized_mlp(), 0.1, 3, batch_size=2, batch_statistics="running"
+        ),
     }
     data = regression(4, tasks=4)
     report = {}
@@ -64,12 +69,31 @@ _PROGRAM = """
                 for a, b in zip(start, weights[0], strict=True)
             ),
         }
+    def state():
+        variables = learner.weights + learner.optimizer.variables
+        return [v.numpy() for v in variables]
+
     x, y = batch(data, 0)
     x["support_x"][3, 1, 0] = np.nan
+    before = state()
     try:
-        learner.fit(x, y, batch_size=4, verbose=0)
+        learner.fit(dataset((x, y)).batch(4), verbose=0)
     except FloatingPointError as error:
         report["error"] = str(error)
+    report["moved by a failure"] = max(
+        float(np.max(np.abs(a - b)))
+        for a, b in zip(before, state(), strict=True)
+    )
+    with two.scope():
+        learner = keras_meta.MAML(mlp(3), 0.1)
+        learner.compile("sgd", crossentropy())
+    x, y = classification(tasks=4)
+    x["support_y"][2, 1] = 7
+    x["support_x"][3, 1] = np.nan
+    try:
+        learner.evaluate(dataset((x, y)).batch(4), verbose=0)
+    except ValueError as error:
+        report["label"] = str(error)
     print(json.dumps(report))
 """
 
@@ -91,4 +115,11 @@ def test_two_devices_train_as_one(name, report):
 
 
 def test_a_failure_on_one_of_two_devices_stops_training(report):
-    assert "not finite at inner step 0" in report["error"]
+    assert "not finite at inner step 0 of task 3 " in report["error"]
+    assert report["moved by a failure"] == 0
+
+
+def test_a_failure_is_that_of_the_whole_batch(report):
+    """Neither a sum over devices nor numbered by one of them."""
+    assert "Task 2 of the batch" in report["label"]
+    assert "Received: label 7" in report["label"]

@@ -260,3 +260,96 @@ def test_labels_of_half_precision_models_are_float32(tmp_path):
         tf.cast(served.serve(inputs), tf.float32),
         tf.cast(learner(inputs), tf.float32),
     )
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A served learner of three classes."""
+    learner = compiled(keras_meta.MAML(mlp(WAYS), 0.1), loss=crossentropy())
+    folder = tmp_path_factory.mktemp("classifier")
+    learner.export(folder, verbose=False)
+    return tf.saved_model.load(folder)
+
+
+def _label(value):
+    def change(x):
+        x["support_y"][1, 2] = value
+
+    return change
+
+
+def _entry(key, value):
+    def change(x):
+        x[key][1, 2, 0] = value
+
+    return change
+
+
+def _cut(keys, *index):
+    def change(x):
+        x.update({key: x[key][index] for key in keys})
+
+    return change
+
+
+_SUPPORT = ("support_x", "support_y")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_label(9), r"in 0..2: .*`support_y`: label\] \[9\].*task\] \[1\]"),
+        (
+            _label(-7),
+            r"in 0..2: .*`support_y`: label\] \[-7\].*in task\] \[1\]",
+        ),
+        (
+            _cut(["query_x"], slice(1)),
+            "`query_x`.*same number of tasks.*query_x.shape =",
+        ),
+        (
+            _cut(_SUPPORT, slice(None), slice(0)),
+            "at least one of the support examples",
+        ),
+        (
+            _cut(["support_y"], slice(None), slice(4)),
+            "`support_y`.*same number of support examples",
+        ),
+        (
+            _cut([*_SUPPORT, "query_x"], slice(0)),
+            "at least one of the tasks",
+        ),
+        (
+            _entry("support_x", np.nan),
+            r"loss must be finite.*task\] \[1\]",
+        ),
+        (_entry("support_x", np.inf), r"weights must be finite.*task\] \[1\]"),
+        (
+            _entry("query_x", np.nan),
+            r"predictions must be .*task\] \[1\]",
+        ),
+    ],
+)
+def test_a_served_learner_refuses_what_python_refuses(
+    change, message, classifier
+):
+    x, _ = classification()
+    change(x)
+    x = {key: tf.constant(value) for key, value in x.items()}
+    for serve in (classifier.serve, classifier.signatures["serve"]):
+        arguments = {} if serve is classifier.serve else x
+        positional = [x] if serve is classifier.serve else []
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=f"(?s){message}"
+        ):
+            serve(*positional, **arguments)
+
+
+def test_a_served_learner_goes_on_after_an_error(classifier):
+    wrong, _ = classification()
+    wrong["support_y"][0, 0] = WAYS
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        classifier.serve(keras.tree.map_structure(tf.constant, wrong))
+    x, _ = classification()
+    outputs = classifier.serve(keras.tree.map_structure(tf.constant, x))
+    assert np.isfinite(outputs).all()
