@@ -187,8 +187,17 @@ class Episode:
             )
 
 
-def check_query(x: Any, y: Any, sample_weight: Any) -> None:
+def check_query(x: Any, y: Any, sample_weight: Any) -> Any:
     """Checks the labels and weights of the query sets.
+
+    Args:
+        x: The inputs of a batch of tasks.
+        y: Labels, nested, `[tasks, queries, ...]` each.
+        sample_weight: `None` or weights, nested, `[tasks, queries]` each.
+
+    Returns:
+        The labels as tensors. Sizes that are open here are checked whenever
+        the labels are computed.
 
     Raises:
         ValueError: If there are no labels, or labels or weights that are not
@@ -199,8 +208,9 @@ def check_query(x: Any, y: Any, sample_weight: Any) -> None:
             "The query sets need labels to learn from. Received: y=None. "
             "Yield `(x, query_y)`."
         )
-    labels = keras.tree.flatten(as_nested_tensors("query_y", y))
-    _check_labels_of_queries(x, labels)
+    y = as_nested_tensors("query_y", y)
+    labels = keras.tree.flatten(y)
+    checks = _check_labels_of_queries(x, labels)
     for weight in keras.tree.flatten(sample_weight):
         if weight is None:
             continue
@@ -217,13 +227,21 @@ def check_query(x: Any, y: Any, sample_weight: Any) -> None:
                 "weights from class_weight=, which takes an example to be a "
                 "whole task; give weights of examples instead."
             )
+    if not checks:
+        return y
+    with tf.control_dependencies(checks):
+        return keras.tree.map_structure(tf.identity, y)
 
 
-def _check_labels_of_queries(x: Any, labels: list[tf.Tensor]) -> None:
+def _check_labels_of_queries(
+    x: Any, labels: list[tf.Tensor]
+) -> list[tf.Operation]:
+    """Checks sizes, and returns what checks those that are open here."""
     if not isinstance(x, dict) or "query_x" not in x:
-        return
+        return []
     queries = as_nested_tensors("query_x", x["query_x"])
-    inputs = keras.tree.flatten(queries)[0].shape
+    first = keras.tree.flatten(queries)[0]
+    inputs = first.shape
     if inputs.rank is not None and inputs[1] == 0:
         raise ValueError(
             "`query_x` must have at least one query to learn from or to "
@@ -238,6 +256,13 @@ def _check_labels_of_queries(x: Any, labels: list[tf.Tensor]) -> None:
                 f"`query_x`. Received: query_y.shape={shape}, "
                 f"query_x.shape={inputs}"
             )
+    named = [("query_x", first), *(("query_y", label) for label in labels)]
+    if any(tensor.shape.rank is None for _, tensor in named):
+        return []
+    return [
+        *_size_assertions(named, 0, "tasks"),
+        *_size_assertions(named, 1, "queries"),
+    ]
 
 
 def _is_weight_of(weight: tf.TensorShape, label: tf.TensorShape) -> bool:

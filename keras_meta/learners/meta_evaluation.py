@@ -24,7 +24,6 @@ from keras_meta.learners.health import Health
 from keras_meta.learners.labels import ClassNumbers
 from keras_meta.learners.plan import PerThread
 from keras_meta.learners.plan import Plan
-from keras_meta.learners.tensors import as_tensor
 from keras_meta.learners.texts import has_texts
 from keras_meta.learners.texts import output_shape
 from keras_meta.unroll.annotations import attach
@@ -71,8 +70,8 @@ class MetaEvaluation(keras.Model):
     def test_step(self, data):
         """Evaluates a batch of tasks."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self._check_query(x, y, sample_weight)
-        data = self._as_checked(x), self._with_valid_labels(y), sample_weight
+        y = self._checked_labels(x, y, sample_weight)
+        data = self._as_checked(x), y, sample_weight
         return self._in_fastest_way(self._evaluate, data)
 
     def predict_step(self, data):
@@ -335,15 +334,18 @@ class MetaEvaluation(keras.Model):
         """Returns the inputs of `call` as tensors that fit the model."""
         return Episode.from_inputs(x, self.model).as_inputs()
 
-    def _check_query(self, x, y, sample_weight) -> None:
-        """Refuses labels and weights that are not those of the query sets."""
-        check_query(x, y, sample_weight)
+    def _checked_labels(self, x, y, sample_weight) -> Any:
+        """Returns the labels of the query sets as tensors that fit the loss.
+
+        Class numbers out of range are reported, and replaced.
+        """
+        y = check_query(x, y, sample_weight)
         shape = output_shape(self.model)
         is_one = shape is not None and not keras.tree.is_nested(y)
         if is_one and (isinstance(self.loss, str) or callable(self.loss)):
-            y = tf.convert_to_tensor(y)
             predictions = tf.TensorShape([*y.shape[:2], *shape[1:]])
             check_shapes(self.loss, "query_y", y.shape, predictions)
+        return self._with_valid_labels(y)
 
     def _checked(self, function, training: bool = False):
         def call_and_check(iterator):
@@ -441,11 +443,14 @@ class MetaEvaluation(keras.Model):
         return ClassNumbers.of(self._resolved_inner_loss, self._ways)
 
     def _with_valid_labels(self, y: Any) -> Any:
-        """Reports labels of the query sets out of range, and replaces them."""
+        """Reports labels of the query sets out of range, and replaces them.
+
+        Args:
+            y: Nested tensors.
+        """
         classes = self._query_classes
         if classes is None or keras.tree.is_nested(y):
             return y
-        y = as_tensor("query_y", y)
         self._health.report_labels(y, classes, query=True)
         return classes.replace_others(y)
 

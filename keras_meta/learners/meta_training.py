@@ -109,9 +109,9 @@ class MetaTraining(MetaEvaluation):
     def _checked_batch(self, data):
         """Returns what a step learns from: inputs, labels and weights."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self._check_query(x, y, sample_weight)
+        y = self._checked_labels(x, y, sample_weight)
         x = self._prepare(self._as_checked(x))
-        return x, self._with_valid_labels(y), sample_weight
+        return x, y, sample_weight
 
     def _prepare(self, x: dict[str, Any]) -> dict[str, Any]:
         """Returns the inputs that a step learns from."""

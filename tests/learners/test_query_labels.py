@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_meta
 
@@ -11,6 +12,7 @@ from .helpers import classification
 from .helpers import compiled
 from .helpers import crossentropy
 from .helpers import dataset
+from .helpers import maml
 from .helpers import mlp
 from .helpers import regression
 
@@ -43,6 +45,23 @@ def test_no_query_labels(jit_compile):
     x, _ = regression(1)
     with pytest.raises(ValueError, match="query sets need labels"):
         learner.fit(dataset((x,)), verbose=0)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+@pytest.mark.parametrize("shape", [[2, 3, 1], [6, 1, 1]])
+def test_as_many_labels_in_another_shape(shape, method):
+    """Losses see the queries of all tasks in one row, which hides it."""
+    x, _ = regression(tasks=3, queries=2)
+    specs = {key: tf.TensorSpec([None, None, None]) for key in x}
+    data = tf.data.Dataset.from_generator(
+        lambda: iter([(x, np.zeros(shape))]),
+        output_signature=(specs, tf.TensorSpec([None, None, 1])),
+    )
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match="`query_x` and `query_y` must have the same number of tasks",
+    ):
+        getattr(maml(), method)(data, verbose=0)
 
 
 @pytest.mark.parametrize("ignored", [-1, 255])
