@@ -275,6 +275,16 @@ def test_repeated_calls_do_not_trace_again(measure, counting):
     assert _Counting.traces == 2 * first
 
 
+@pytest.mark.parametrize("loss", ["MeanSquaredError", "mse"])
+def test_a_loss_given_by_its_name_is_compiled_once(loss, counting):
+    """Keras makes a new object of the name of a class each time."""
+    counting.compile("sgd", loss, jit_compile=False)
+    keras_meta.evaluate_tasks(counting, _batches(2), 2)
+    first = _Counting.traces
+    keras_meta.evaluate_tasks(counting, _batches(2), 4)
+    assert _Counting.traces == first
+
+
 def test_what_changes_is_compiled_anew(counting):
     def measure(**options):
         before = _Counting.traces

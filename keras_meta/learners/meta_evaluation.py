@@ -18,8 +18,6 @@ from keras_meta.learners.compiled_functions import CompiledFunctions
 from keras_meta.learners.endless import refuses_endless
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
-from keras_meta.learners.health import Cause
-from keras_meta.learners.health import Failure
 from keras_meta.learners.health import Health
 from keras_meta.learners.labels import ClassNumbers
 from keras_meta.learners.plan import PerThread
@@ -41,8 +39,8 @@ class MetaEvaluation(keras.Model):
     CPU, large tasks for a convolutional network are taken one by one and
     without XLA, which is slower there; see `task_blocks`.
 
-    It uses `model`, `_resolved_inner_loss` and `_number_of_steps` of the
-    other parts.
+    It uses `model`, `inner_loss`, `_resolved_inner_loss` and
+    `_number_of_steps` of the other parts.
     """
 
     def __init__(self, **kwargs):
@@ -95,7 +93,7 @@ class MetaEvaluation(keras.Model):
         """Updates the loss and the metrics; returns the logs."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         self._loss_tracker.update_state(
-            loss * replicas, sample_weight=Episode.from_inputs(x).tasks
+            loss * replicas, sample_weight=Episode(**x).tasks
         )
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
@@ -221,7 +219,8 @@ class MetaEvaluation(keras.Model):
         self.make_predict_function()
         settings = (
             self._number_of_steps(False),
-            self._resolved_inner_loss.loss,
+            # As it was given: a name may become a new object each time.
+            self.inner_loss,
             self.jit_compile,
         )
         return self._functions.get(self.predict_function, key + settings, make)
@@ -365,10 +364,10 @@ class MetaEvaluation(keras.Model):
         models with one output.
         """
         metrics = self._compile_metrics
-        shape = output_shape(self.model)
-        spec = getattr(iterator, "element_spec", None)
         if metrics is None or metrics.built or self._is_distributed:
             return
+        spec = getattr(iterator, "element_spec", None)
+        shape = output_shape(self.model)
         if spec is None or shape is None:
             return
         _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
@@ -475,9 +474,7 @@ class MetaEvaluation(keras.Model):
             return
         with self._health.collecting() as report:
             self._health.report_labels(y, classes, query=True)
-        failure = Failure.of(report.value.numpy().tolist())
-        if failure.cause != Cause.NONE:
-            raise failure.error(classes)
+        self._health.check_labels(classes, report.value)
 
     @property
     def _ways(self) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.unroll.annotations import map_annotated
 from keras_meta.unroll.task_scope import TaskScope
 from keras_meta.unroll.task_scope import outside
 
@@ -48,11 +49,9 @@ def _is_open(y: Any) -> bool:
 
 
 def _with_size(y: tf.Tensor, batch: int) -> tf.Tensor:
-    sized = tf.ensure_shape(y, [batch, *y.shape[1:]])
-    mask = getattr(y, "_keras_mask", None)
-    if mask is not None:
-        sized._keras_mask = mask
-    return sized
+    return map_annotated(
+        lambda x: tf.ensure_shape(x, [batch, *x.shape[1:]]), y
+    )
 
 
 def _keeps_batch_axis(layer_call, scope: TaskScope, arguments: Any) -> bool:

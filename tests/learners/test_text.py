@@ -172,6 +172,22 @@ def test_checkpointing_changes_nothing():
     assert_same_weights(*trained, atol=1e-6)
 
 
+def test_later_steps_trace_nothing():
+    calls = []
+
+    def count(x):
+        calls.append(x)
+        return x
+
+    model = _model(_vectors(), *_embedding(), layers.Lambda(count))
+    learner = _learner(model, steps=1)
+    data = dataset(_tasks(batches=(1,)))
+    learner.fit(data, validation_data=data, verbose=0)
+    traced = len(calls)
+    learner.fit(data, validation_data=data, verbose=0)
+    assert len(calls) == traced
+
+
 def test_xla_is_off_for_texts_though_asked_for():
     learner = keras_meta.MAML(_network(), 0.5)
     with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
