@@ -65,27 +65,27 @@ class Failure(NamedTuple):
         return self.cause == Cause.OUTER_LOSS
 
     def error(
-        self, classes: ClassNumbers | None, training: bool = False
+        self, classes: ClassNumbers | None, undone: bool = False
     ) -> Exception:
         """Returns what to raise.
 
         Args:
             classes: What labels may be, if they are class numbers.
-            training: Whether an optimizer took part.
+            undone: Whether a training step was undone because of it.
         """
-        undone = _UNDONE if training else ""
+        consequence = _UNDONE if undone else ""
         if self.cause in _LABELS:
             value = int(self.value) if self.value.is_integer() else self.value
             return ValueError(
                 f"{classes.requirement} Task {self.task} of the batch has "
                 f"another one in `{_LABELS[self.cause]}`. Received: label "
-                f"{value}. {classes.way_out}{undone}"
+                f"{value}. {classes.way_out}{consequence}"
             )
-        return FloatingPointError(self._loss_message(training) + undone)
+        return FloatingPointError(self._loss_message(undone) + consequence)
 
-    def _loss_message(self, training: bool) -> str:
+    def _loss_message(self, undone: bool) -> str:
         if self.cause == Cause.OUTER_LOSS:
-            what = ", or its gradient," if training else ""
+            what = ", or its gradient," if undone else ""
             return (
                 f"The loss of the query sets{what} is not finite, though "
                 "every inner loss is: the query sets contain NaN or infinity "
@@ -365,14 +365,14 @@ class Health:
     def check(
         self,
         classes: ClassNumbers | None,
-        training: bool = False,
+        undone: bool = False,
         collected: tf.Tensor | None = None,
     ) -> None:
         """Raises if a failure was reported, and forgets it.
 
         Args:
             classes: What labels may be, if they are class numbers.
-            training: Whether an optimizer took part.
+            undone: Whether a training step was undone because of it.
             collected: See `take`.
 
         Raises:
@@ -381,7 +381,7 @@ class Health:
         """
         failure = self.take(collected)
         if failure is not None:
-            raise failure.error(classes, training)
+            raise failure.error(classes, undone)
 
     def check_labels(
         self,

@@ -346,12 +346,19 @@ class MetaEvaluation(keras.Model):
             check_shapes(self.loss, "query_y", y.shape, predictions)
         return self._with_valid_labels(y)
 
-    def _checked(self, function, training: bool = False):
+    def _checked(self, function, undone: bool = False):
+        """Makes a function of an iterator stop on what went wrong.
+
+        Args:
+            function: What Keras made of a step.
+            undone: Whether the step undoes what it did when it fails.
+        """
+
         def call_and_check(iterator):
             self._build_metrics(iterator)
             with self._watched():
                 outputs = function(iterator)
-            self._check_health(training)
+            self._check_health(undone)
             return outputs
 
         return call_and_check
@@ -428,9 +435,9 @@ class MetaEvaluation(keras.Model):
             check(report.value)
 
     def _check_health(
-        self, training: bool = False, collected: tf.Tensor | None = None
+        self, undone: bool = False, collected: tf.Tensor | None = None
     ) -> None:
-        self._health.check(ClassNumbers(self._ways), training, collected)
+        self._health.check(ClassNumbers(self._ways), undone, collected)
 
     def _check_labels(self, collected: tf.Tensor) -> None:
         """Raises on labels only: that a curve diverges is to be seen."""

@@ -252,7 +252,8 @@ class MetaTraining(MetaEvaluation):
             function = self.train_function
             if self._takes_many_steps:
                 function = self._in_one_loop(function)
-            self.train_function = self._checked(function, training=True)
+            # Only the library's own step is known to undo itself.
+            self.train_function = self._checked(function, self._has_own_step)
         return self.train_function
 
     def _in_one_loop(self, function):

@@ -49,9 +49,7 @@ def _is_open(y: Any) -> bool:
 
 
 def _with_size(y: tf.Tensor, batch: int) -> tf.Tensor:
-    return map_annotated(
-        lambda x: tf.ensure_shape(x, [batch, *x.shape[1:]]), y
-    )
+    return map_annotated(lambda x: tf.ensure_shape(x, [batch, *x.shape[1:]]), y)
 
 
 def _keeps_batch_axis(layer_call, scope: TaskScope, arguments: Any) -> bool:

@@ -257,6 +257,25 @@ def test_a_loop_of_ones_own_goes_on_after_a_failure():
     compiled(learner).fit(x, y, batch_size=3, verbose=0)
 
 
+def test_a_step_of_ones_own_is_not_said_to_be_undone():
+    class OwnStep(keras_meta.MAML):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x, training=True))
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply(gradients, self.trainable_variables)
+            return {"loss": loss}
+
+    learner = compiled(OwnStep(mlp(), 0.1))
+    x, y = regression()
+    x["support_x"][0, 0, 0] = np.nan
+    with pytest.raises(FloatingPointError, match="task 0") as error:
+        learner.fit(x, y, batch_size=3, verbose=0)
+    assert "undone" not in str(error.value)
+    assert not np.all(np.isfinite(weights(learner)[0]))
+
+
 _BAD_LABELS = [
     np.int64(2**32),
     np.uint64(2**63 + 1),
