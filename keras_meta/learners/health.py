@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import math
 from collections.abc import Sequence
+from typing import Any
 from typing import NamedTuple
 
 import keras
@@ -14,6 +16,7 @@ import tensorflow as tf
 from keras_meta.learners import replicas
 from keras_meta.learners.labels import ClassNumbers
 from keras_meta.learners.plan import PerThread
+from keras_meta.unroll.annotations import map_annotated
 
 _UNDONE = (
     " The step was undone: weights, optimizer, moving averages and metrics "
@@ -163,51 +166,85 @@ class Report:
         Args:
             classes: What labels may be, if they are class numbers.
         """
-        cause, step, task, value = tf.unstack(self.value)
-
-        def require(bad: Cause, *message) -> tf.Operation:
-            return tf.debugging.Assert(
-                tf.not_equal(cause, float(bad)), list(message)
-            )
-
+        _, step, task, _ = tf.unstack(self.value)
         index = tf.cast(task, tf.int32)
-        step = tf.cast(step, tf.int32)
         return [
-            *(
-                require(
-                    bad,
-                    f"{classes.requirement} {classes.way_out} Received in "
-                    f"`{name}`: label",
-                    value,
-                    "in task",
-                    index,
-                )
-                for bad, name in _LABELS.items()
-                if classes is not None
-            ),
-            require(
+            *self._label_assertions(classes),
+            self._require_no(
                 Cause.INNER_LOSS,
                 "The inner loss must be finite; `support_x` or `support_y` "
                 "contains NaN or infinity, or the inner loop diverges. It is "
                 "not at inner step",
-                step,
+                tf.cast(step, tf.int32),
                 "of task",
                 index,
             ),
-            require(
+            self._require_no(
                 Cause.WEIGHTS,
                 "The adapted weights must be finite; `support_x` or "
                 "`support_y` contains NaN or infinity, or the inner loop "
                 "diverges. They are not in task",
                 index,
             ),
-            require(
+            self._require_no(
                 Cause.PREDICTION,
                 "The predictions must be finite; `query_x` contains NaN or "
                 "infinity, or the inner loop diverges. They are not in task",
                 index,
             ),
         ]
+
+    def without_wrong_labels(
+        self, outputs: Any, classes: ClassNumbers | None
+    ) -> Any:
+        """Returns outputs that nobody can take for those of good labels.
+
+        They raise if a label was out of range. XLA drops assertions; there
+        they are NaN.
+
+        Args:
+            outputs: Nested tensors.
+            classes: What labels may be, if they are class numbers.
+        """
+        if classes is None:
+            return outputs
+        is_bad = tf.reduce_any([self._is(cause) for cause in _LABELS])
+
+        def guard(y):
+            if not y.dtype.is_floating:
+                return tf.identity(y)
+            return tf.where(is_bad, tf.constant(math.nan, y.dtype), y)
+
+        with tf.control_dependencies(self._label_assertions(classes)):
+            return keras.tree.map_structure(
+                lambda y: map_annotated(guard, y), outputs
+            )
+
+    def _label_assertions(
+        self, classes: ClassNumbers | None
+    ) -> list[tf.Operation]:
+        if classes is None:
+            return []
+        _, _, task, value = tf.unstack(self.value)
+        return [
+            self._require_no(
+                cause,
+                f"{classes.requirement} {classes.way_out} Received in "
+                f"`{name}`: label",
+                value,
+                "in task",
+                tf.cast(task, tf.int32),
+            )
+            for cause, name in _LABELS.items()
+        ]
+
+    def _require_no(self, cause: Cause, *message) -> tf.Operation:
+        return tf.debugging.Assert(
+            tf.logical_not(self._is(cause)), list(message)
+        )
+
+    def _is(self, cause: Cause) -> tf.Tensor:
+        return tf.equal(self.value[0], float(cause))
 
 
 class Health:

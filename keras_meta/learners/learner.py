@@ -173,12 +173,12 @@ class Learner(MetaTraining):
         )
         if self._plan.value.exporting:
             return self._asserting(function, inputs)
-        with self._reporting(functools.partial(self._check_health, training)):
-            if not self._plan.value.one_by_one:
-                return function(inputs)
+        if self._plan.value.one_by_one:
             if training or every_step:
                 raise Inseparable("training takes blocks of its own")
-            return self._each_task(function, inputs)
+            function = functools.partial(self._each_task, function)
+        check = functools.partial(self._check_health, training)
+        return self._reported(function, inputs, check)
 
     def _adapt_and_predict(
         self, inputs: dict[str, Any], training: bool, every_step: bool, steps
@@ -228,11 +228,14 @@ class Learner(MetaTraining):
         steps = self._number_of_steps(False) if steps is None else steps
         check_at_least(0, steps=steps)
         function = functools.partial(self._trajectory, steps=steps)
-        with self._reporting(self._check_labels):
-            if not self._plan.value.one_by_one:
-                return function(inputs)
-            swap = functools.partial(keras.tree.map_structure, _swap_first_axes)
-            return swap(self._each_task(lambda x: swap(function(x)), inputs))
+        if self._plan.value.one_by_one:
+            function = functools.partial(self._trajectory_of_each, function)
+        return self._reported(function, inputs, self._check_labels)
+
+    def _trajectory_of_each(self, function: Callable, inputs: dict[str, Any]):
+        """Returns trajectories that are computed one after another."""
+        swap = functools.partial(keras.tree.map_structure, _swap_first_axes)
+        return swap(self._each_task(lambda x: swap(function(x)), inputs))
 
     def _trajectory(self, inputs: dict[str, Any], steps: int):
         episode = Episode.from_inputs(inputs, self.model)
@@ -290,11 +293,12 @@ class Learner(MetaTraining):
             lambda x: x[tf.newaxis], as_tensors(inputs)
         )
         episode = Episode.from_inputs(inputs, self.model)
-        check = functools.partial(self._check_health, False)
-        with self._reporting(check):
-            carry, _ = self._unroll(
-                episode, self._inner_loop.start(episode.tasks), steps, False
-            )
+        start = self._inner_loop.start(episode.tasks)
+        carry, _ = self._reported(
+            lambda episode: self._unroll(episode, start, steps, False),
+            episode,
+            functools.partial(self._check_health, False),
+        )
         return clone_model(
             self.model, self._inner_loop.one_task(carry, episode.support_x)
         )

@@ -415,24 +415,35 @@ class MetaEvaluation(keras.Model):
             return self._watchers > 0
         return self._plan.value.watched
 
-    @contextlib.contextmanager
-    def _reporting(self, check: Callable[[tf.Tensor], None]) -> Iterator[None]:
-        """Checks what is reported, or keeps it for the host, if that will look.
+    def _reported(
+        self,
+        function: Callable[[Any], Any],
+        inputs: Any,
+        check: Callable[[tf.Tensor], None],
+    ) -> Any:
+        """Calls a function, and checks what it reports unless the host will.
 
-        A loop of the user's own does not, and a failure that nobody takes
-        would be that of all later steps.
+        In a graph of the user's own nobody looks, and a failure that is kept
+        would be taken for one of a later step. The graph goes on with what
+        is not finite, which shows. That a label was replaced would not.
 
         Args:
+            function: A function of `inputs`.
+            inputs: See `Learner.call`.
             check: Raises if a report, its value, holds a failure.
+
+        Returns:
+            What `function` returns.
         """
         is_eager = tf.executing_eagerly()
         if self._health.is_collecting or (self._is_watched and not is_eager):
-            yield
-            return
+            return function(inputs)
         with self._health.collecting() as report:
-            yield
-        if is_eager:
-            check(report.value)
+            outputs = function(inputs)
+        if not is_eager:
+            return report.without_wrong_labels(outputs, self._support_classes)
+        check(report.value)
+        return outputs
 
     def _check_health(
         self, undone: bool = False, collected: tf.Tensor | None = None

@@ -257,6 +257,31 @@ def test_a_loop_of_ones_own_goes_on_after_a_failure():
     compiled(learner).fit(x, y, batch_size=3, verbose=0)
 
 
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_a_graph_of_ones_own_refuses_labels(activation):
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=activation is None
+    )
+    model = keras.Sequential(
+        [keras.Input([2]), keras.layers.Dense(3, activation)]
+    )
+    learner = keras_meta.MAML(model, inner_loss=loss)
+    x, y = classification()
+    expected = learner(x)
+    plain = tf.function(learner, autograph=False)
+    np.testing.assert_allclose(plain(x), expected, rtol=1e-5)
+    wrong, _ = classification()
+    wrong["support_y"][1, 2] = 3
+    with refuses(tf.errors.InvalidArgumentError, "Labels must be in 0..2.*"):
+        plain(wrong)
+    # XLA drops assertions.
+    outer_loss = tf.function(
+        lambda x: loss(y, learner(x)), autograph=False, jit_compile=True
+    )
+    assert np.isfinite(outer_loss(x))
+    assert np.isnan(outer_loss(wrong))
+
+
 def test_a_step_of_ones_own_is_not_said_to_be_undone():
     class OwnStep(keras_meta.MAML):
         def train_step(self, data):
