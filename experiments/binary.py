@@ -37,7 +37,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a program with its flags.
 
     Args:
-        main: Is given the arguments that are no flags.
+        main: Called with the arguments that are not flags.
     """
     app.run(functools.partial(_run, main))
 
@@ -51,7 +51,7 @@ def announce(plan: str, output: pathlib.Path) -> None:
     """
     print(
         f"{plan}, on {_device()}. Weights, records and figures go to {output}; "
-        "if training is stopped, the same command goes on from there.",
+        "if training is stopped, the same command continues it.",
         flush=True,
     )
 

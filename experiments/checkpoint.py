@@ -1,13 +1,13 @@
-"""Stopping and going on.
+"""Stopping a run and continuing it.
 
-Everything that a run goes on from is in one file: the weights, the
-optimizer's state, the settings they come from and what was noted on the way.
-So it is of one moment, whenever the process is killed. The checkpoint before
+Everything that a run continues from is in one file: the weights, the
+optimizer's state, the settings and what was noted on the way. So all of it
+belongs to one moment, whenever the process is killed. The checkpoint before
 the last is kept, in case the last is damaged.
 
-A run goes on with the settings that it was begun with. Those that training
-does not depend on may be others; the run's dataclass of settings names them
-in `MAY_DIFFER`.
+A run continues with the settings that it began with. Only those that training
+does not depend on may change; the run's dataclass of settings names them in
+`MAY_DIFFER`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _BEST = "best"
 
 @dataclasses.dataclass
 class Progress:
-    """What a run has behind it, besides weights and the optimizer's state.
+    """What a run has done, besides weights and the optimizer's state.
 
     Attributes:
         iterations: Outer iterations that the weights have seen.
@@ -63,7 +63,7 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         directory: Folder of the run.
         settings: Dataclass of its settings.
-        progress: What the run has behind it.
+        progress: What the run has done.
         every: Number of epochs from one save to the next; the last epoch is
             saved in any case.
         publish: Called after each save. It writes what `progress` holds for
@@ -153,7 +153,7 @@ def restore(
         settings: Dataclass of its settings.
 
     Returns:
-        What the run has behind it.
+        What the run has done.
 
     Raises:
         run_folder.OtherSettings: If the checkpoint is that of a run with
@@ -176,7 +176,7 @@ def restore(
 
 
 def read(directory: pathlib.Path, settings: Any) -> Progress:
-    """Returns what a run has behind it, without its weights.
+    """Returns what a run has done, without its weights.
 
     The arguments and errors are those of `restore`.
     """
@@ -187,7 +187,7 @@ def read(directory: pathlib.Path, settings: Any) -> Progress:
 def _find(
     directory: pathlib.Path,
 ) -> tuple[pathlib.Path, durable_files.DamagedFile | None]:
-    """Returns the newest sound checkpoint, and what ails a newer one."""
+    """Returns the newest sound checkpoint, and the error of a newer one."""
     damage = None
     for path in (directory / _NEWEST, directory / _PREVIOUS):
         try:
@@ -253,7 +253,7 @@ class NoteProgress(keras.callbacks.Callback):
     `Checkpoint`.
 
     Args:
-        progress: What the run has behind it.
+        progress: What the run has done.
     """
 
     def __init__(self, progress: Progress):

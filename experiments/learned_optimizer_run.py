@@ -62,8 +62,8 @@ class Settings:
             family.
         validation_steps: Steps of an optimization in validation.
 
-    A stopped run goes on with the same settings only, as training depends on
-    all of them.
+    A stopped run continues only with the same settings, as training depends
+    on all of them.
     """
 
     MAY_DIFFER: ClassVar = ()

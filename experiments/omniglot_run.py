@@ -60,8 +60,8 @@ class Settings:
         test_tasks: Tasks of the test.
         curve_steps: Inner steps up to which the test's curve goes.
 
-    `MAY_DIFFER` names those that a stopped run may go on with other values
-    of, as neither its training nor its validation depends on them.
+    `MAY_DIFFER` names those that may change when a stopped run continues,
+    as neither its training nor its validation depends on them.
     """
 
     MAY_DIFFER: ClassVar = ("test_tasks", "curve_steps")

@@ -1,4 +1,4 @@
-"""Starts TensorFlow without the messages that concern nobody.
+"""Starts TensorFlow without the messages that nobody needs.
 
 Importing TensorFlow writes some fifteen lines to the standard error stream:
 what the processor can do, and on a machine without a GPU that there is none,
@@ -33,7 +33,7 @@ _NOISE = re.compile(
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow and looks for its devices, without a word."""
+    """Imports TensorFlow and looks for its devices, silently."""
     # A process that another one starts has inherited the level set here.
     level = os.environ.setdefault(_LEVEL, _ERRORS)
     if level != _ERRORS or sys.stderr is None:

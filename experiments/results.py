@@ -60,7 +60,7 @@ def read(directory: str | os.PathLike, settings: Any) -> dict[str, Any] | None:
         settings: The settings that the run should have had.
 
     Returns:
-        The record, or `None` if there is none or if it is damaged.
+        The record, or `None` if it is missing or damaged.
 
     Raises:
         run_folder.OtherSettings: If the record is that of other settings.

@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time, one choice of settings."""
+"""The folder of a run: one process at a time, one set of settings."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class OtherSettings(ValueError):
 def owned(folder: pathlib.Path) -> Iterator[None]:
     """Keeps other processes from writing to a folder.
 
-    The system gives the folder free when the process ends, however it ends.
-    What an earlier one left unfinished is removed.
+    The system releases the folder when the process ends, however it ends.
+    What an earlier process left unfinished is removed.
 
     Args:
         folder: The folder, which is made if it is not there.
@@ -140,15 +140,15 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
 
 
 def read_json(path: pathlib.Path, instead: str) -> dict[str, Any] | None:
-    """Reads a file of which the run can do without.
+    """Reads a file that the run can do without.
 
     Args:
         path: A file that `durable_files.write_json` wrote.
-        instead: What is done if it is damaged; the sentence's end.
+        instead: What is done if it is damaged; it ends a sentence.
 
     Returns:
-        What it holds, or `None` if there is none or if it is damaged. Such a
-        file is set aside, and reported.
+        What it holds, or `None` if it is missing or damaged. A damaged file is
+        set aside, and reported.
     """
     try:
         return durable_files.read_json(path, way_out="")

@@ -48,8 +48,8 @@ class Settings:
         test_tasks: Tasks of each test.
         test_shots: Support points, and query points, of each test.
 
-    `MAY_DIFFER` names those that a stopped run may go on with other values
-    of, as its training does not depend on them.
+    `MAY_DIFFER` names those that may change when a stopped run continues,
+    as its training does not depend on them.
     """
 
     MAY_DIFFER: ClassVar = ("test_steps", "test_tasks", "test_shots")

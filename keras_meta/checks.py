@@ -14,7 +14,7 @@ _LONGEST = 200
 
 
 def is_whole(value: object) -> bool:
-    """Whether a value is an integer, of Python or NumPy; no truth value is.
+    """Whether a value is an integer of Python or NumPy, and no truth value.
 
     Example:
     >>> is_whole(3), is_whole(3.0), is_whole(True)
@@ -81,7 +81,7 @@ def check_positive(**sizes: int) -> None:
         **sizes: Values by the name of their argument.
 
     Raises:
-        ValueError: If one is no integer, is below 1 or above 2**31 - 1.
+        ValueError: If one is not an integer, or not from 1 to 2**31 - 1.
 
     Example:
     >>> check_positive(ways=5, shots=1)
@@ -288,7 +288,7 @@ def check_int64(**values: int) -> None:
         **values: Values by the name of their argument.
 
     Raises:
-        ValueError: If one is no integer or needs more bits.
+        ValueError: If one is not an integer, or needs more bits.
 
     Example:
     >>> check_int64(seed=-1)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and that notice damage.
+"""Files that are whole or absent, and whose damage is noticed.
 
 Everything that the package and its experiments write goes through here. A
 file is written beside its place, flushed to the disk and renamed, so that a
@@ -45,8 +45,8 @@ def replacing(
         path: Where the file belongs. Its folder is made if it is not there.
         suffix: What the temporary name must end in, for writers that insist
             on one.
-        previous: Where to keep the old file, if it is to be kept. After a
-            kill it may be there alone, without a file at `path`.
+        previous: Where to keep the old file, if it is to be kept. If the
+            process is killed, this may be the only file.
 
     Yields:
         A path in the same folder to write to. What is written there replaces
@@ -120,7 +120,7 @@ def reserve(path: str | os.PathLike, size: int) -> None:
     before it opens the file.
 
     Args:
-        path: The file, of which only zeros are left.
+        path: The file; only zeros will be in it.
         size: Its size, bytes.
 
     Raises:

@@ -24,7 +24,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
         The array, not copied if it is one already.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it cannot be made an array of numbers or strings.
 
     Example:
     >>> as_array("labels", [0, 1, 1]).shape
@@ -108,7 +108,7 @@ def as_list(name: str, value: Any) -> list:
         Its entries; those of an array are Python's own numbers and strings.
 
     Raises:
-        ValueError: If it is no sequence.
+        ValueError: If it is not a sequence.
 
     Example:
     >>> as_list("classes", np.array([1, 2]))
@@ -136,7 +136,7 @@ def as_integers(name: str, value: Any) -> list[int]:
         Python integers.
 
     Raises:
-        ValueError: If it is no sequence, or an entry is no integer.
+        ValueError: If it is not a sequence, or an entry is not an integer.
 
     Example:
     >>> as_integers("counts", [np.int64(3), 4])
@@ -163,7 +163,7 @@ def as_names(name: str, value: Any) -> list[str]:
         Strings.
 
     Raises:
-        ValueError: If it is no sequence, or an entry is neither a string nor
+        ValueError: If it is not a sequence, or an entry is neither a string nor
             an integer.
 
     Example:
@@ -187,7 +187,7 @@ def check_string(**values: str) -> None:
         **values: Values by the name of their argument.
 
     Raises:
-        ValueError: If one is no string, or has no characters.
+        ValueError: If one is not a string, or is empty.
 
     Example:
     >>> check_string(split="train")

@@ -37,7 +37,7 @@ def load_arrays(
     Raises:
         ValueError: If the arrays have different lengths, a wrong rank or a
             type that cannot be used, or there are no items, or items are
-            NaN or infinite, as no training survives.
+            NaN or infinite.
 
     Example:
     >>> import numpy as np
@@ -120,7 +120,7 @@ def from_arrays(
 
 
 def _as_float32(items: np.ndarray) -> np.ndarray:
-    """Returns floats as float32, which holds smaller numbers alone."""
+    """Returns floats as float32, which does not hold the largest numbers."""
     if items.dtype.kind != "f" or items.dtype == np.float32:
         return items
     with np.errstate(over="ignore"):

@@ -130,9 +130,9 @@ class Augment:
             range.
 
         Raises:
-            ValueError: If they are no images, or `hue` or `saturation` is
-                set and they have no three channels, or the seed or the index
-                is no integer.
+            ValueError: If they are not images, or `hue` or `saturation` is
+                set and they do not have three channels, or the seed or the
+                index is not an integer.
         """
         check_seed(seed)
         check_index(index)

@@ -50,8 +50,8 @@ def cached(
 
     A file that is damaged, or was written for something else, is built
     again. Where nothing can be written, nothing is kept. Several processes
-    may use one folder at once: each sees whole files alone. What a process
-    that was killed left unfinished is removed an hour later.
+    may use one folder at once: each sees only whole files. What a killed
+    process left unfinished is removed an hour later.
 
     Args:
         folder: Folder of the cache; it is made if it is not there.

@@ -24,8 +24,8 @@ from keras_meta.episodes.images import pipeline_decoder
 from keras_meta.episodes.splits import class_split
 
 _READ_AT_ONCE = 256
-# To be raised when images are decoded or scaled in another way, so that those
-# in caches are made anew.
+# To be raised when images are decoded or scaled in another way, so that
+# cached ones are made again.
 _RECIPE = 2
 
 

@@ -217,7 +217,7 @@ def _class_folders(root: Path) -> dict[str, list[Path]]:
 
 
 def _raise(error: OSError) -> None:
-    """A folder that cannot be listed must not be missing without a word."""
+    """Raises, as a folder that cannot be listed must not be left out."""
     raise error
 
 

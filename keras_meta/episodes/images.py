@@ -111,7 +111,7 @@ def decode(data: bytes | tf.Tensor, channels: int | None = None) -> tf.Tensor:
         first picture.
 
     Raises:
-        tf.errors.InvalidArgumentError: If it is no such file, or one that
+        tf.errors.InvalidArgumentError: If it is not such a file, or one that
             TensorFlow cannot decode; see `why_not`.
     """
     data = tf.convert_to_tensor(data)
@@ -257,7 +257,7 @@ def _decode_gif(data: tf.Tensor, channels: int | None) -> tf.Tensor:
 def _decode_jpeg(data: tf.Tensor, channels: int | None) -> tf.Tensor:
     if channels != 1:
         return _decode(data, channels)
-    # libjpeg converts CMYK to color alone.
+    # libjpeg converts CMYK only to color.
     return tf.cond(
         tf.io.extract_jpeg_shape(data)[2] == 4,
         lambda: _of_channels(_decode(data, 3), channels),

@@ -101,7 +101,7 @@ class SinusoidFamily:
             are `[tasks, queries, 1]`.
 
         Raises:
-            ValueError: If the seed or the index is no integer, the index is
+            ValueError: If the seed or the index is not an integer, the index is
                 negative, or a size is not positive.
         """
         check_positive(shots=shots, queries=queries)
@@ -156,7 +156,7 @@ class SinusoidFamily:
             A float32 tensor `[tasks, points, 1]`.
 
         Raises:
-            ValueError: If they are no numbers of these shapes.
+            ValueError: If they are not floats of these shapes.
 
         Example:
         >>> wave = tf.constant([[2.0, 1.0, 0.0]])

@@ -46,9 +46,9 @@ class Failure(NamedTuple):
 
     Attributes:
         cause: What kind of failure.
-        step: The step at which.
+        step: The step at which it went wrong.
         task: The task in the batch.
-        value: The label that is out of range, else 0.
+        value: The label if it is out of range, else 0.
     """
 
     cause: Cause
@@ -81,7 +81,7 @@ class Failure(NamedTuple):
             value = int(self.value) if self.value.is_integer() else self.value
             return ValueError(
                 f"{classes.requirement} Task {self.task} of the batch has "
-                f"another one in `{_LABELS[self.cause]}`. Received: label "
+                f"one in `{_LABELS[self.cause]}` that is not. Received: label "
                 f"{value}. {classes.way_out}{consequence}"
             )
         return FloatingPointError(self._loss_message(undone) + consequence)
@@ -287,7 +287,7 @@ class Health:
         return self._collected.using(Report.empty())
 
     def merge(self, reports: tf.Tensor, tasks: int) -> None:
-        """Keeps the failure at the earliest step of reports on blocks.
+        """Keeps the earliest of the failures that blocks reported.
 
         Args:
             reports: Collected reports, `[blocks, 4]`.
@@ -364,11 +364,11 @@ class Health:
     def report_outer(
         self, is_finite: tf.Tensor, step: int | tf.Tensor = 0
     ) -> None:
-        """Reports that what is learned from is not finite, unless it is.
+        """Reports an outer loss, or gradient, that is not finite.
 
         Args:
-            is_finite: A boolean scalar.
-            step: The step at which.
+            is_finite: Whether both are finite, a boolean scalar.
+            step: The step that it belongs to.
         """
         bad = tf.reshape(tf.logical_not(is_finite), [1])
         self._first(Cause.OUTER_LOSS, bad, step, axis=0)
@@ -376,8 +376,8 @@ class Health:
     def take(self, collected: tf.Tensor | None = None) -> Failure | None:
         """Returns the first failure that was reported, and forgets it.
 
-        Of the replicas' failures it is that at the earliest step. Its task
-        is the one in the whole batch.
+        If several replicas failed, it is the failure at the earliest step.
+        Its task is counted in the whole batch.
 
         Args:
             collected: The value of a collected report; by default what the

@@ -16,8 +16,8 @@ _LARGEST = tf.int32.max
 class ClassNumbers:
     """What labels may be: whole numbers that name a class.
 
-    Labels are compared in their own type. A cast would make class 0 of
-    `2**32`, 0.5 and NaN.
+    Labels are compared in their own type. A cast would turn `2**32`, 0.5 and
+    NaN into class 0.
 
     Attributes:
         ways: Number of classes that the model tells apart, if known.
@@ -39,7 +39,7 @@ class ClassNumbers:
 
     @property
     def requirement(self) -> str:
-        """A sentence for messages."""
+        """The sentence of an error that says what labels must be."""
         if self.ways is None:
             return "Labels must be whole numbers of at least 0."
         return (
@@ -49,10 +49,10 @@ class ClassNumbers:
 
     @property
     def way_out(self) -> str:
-        """Another sentence for messages."""
+        """The sentence of an error that says what to do."""
         return (
-            "Relabel each task's classes by whole numbers from 0 on, or give "
-            "the model more outputs."
+            "Relabel each task's classes with whole numbers from 0 on, or "
+            "give the model more outputs."
         )
 
     def contain(self, labels: tf.Tensor) -> tf.Tensor:

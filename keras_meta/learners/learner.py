@@ -47,6 +47,8 @@ class Learner(MetaTraining):
     `support_sample_weight` `[tasks, n]`) and returns predictions for
     `query_x` by the network adapted to each task, `[tasks, q, ...]`. `fit`,
     `evaluate` and `predict` take data sets of `(x, query_y)` with such `x`.
+    Compiled losses and metrics get the queries of all tasks as one batch,
+    `[tasks * q, ...]`; override `compute_loss` for a loss that sees tasks.
 
     Args:
         model: A built Keras model of any kind; its weights are the learned

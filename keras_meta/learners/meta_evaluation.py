@@ -153,7 +153,7 @@ class MetaEvaluation(keras.Model):
     def predict_adapted(self, x: dict[str, Any], steps: int | None = None):
         """Returns predictions by a function that is compiled once.
 
-        It is compiled anew after `compile`, as Keras's own functions are.
+        It is compiled again after `compile`, as Keras's own functions are.
 
         Args:
             x: The inputs of `call`.
@@ -197,7 +197,7 @@ class MetaEvaluation(keras.Model):
 
         Args:
             function: A function of inputs that calls this learner.
-            key: What tells it from others.
+            key: What distinguishes it from others.
 
         Returns:
             A function that returns the outputs, detached, and a report.
@@ -503,7 +503,8 @@ class MetaEvaluation(keras.Model):
 def examples_of_task(x: Any) -> int | None:
     """Returns the number of support and query examples, if it is known.
 
-    What is no episode has none; the step tells what is wrong with it.
+    Inputs that are no episode have no such number. The step says what is
+    wrong with them.
 
     Args:
         x: Tensors or their specs as `Learner.call` takes them.

@@ -1,4 +1,4 @@
-"""How a call of a learner is carried out, a plan of its thread."""
+"""How a learner's call is carried out: a plan for each thread."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Plan:
 class PerThread:
     """A value that a thread may replace for a while, unseen by others.
 
-    Between a step and what it decides about lie methods of Keras and of the
-    user, `test_step`, `call` or `compute_loss`, whose arguments leave no room
-    for it.
+    A step reaches the code that it plans for through methods of Keras and of
+    the user, such as `test_step`, `call` and `compute_loss`. Their arguments
+    have no room for a plan.
 
     Args:
         default: The value of threads that have not replaced it.

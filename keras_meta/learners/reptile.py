@@ -95,7 +95,7 @@ class Reptile(Learner):
             )
         self.batch_size = batch_size
         self.seed = int(seed)
-        # A weight, so that a loaded learner goes on where it was. TensorFlow
+        # A weight, so that a loaded learner continues its draws. TensorFlow
         # keeps int32 variables off a GPU, where XLA would not reach them.
         self._draws = self.add_weight(
             name="draws",
@@ -136,13 +136,13 @@ class Reptile(Learner):
         loss = self._compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight
         )
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        number = tf.distribute.get_strategy().num_replicas_in_sync
         adapted = self._inner_loop.task_batched.adapted
         moves = {}
         for v, w in zip(adapted, carry.weights, strict=True):
             move = tf.convert_to_tensor(v.value) - tf.reduce_mean(w, axis=0)
             # As the optimizer divides by its loss scale.
-            moves[id(v)] = self.optimizer.scale_loss(move / replicas)
+            moves[id(v)] = self.optimizer.scale_loss(move / number)
         gradients = [moves.get(id(v)) for v in self.trainable_variables]
         return MetaGradient(gradients, loss, y_pred, [])
 

@@ -32,7 +32,7 @@ def as_tensors(inputs: dict[str, Any]) -> dict[str, Any]:
 def as_nested_tensors(name: str, value: Any) -> Any:
     """Returns nested arrays of one argument as tensors, see `as_tensor`.
 
-    Lists of numbers are arrays, those of arrays are inputs of a model.
+    A list of numbers is one array; a list of arrays is several inputs.
     """
     if isinstance(value, dict):
         return {k: as_nested_tensors(name, v) for k, v in value.items()}
@@ -71,7 +71,7 @@ def as_tensor(name: str, value: Any) -> tf.Tensor:
         raise TypeError(
             f"`{name}` must be an array of numbers, [tasks, examples, ...]. "
             f"Received: {_describe(value)}. Pad or crop examples of different "
-            "sizes, and give a number for what is missing."
+            "sizes, and replace missing values by numbers."
         ) from None
     if tensor.dtype == tf.string and not name.endswith("_x"):
         raise TypeError(_no_strings(name))
@@ -115,7 +115,7 @@ def check_arrays(name: str, value: Any) -> None:
         raise TypeError(
             f"`{name}` must be an array of numbers. Received: an array of "
             "Python objects. Pad or crop examples of different sizes, and "
-            "give a number for what is missing."
+            "replace missing values by numbers."
         )
     if value.ndim and not len(value):
         raise ValueError(

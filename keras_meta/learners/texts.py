@@ -32,7 +32,7 @@ def output_shape(model: keras.Model) -> tuple[int | None, ...] | None:
         return None
     if not takes_texts(model):
         return shape
-    # Keras infers an axis too many behind bags of words.
+    # Keras infers one axis too many after a bag of words.
     inputs = getattr(model, "_inputs_struct", model.inputs[0])
     traced = tf.function(
         lambda x: model(x, training=False), autograph=False

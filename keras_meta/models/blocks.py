@@ -42,7 +42,7 @@ def as_sizes(hidden: Sequence[int]) -> list[int]:
 
 
 def as_initializer(name: str, value: Any) -> keras.initializers.Initializer:
-    """Returns a Keras initializer; raises on what is none."""
+    """Returns a Keras initializer; raises on anything else."""
     try:
         initializer = keras.initializers.get(value)
     except (TypeError, ValueError):

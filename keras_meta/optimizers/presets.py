@@ -1,7 +1,7 @@
 """Trained update rules in folders, some of which ship with the package.
 
 A folder holds a description of the rule, `rule.json`, and its weights,
-`weights.npz`. The description tells the digest of the weights that belong to
+`weights.npz`. The description holds the digest of the weights that belong to
 it, and new weights lie beside the old ones until the new description has
 taken the place of the old: a folder holds the old rule or the new one,
 whenever its writer is stopped.
@@ -21,7 +21,7 @@ from keras_meta.update_rules.update_rule import UpdateRule
 _CONFIG = "rule.json"
 _WEIGHTS = "weights.npz"
 _DIGEST = "weights_sha256"
-# Weights that are not in their place yet, by the begin of their digest.
+# Weights that are not in their place yet, by the beginning of their digest.
 _NEW_WEIGHTS = "new-weights-{}.npz"
 _ANY_DIGEST = 16 * "[0-9a-f]"
 _SHIPPED = pathlib.Path(__file__).parent / "presets"
@@ -98,7 +98,7 @@ def load_rule(preset: str | os.PathLike) -> UpdateRule:
         ValueError: If there is no such preset or folder, if it describes no
             update rule, or if its weights are not finite or are those of
             another rule.
-        TypeError: If `preset` is no name.
+        TypeError: If `preset` is neither a name nor a path.
     """
     path = _find(preset)
     way_out = _way_out(path)
@@ -106,7 +106,7 @@ def load_rule(preset: str | os.PathLike) -> UpdateRule:
     digest = description.pop(_DIGEST, None)
     if not _is_digest(digest):
         raise ValueError(
-            f"{path / _CONFIG} must tell the checksum of the weights, 64 "
+            f"{path / _CONFIG} must hold the checksum of the weights, 64 "
             f"hexadecimal digits. Received: {_DIGEST}={digest!r}. {way_out}"
         )
     content = _read_weights(path, digest, way_out)

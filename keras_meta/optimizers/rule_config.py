@@ -46,12 +46,12 @@ def class_of(description: Mapping[str, Any], source: Any) -> type[UpdateRule]:
 
     Args:
         description: What `describe` returned, or what a file holds instead.
-        source: Where it comes from, the begin of error messages.
+        source: Where it comes from; error messages begin with it.
 
     Raises:
         ValueError: If it is not the description of a registered rule, or if
-            an argument is of a class that is no part of a rule or is a number
-            that is not finite.
+            an argument is of a class that cannot be part of a rule, or is a
+            number that is not finite.
     """
     for key, kind in _KINDS.items():
         if not isinstance(description.get(key), kind):

@@ -49,7 +49,7 @@ def unpack(
         path: Where the content was read, for error messages.
 
     Raises:
-        ValueError: If the content is another one than `expected`, or if a
+        ValueError: If the content is not as `expected`, or if a
             number is not finite.
     """
     wanted = [(shape, _stored(dtype)) for shape, dtype in expected]

@@ -33,7 +33,7 @@ def batches(
         int64.
 
     Raises:
-        ValueError: If an argument is no integer, or out of range.
+        ValueError: If an argument is not an integer, or out of range.
 
     Example:
     >>> first = next(iter(batches(3, seed=7)))

@@ -38,7 +38,7 @@ def instance_words(
         A uint32 tensor `[rows, words]`.
 
     Raises:
-        ValueError: If the seed or the index is no integer, the index is
+        ValueError: If the seed or the index is not an integer, the index is
             negative, or there are no instances.
     """
     check_seed(seed)

@@ -2,9 +2,9 @@
 
 Taking the gradient of an operation adds gradient operations to the
 computation, and a second derivative differentiates these. For most of those
-below TensorFlow has no derivative and fails. That of bilinear resizing it
-declares not differentiable: the derivative counts as zero, and the second
-derivative of the resizing is wrong without a word.
+below TensorFlow has no derivative and fails. The one of bilinear resizing is
+declared not differentiable: its derivative counts as zero, so the second
+derivative of the resizing is silently wrong.
 
 Here are the right derivatives. They are registered with TensorFlow, so they
 hold in the whole process, for operations in a user's own layers too. A scope
