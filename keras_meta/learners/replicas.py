@@ -6,7 +6,12 @@ import tensorflow as tf
 
 
 def is_one_of_several() -> bool:
-    """Whether the call is one of a step that several replicas take."""
+    """Whether the call is one of a step that several replicas take.
+
+    In the scope of a strategy, outside of its replicas, it is not.
+    """
+    if tf.distribute.in_cross_replica_context():
+        return False
     return tf.distribute.get_strategy().num_replicas_in_sync > 1
 
 

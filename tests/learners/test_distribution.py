@@ -74,6 +74,9 @@ _PROGRAM = """
         return [v.numpy() for v in variables]
 
     x, y = batch(data, 0)
+    with two.scope():
+        y_pred = learner(x, training=True)
+    report["called in a scope"] = y_pred.shape.as_list()
     x["support_x"][3, 1, 0] = np.nan
     before = state()
     try:
@@ -112,6 +115,10 @@ def test_two_devices_train_as_one(name, report):
     assert results["difference"] < 1e-5
     one, two = results["losses"]
     assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_a_call_in_a_scope_is_not_one_of_a_replica(report):
+    assert report["called in a scope"] == [4, 4, 1]
 
 
 def test_a_failure_on_one_of_two_devices_stops_training(report):
