@@ -118,11 +118,16 @@ class MetaTraining(MetaEvaluation):
         return x
 
     def _whole_step(self, x, y, sample_weight):
-        result = self._computed(x, y, sample_weight)
-        return self._apply(x, y, sample_weight, result)
+        with self._undone_if_failed():
+            result = self._computed(x, y, sample_weight)
+            return self._apply(x, y, sample_weight, result)
 
     def _computed(self, x, y, sample_weight) -> MetaGradient:
-        """Returns what a step computes; it changes nothing."""
+        """Returns what a step computes.
+
+        It changes no more than the trackers that Keras has for the losses of
+        several outputs.
+        """
         with self._model_state.held_back() as changes:
             result = self._meta_gradient(x, y, sample_weight)
         return result._replace(changes=changes)
@@ -159,7 +164,8 @@ class MetaTraining(MetaEvaluation):
             keras.tree.map_structure(merge_tasks, attach(*predictions)),
             changes=[],
         )
-        return self._apply(x, y, sample_weight, result)
+        with self._undone_if_failed():
+            return self._apply(x, y, sample_weight, result)
 
     def _blocks(self, x, sample_weight) -> Blocks | None:
         """Returns how to take the tasks, or `None` for all at once.
@@ -213,21 +219,19 @@ class MetaTraining(MetaEvaluation):
         is_ok = self._health.is_ok_everywhere
         for change in result.changes:
             change.apply(is_ok)
-        with undone_unless(is_ok, self._variables_of_step()):
-            self.optimizer.apply_gradients(
-                zip(result.gradients, self.trainable_variables, strict=True)
-            )
-            return self._log(
-                x, y, result.predictions, sample_weight, result.loss
-            )
+        self.optimizer.apply_gradients(
+            zip(result.gradients, self.trainable_variables, strict=True)
+        )
+        return self._log(x, y, result.predictions, sample_weight, result.loss)
 
-    def _variables_of_step(self) -> list[keras.Variable]:
-        """Returns what a step changes, besides the state of the model."""
-        return [
+    def _undone_if_failed(self) -> contextlib.AbstractContextManager[None]:
+        """Undoes what a step changes, besides the state of the model."""
+        variables = [
             *self.trainable_variables,
             *self.optimizer.variables,
             *self.metrics_variables,
         ]
+        return undone_unless(lambda: self._health.is_ok_everywhere, variables)
 
     def _resolve_auto_jit_compile(self) -> bool:
         """Tells what `compile(jit_compile="auto")` means.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -82,17 +83,18 @@ class ModelState:
 
 @contextlib.contextmanager
 def undone_unless(
-    is_ok: tf.Tensor, variables: Sequence[keras.Variable]
+    is_ok: Callable[[], tf.Tensor], variables: Sequence[keras.Variable]
 ) -> Iterator[None]:
     """Gives variables their old values at the end if a step failed.
 
     Zero gradients would not be enough: momentum moves weights without them.
 
     Args:
-        is_ok: Whether the step worked, a boolean scalar.
+        is_ok: Returns at the end whether the step worked, a boolean scalar.
         variables: All that the step changes meanwhile.
     """
     before = [tf.identity(v.value) for v in variables]
     yield
+    worked = is_ok()
     for variable, old in zip(variables, before, strict=True):
-        variable.assign(tf.where(is_ok, variable.value, old))
+        variable.assign(tf.where(worked, variable.value, old))

@@ -404,6 +404,26 @@ def test_a_failed_step_changes_nothing(algorithm, options, key, jit_compile):
     assert have_moved(before, _state(learner))
 
 
+def test_a_failed_step_leaves_the_losses_of_several_outputs():
+    inputs = keras.Input([2])
+    outputs = [keras.layers.Dense(1)(inputs) for _ in range(2)]
+    learner = compiled(
+        keras_meta.MAML(
+            keras.Model(inputs, outputs),
+            inner_loss=lambda y, y_pred: tf.square(y - y_pred[0]),
+        ),
+        loss=["mse", "mse"],
+        metrics=[["mae"], ["mae"]],
+    )
+    x, y = regression()
+    learner.train_on_batch(x, [y, y])
+    assert all(v.numpy() for v in learner.metrics_variables)
+    x["support_x"][0, 0, 0] = np.nan
+    with refuses(FloatingPointError, "The step was undone"):
+        learner.train_on_batch(x, [y, y])
+    assert not any(v.numpy() for v in learner.metrics_variables)
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_steps_of_an_execution_after_a_failed_one_do_nothing(jit_compile):
     x, y = regression(tasks=12)
