@@ -144,6 +144,7 @@ class InnerLoop:
             total_loss,
             carry.weights,
             again=training and not first_order,
+            required=True,
             layers=self.task_batched.layers,
         )
         seen = losses

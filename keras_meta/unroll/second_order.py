@@ -73,6 +73,7 @@ def differentiate(
     weights: Sequence[tf.Tensor],
     *,
     again: bool,
+    required: bool = False,
     layers: Collection[keras.Layer] = (),
 ) -> tuple[list[tf.Tensor], Any]:
     """Returns gradients, after checking that they can be differentiated.
@@ -83,6 +84,7 @@ def differentiate(
         function: Returns the tensor to differentiate, and anything else.
         weights: What to differentiate by.
         again: Whether the gradients will be differentiated.
+        required: Whether some weight must have an influence.
         layers: The model's layers, to name the one at fault.
 
     Returns:
@@ -90,9 +92,9 @@ def differentiate(
         `function` returned.
 
     Raises:
-        ValueError: If the tensor depends on none of the weights, or if an
-            operation has no derivative, or no right second derivative where
-            one will be taken.
+        ValueError: If an operation has no derivative, or no right second
+            derivative where one will be taken, or if no weight has an
+            influence and one is `required`.
     """
     start = len(_operations())
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -108,7 +110,7 @@ def differentiate(
         where = _where_is(operation_type, forward, layers)
         message = _NO_DERIVATIVE.format(where, operation_type)
         raise ValueError(message) from error
-    if all(gradient is None for gradient in gradients):
+    if required and all(gradient is None for gradient in gradients):
         raise ValueError(_CONSTANT)
     gradients = [
         tf.zeros_like(weight) if gradient is None else gradient
