@@ -33,7 +33,7 @@ DOCUMENTED = (
     TypeError,
     ValueError,
 )
-CASES_OF_AN_ENTRY_POINT = 15
+CASES_OF_AN_ENTRY_POINT = 30
 
 # Made anew for each call, as a call may change them.
 NASTY = {
@@ -643,26 +643,40 @@ def check_usable(result: Any) -> None:
             assert values.dtype.kind != "f" or np.isfinite(values).all()
 
 
-def values_for(entry_point: EntryPoint, name: str) -> list[str]:
-    """Names of the values that are tried for an argument."""
-    large = LARGE if name in entry_point.lengths else ()
-    return [value for value in NASTY if value not in large]
+def values_by_argument(entry_point: EntryPoint) -> dict[str, list[str]]:
+    """Names of the values that are tried, by the name of the argument."""
+    lengths = entry_point.lengths
+    return {
+        name: [v for v in NASTY if name not in lengths or v not in LARGE]
+        for name in entry_point.names
+    }
 
 
 @st.composite
-def replacements(draw, entry_point):
-    """One or two arguments, and what replaces them."""
-    names = st.sampled_from(entry_point.names)
-    chosen = draw(st.lists(names, min_size=1, max_size=2, unique=True))
-    return {
-        name: draw(st.sampled_from(values_for(entry_point, name)))
-        for name in chosen
-    }
+def replacements(draw, values: dict[str, list[str]]):
+    """Some arguments, and what replaces them.
+
+    Args:
+        draw: Draws from a strategy.
+        values: Names of values by the name of the argument.
+    """
+    names = st.sampled_from(list(values))
+    chosen = draw(st.lists(names, min_size=1, max_size=3, unique=True))
+    return {name: draw(st.sampled_from(values[name])) for name in chosen}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_an_argument_of_the_wrong_kind_is_refused_or_works(name):
+    entry_point = ENTRY_POINTS[name]
+    for argument, values in values_by_argument(entry_point).items():
+        for value in values:
+            call_with(entry_point, {argument: value})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_arguments_of_the_wrong_kind_together(name):
     entry_point = ENTRY_POINTS[name]
 
     @settings(
@@ -671,7 +685,7 @@ def test_an_argument_of_the_wrong_kind_is_refused_or_works(name):
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
-    @given(replacements(entry_point))
+    @given(replacements(values_by_argument(entry_point)))
     def fuzz(nasty):
         call_with(entry_point, nasty)
 

@@ -38,25 +38,24 @@ class Episode:
 
     @classmethod
     def from_inputs(
-        cls, inputs: dict[str, Any], model: keras.Model | None = None
+        cls,
+        inputs: dict[str, Any],
+        model: keras.Model | None = None,
+        needs_queries: bool = False,
     ) -> Episode:
         """Checks and wraps the `x` of an episode data set.
 
         Args:
             inputs: The `x`.
             model: What takes `support_x` and `query_x`, to check them by.
+            needs_queries: Whether there must be a query. A loss has no mean
+                over none, while there may be nothing to predict.
 
         Raises:
             TypeError: If `inputs` is not a dict of dense arrays.
             ValueError: If a key is missing or unknown, or shapes disagree.
         """
-        if not isinstance(inputs, dict):
-            raise TypeError(
-                "A meta-learner takes a dict with the keys "
-                f"{list(_REQUIRED)}. Received: {type(inputs).__name__}. "
-                "Yield `(x, query_y)` with such a dict `x`, or make episodes "
-                "with `keras_meta.episodes`."
-            )
+        check_is_dict(inputs)
         unknown = [k for k in inputs if k not in _REQUIRED + _OPTIONAL]
         missing = [k for k in _REQUIRED if k not in inputs]
         if unknown or missing:
@@ -81,7 +80,7 @@ class Episode:
         return dataclasses.replace(
             episode,
             support_sample_weight=_squeeze(episode.support_sample_weight),
-        )._with_checked_sizes()
+        )._with_checked_sizes(needs_queries)
 
     @property
     def tasks(self) -> int | tf.Tensor:
@@ -128,7 +127,7 @@ class Episode:
             fitted[name] = keras.tree.pack_sequence_as(inputs, flat)
         return dataclasses.replace(self, **fitted)
 
-    def _with_checked_sizes(self) -> Episode:
+    def _with_checked_sizes(self, needs_queries: bool) -> Episode:
         """Checks the sizes that only the running graph knows."""
         flat = [
             (name, x)
@@ -140,6 +139,9 @@ class Episode:
             *_size_assertions(flat, 0, "tasks"),
             *_size_assertions(support, 1, "support examples"),
         ]
+        if needs_queries:
+            queries = [(name, x) for name, x in flat if name == "query_x"]
+            checks += _size_assertions(queries, 1, "queries")
         if not checks:
             return self
         with tf.control_dependencies(checks):
@@ -156,6 +158,12 @@ class Episode:
             parts["support_sample_weight"] = [self.support_sample_weight]
         shapes = {name: [x.shape for x in xs] for name, xs in parts.items()}
         flat = [(name, s) for name, ss in shapes.items() for s in ss]
+        for name in parts:
+            if not parts[name]:
+                raise ValueError(
+                    f"`{name}` must hold the model's inputs, each [tasks, "
+                    f"examples, ...]. Received: {name}={getattr(self, name)}"
+                )
         for name, shape in flat:
             if shape.rank is None:
                 raise ValueError(
@@ -187,6 +195,20 @@ class Episode:
             )
 
 
+def check_is_dict(inputs: Any) -> None:
+    """Requires a dict for the inputs of a learner.
+
+    Raises:
+        TypeError: If it is anything else.
+    """
+    if not isinstance(inputs, dict):
+        raise TypeError(
+            f"A meta-learner takes a dict with the keys {list(_REQUIRED)}. "
+            f"Received: {type(inputs).__name__}. Yield `(x, query_y)` with "
+            "such a dict `x`, or make episodes with `keras_meta.episodes`."
+        )
+
+
 def check_query(x: Any, y: Any, sample_weight: Any) -> None:
     """Checks the labels and weights of the query sets.
 
@@ -196,8 +218,8 @@ def check_query(x: Any, y: Any, sample_weight: Any) -> None:
     """
     if y is None:
         raise ValueError(
-            "The query sets need labels to learn from. Received: y=None. "
-            "Yield `(x, query_y)`."
+            "The query sets need labels to learn from or to be evaluated on. "
+            "Received: y=None. Yield `(x, query_y)`."
         )
     labels = keras.tree.flatten(as_nested_tensors("query_y", y))
     _check_labels_of_queries(x, labels)
@@ -222,15 +244,17 @@ def check_query(x: Any, y: Any, sample_weight: Any) -> None:
 def _check_labels_of_queries(x: Any, labels: list[tf.Tensor]) -> None:
     if not isinstance(x, dict) or "query_x" not in x:
         return
-    queries = as_nested_tensors("query_x", x["query_x"])
-    inputs = keras.tree.flatten(queries)[0].shape
-    if inputs.rank is not None and inputs[1] == 0:
+    queries = keras.tree.flatten(as_nested_tensors("query_x", x["query_x"]))
+    inputs = queries[0].shape if queries else tf.TensorShape(None)
+    if (inputs.rank or 0) < 2:
+        return
+    if inputs[1] == 0:
         raise ValueError(
             "`query_x` must have at least one query to learn from or to "
             f"evaluate on. Received: query_x.shape={inputs}"
         )
     for shape in (label.shape for label in labels):
-        if None in (inputs.rank, shape.rank):
+        if shape.rank is None:
             continue
         if shape.rank < 2 or not shape[:2].is_compatible_with(inputs[:2]):
             raise ValueError(
@@ -325,8 +349,7 @@ def _fit_to_model(name: str, x: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
             "Received: strings. Turn words into numbers first, or begin the "
             "model with a layer such as keras.layers.TextVectorization."
         )
-    # Keras adds or drops a last axis of size 1 itself.
-    if x.shape.rank != shape.rank + 2:
+    if _differs_by_last_axis(x.shape[2:], shape):
         return x
     if not x.shape[2:].is_compatible_with(shape):
         wanted = ", ".join(map(str, ("tasks", "examples", *shape)))
@@ -337,6 +360,15 @@ def _fit_to_model(name: str, x: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
     if x.shape[2:].is_fully_defined():
         return x
     return tf.ensure_shape(x, [*x.shape[:2], *shape])
+
+
+def _differs_by_last_axis(given: tf.TensorShape, taken: tf.TensorShape) -> bool:
+    """Whether one shape lacks the other's last axis, of size 1.
+
+    Keras adds or drops it itself.
+    """
+    short, long = sorted([given, taken], key=lambda shape: shape.rank)
+    return long.rank == short.rank + 1 and long[-1] == 1
 
 
 def _squeeze(weight: tf.Tensor | None) -> tf.Tensor | None:

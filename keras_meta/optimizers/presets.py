@@ -14,6 +14,7 @@ import pathlib
 import warnings
 
 from keras_meta import durable_files
+from keras_meta.checks import describe
 from keras_meta.optimizers import rule_config
 from keras_meta.optimizers import rule_weights
 from keras_meta.update_rules.update_rule import UpdateRule
@@ -121,7 +122,7 @@ def _find(preset: str | os.PathLike) -> pathlib.Path:
     if not isinstance(preset, (str, os.PathLike)):
         raise TypeError(
             f"`preset` must be the name of a preset, {preset_names()}, or a "
-            f"folder. Received: preset={preset!r}"
+            f"folder. Received: preset={describe(preset)}"
         )
     folder = pathlib.Path(preset)
     if preset in preset_names():
