@@ -138,7 +138,7 @@ def network():
 
 @functools.cache
 def learner():
-    """A compiled learner; no call of an entry point trains it."""
+    """A compiled learner, for all calls."""
     made = keras_meta.MAML(network(), 0.1)
     made.compile("sgd", "mse", run_eagerly=True)
     return made
@@ -159,6 +159,12 @@ def tasks():
         "support_y": np.ones([2, 3, 1], "float32"),
         "query_x": np.ones([2, 4, 2], "float32"),
     }
+
+
+def of_batch():
+    """Arguments of `fit` and the like."""
+    labels, weights = np.ones([2, 4, 1], "float32"), np.ones([2, 4], "float32")
+    return {**tasks(), "y": labels, "sample_weight": weights}
 
 
 def data_of_tasks():
@@ -457,6 +463,7 @@ ENTRY_POINTS = {
             support_x=np.ones([3, 2], "float32"),
             support_y=np.ones([3, 1], "float32"),
             steps=1,
+            sample_weight=np.ones([3]),
         ),
         lengths=("steps",),
     ),
@@ -464,6 +471,37 @@ ENTRY_POINTS = {
         lambda inputs: learner()(inputs), lambda: {"inputs": tasks()}
     ),
     "Learner(), parts": EntryPoint(lambda **x: learner()(x), tasks),
+    "Learner(), weights": EntryPoint(
+        lambda weights: learner()(
+            {**tasks(), "support_sample_weight": weights}
+        ),
+        lambda: {"weights": np.ones([2, 3])},
+    ),
+    "Learner.fit": EntryPoint(
+        lambda y, sample_weight, **x: learner().fit(
+            x, y, sample_weight=sample_weight, verbose=0
+        ),
+        of_batch,
+    ),
+    "Learner.train_on_batch": EntryPoint(
+        lambda y, sample_weight, **x: learner().train_on_batch(
+            x, y, sample_weight=sample_weight
+        ),
+        of_batch,
+    ),
+    "Learner.evaluate": EntryPoint(
+        lambda y, sample_weight, **x: learner().evaluate(
+            x, y, sample_weight=sample_weight, verbose=0
+        ),
+        of_batch,
+    ),
+    "Learner.predict": EntryPoint(
+        lambda **x: learner().predict(x, verbose=0), tasks
+    ),
+    "Learner.export": EntryPoint(
+        lambda format: learner().export("nowhere/else", format=format),
+        given_arguments(format="nothing"),
+    ),
     "Learner.trajectory": EntryPoint(
         lambda **x: learner().trajectory(tasks(), **x),
         given_arguments(steps=1),
@@ -528,7 +566,7 @@ ENTRY_POINTS = {
     ),
     "LearnedHyperparameters": EntryPoint(
         keras_meta.LearnedHyperparameters,
-        given_arguments(learning_rate=0.1, momentum=0.5),
+        given_arguments(learning_rate=0.1, momentum=0.5, weight_decay=0.1),
     ),
     "MetaLearnerLSTM": EntryPoint(
         keras_meta.MetaLearnerLSTM,

@@ -8,10 +8,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import describe
 from keras_meta.learners.labels import ClassNumbers
 from keras_meta.learners.tensors import as_nested_tensors
 from keras_meta.learners.tensors import as_tensor
 from keras_meta.learners.tensors import as_tensors
+from keras_meta.learners.tensors import check_equal_axis
 
 _REQUIRED = ("support_x", "support_y", "query_x")
 _OPTIONAL = ("support_sample_weight",)
@@ -72,6 +74,12 @@ class Episode:
                 f"{type(inputs['support_y']).__name__}. Put the labels of "
                 "several outputs side by side in one tensor, and pass "
                 "`inner_loss=`, a function of (y_true, y_pred)."
+            )
+        weight = inputs.get("support_sample_weight")
+        if keras.tree.is_nested(weight):
+            raise ValueError(
+                "`support_sample_weight` must be one array, [tasks, examples]. "
+                f"Received: {describe(weight)}"
             )
         episode = cls(**as_tensors(inputs))
         if model is not None:
@@ -176,9 +184,9 @@ class Episode:
                     f"`{name}` must have the shape [tasks, examples, ...]. "
                     f"Received: {name}.shape={shape}"
                 )
-        _check_equal_axis(flat, 0, "the same number of tasks (axis 0)")
+        check_equal_axis(flat, 0, "the same number of tasks (axis 0)")
         support = [x for x in flat if x[0] != "query_x"]
-        _check_equal_axis(support, 1, "the same number of examples (axis 1)")
+        check_equal_axis(support, 1, "the same number of examples (axis 1)")
         _check_not_empty(flat, 0, "task")
         _check_not_empty(support, 1, "support example")
         self._check_ranks(shapes)
@@ -223,9 +231,13 @@ def check_query(x: Any, y: Any, sample_weight: Any) -> None:
         )
     labels = keras.tree.flatten(as_nested_tensors("query_y", y))
     _check_labels_of_queries(x, labels)
-    for weight in keras.tree.flatten(sample_weight):
-        if weight is None:
-            continue
+    weights = [w for w in keras.tree.flatten(sample_weight) if w is not None]
+    if sample_weight is not None and not weights:
+        raise ValueError(
+            "`sample_weight` must be an array, [tasks, queries], or None. "
+            f"Received: sample_weight={sample_weight}"
+        )
+    for weight in weights:
         shape = as_tensor("sample_weight", weight).shape
         fits = shape.rank is None or (
             shape.rank >= 2
@@ -271,14 +283,6 @@ def _is_weight_of(weight: tf.TensorShape, label: tf.TensorShape) -> bool:
     return weight[:1].is_compatible_with(label[:1]) and (
         None in queries or queries[0] in (1, queries[1])
     )
-
-
-def _check_equal_axis(shapes, axis: int, what: str):
-    sizes = {s[axis] for _, s in shapes}
-    if len(sizes - {None}) > 1:
-        received = ", ".join(f"{name}.shape={s}" for name, s in shapes)
-        names = " and ".join(dict.fromkeys(f"`{name}`" for name, _ in shapes))
-        raise ValueError(f"{names} must have {what}. Received: {received}")
 
 
 def _check_not_empty(shapes, axis: int, what: str):

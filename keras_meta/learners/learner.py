@@ -508,7 +508,7 @@ class Learner(MetaTraining):
         served.serve({"support_x": ..., "support_y": ..., "query_x": ...})
         ```
         """
-        if format != "tf_saved_model":
+        if not isinstance(format, str) or format != "tf_saved_model":
             raise ValueError(
                 "A meta-learner takes gradients where it is served, which "
                 "only a SavedModel can hold. Received: "

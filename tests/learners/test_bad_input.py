@@ -274,6 +274,40 @@ def test_what_keras_would_refuse_without_a_name(key, kind):
             run(data, y, verbose=0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"support_x": [[1.0]]}, "`support_x` must be an array.*np.asarray"),
+        ({"support_y": None}, "`support_y` must hold an array.*=None"),
+        ({"query_x": tf.constant(1.0)}, "`query_x` must have at least one tas"),
+        ({"query_x": np.ones([4, 4, 2])}, "same number of tasks.*=.4, 4, 2"),
+        ({"y": "labels"}, "`query_y` must be an array.*'labels'"),
+        ({"y": np.zeros([3], "M8[D]")}, "`query_y` must be .*Received: dates"),
+        ({"sample_weight": []}, "`sample_weight` must hold an array"),
+        ({"sample_weight": np.ones([2, 4])}, "`sample_weight` .*same number"),
+    ],
+)
+def test_arrays_are_checked_before_keras_takes_them(changes, message):
+    x, y = regression()
+    given = {**x, "y": y, "sample_weight": None, **changes}
+    y, sample_weight = given.pop("y"), given.pop("sample_weight")
+    for run in (maml().fit, maml().evaluate):
+        with refuses((TypeError, ValueError), message):
+            run(given, y, sample_weight=sample_weight, verbose=0)
+    with refuses((TypeError, ValueError), message):
+        maml().fit(
+            *regression(),
+            validation_data=(given, y, sample_weight),
+            verbose=0,
+        )
+
+
+def test_weights_of_support_examples_are_one_array():
+    x, _ = regression()
+    with refuses(ValueError, "`support_sample_weight` must be one array"):
+        maml()({**x, "support_sample_weight": {}})
+
+
 def test_no_tasks():
     x, y = regression()
     x = {key: value[:0] for key, value in x.items()}
