@@ -498,10 +498,6 @@ ENTRY_POINTS = {
     "Learner.predict": EntryPoint(
         lambda **x: learner().predict(x, verbose=0), tasks
     ),
-    "Learner.export": EntryPoint(
-        lambda format: learner().export("nowhere/else", format=format),
-        given_arguments(format="nothing"),
-    ),
     "Learner.trajectory": EntryPoint(
         lambda **x: learner().trajectory(tasks(), **x),
         given_arguments(steps=1),
