@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -11,6 +10,11 @@ import numpy as np
 
 # Characters of a value that an error shows.
 _LONGEST = 200
+# What is computed in float32 must not become infinite.
+_LARGEST = float(np.finfo(np.float32).max)
+# Keras takes seeds of 64 bits, and several are counted from one.
+_SEEDS = 2**62
+_IN_FLOAT32 = "in float32 (at most 3.4e38)"
 
 
 def is_whole(value: object) -> bool:
@@ -34,14 +38,14 @@ def is_number(value: object) -> bool:
 
 
 def is_finite_number(value: object) -> bool:
-    """Whether a value is a real number, and neither infinite nor NaN.
+    """Whether a value is a real number, and finite as float32 too.
 
     Example:
-    >>> is_finite_number(0.1), is_finite_number(float("inf"))
+    >>> is_finite_number(0.1), is_finite_number(1e300)
     (True, False)
     """
     try:
-        return is_number(value) and math.isfinite(value)
+        return is_number(value) and abs(float(value)) <= _LARGEST
     except OverflowError:
         # An integer beyond the largest float.
         return False
@@ -125,8 +129,29 @@ def check_at_least(least: int, /, **values: int) -> None:
     )
 
 
+def check_between(least: int, most: int, /, **values: int) -> None:
+    """Requires whole numbers within two bounds.
+
+    Args:
+        least: The lower bound.
+        most: The upper bound.
+        **values: Values by the name of their argument.
+
+    Raises:
+        ValueError: If one is no integer or out of bounds.
+
+    Example:
+    >>> check_between(2, 127, time_scales=4)
+    """
+    _check(
+        values,
+        lambda x: is_whole(x) and least <= x <= most,
+        f"an integer from {least} to {most}",
+    )
+
+
 def check_finite_number(**values: float) -> None:
-    """Requires numbers that are neither infinite nor NaN.
+    """Requires numbers that are finite, as float32 too.
 
     Args:
         **values: Values by the name of their argument.
@@ -137,7 +162,7 @@ def check_finite_number(**values: float) -> None:
     Example:
     >>> check_finite_number(learning_rate=0.1)
     """
-    _check(values, is_finite_number, "a finite number")
+    _check(values, is_finite_number, f"a finite number {_IN_FLOAT32}")
 
 
 def check_positive_number(**values: float) -> None:
@@ -155,7 +180,7 @@ def check_positive_number(**values: float) -> None:
     _check(
         values,
         lambda x: is_finite_number(x) and x > 0,
-        "a positive number, and finite",
+        f"a positive number, and finite {_IN_FLOAT32}",
     )
 
 
@@ -175,7 +200,7 @@ def check_number_at_least(least: float, /, **values: float) -> None:
     _check(
         values,
         lambda x: is_finite_number(x) and x >= least,
-        f"a finite number of at least {least}",
+        f"a finite number {_IN_FLOAT32}, of at least {least}",
     )
 
 
@@ -228,7 +253,7 @@ def as_seed(seed: int | None) -> int | None:
         A Python integer, or `None`.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is neither, or too large for Keras.
 
     Example:
     >>> as_seed(7)
@@ -237,6 +262,11 @@ def as_seed(seed: int | None) -> int | None:
     if seed is None:
         return None
     _check({"seed": seed}, is_whole, "an integer or None")
+    _check(
+        {"seed": seed},
+        lambda x: -_SEEDS <= x < _SEEDS,
+        "an integer of at most 62 bits",
+    )
     return int(seed)
 
 

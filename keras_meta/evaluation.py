@@ -14,7 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_meta.checks import check_at_least
+from keras_meta.checks import describe
+from keras_meta.learners.episode import check_query
 from keras_meta.learners.learner import Learner
+from keras_meta.learners.tensors import as_tensor
 from keras_meta.unroll import task_axis
 from keras_meta.unroll.annotations import keras_mask
 from keras_meta.unroll.annotations import map_annotated
@@ -244,6 +247,11 @@ def _statistics_of_tasks(
     """Returns means and half widths, `[steps, ...]`, of loss and metrics."""
     # One task has no interval.
     check_at_least(2, tasks=tasks)
+    if not isinstance(learner, keras.Model):
+        raise TypeError(
+            "`learner` must be a meta-learner. Received: "
+            f"learner={describe(learner)}"
+        )
     if not learner.compiled:
         raise ValueError(
             "The learner must be compiled: call `compile(loss=..., "
@@ -269,7 +277,7 @@ def _predictions(
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """Yields labels and predictions until there are enough tasks."""
     done = 0
-    for batch in episodes:
+    for batch in _batches(episodes):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         if sample_weight is not None:
             raise ValueError(
@@ -277,13 +285,14 @@ def _predictions(
                 "part; weights of query examples are not supported here. "
                 "Drop them with `episodes.map(lambda x, y, w: (x, y))`."
             )
+        check_query(x, y, None)
         predictions = predict(x)
         if keras.tree.is_nested(predictions):
             raise ValueError(
                 "The learner must have one output. Received: "
                 f"{type(predictions).__name__}. Use `learner.evaluate`."
             )
-        y = tf.convert_to_tensor(y)
+        y = as_tensor("query_y", y)
         if isinstance(learner, Learner):
             learner.check_query_labels(y)
         yield y, predictions
@@ -291,9 +300,21 @@ def _predictions(
         if done >= tasks:
             return
     raise ValueError(
-        f"`episodes` ended after {done} tasks; tasks={tasks} were asked for. "
+        f"`episodes` ended after {done} tasks; tasks={describe(tasks)} were "
+        "asked for. "
         "Make the data set longer or endless, or ask for fewer."
     )
+
+
+def _batches(episodes: Any) -> Iterator[Any]:
+    """Returns an iterator over a data set; raises if it is none."""
+    try:
+        return iter(episodes)
+    except (TypeError, NotImplementedError) as error:
+        raise TypeError(
+            "`episodes` must be a data set of `(x, query_y)`. Received: "
+            f"episodes={describe(episodes)}"
+        ) from error
 
 
 def _measure(

@@ -44,6 +44,26 @@ def test_what_is_no_number(make, name, value):
         make(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("make", "name", "value"),
+    [
+        (keras_meta.CoordinatewiseLSTM, "units", np.array(2)),
+        (keras_meta.CoordinatewiseLSTM, "units", np.int8(-3)),
+        (keras_meta.CoordinatewiseLSTM, "units", [2**31]),
+        (keras_meta.CoordinatewiseLSTM, "output_scale", 1e300),
+        (keras_meta.HierarchicalRNN, "time_scales", 128),
+        (keras_meta.GradientDescent, "learning_rate", np.float16("inf")),
+        (keras_meta.GradientDescent, "learn", [10**5000]),
+        (keras_meta.LearnedHyperparameters, "weight_decay", 10**400),
+        (keras_meta.MetaLearnerLSTM, "seed", 2**62),
+        (LSTMOptimizer, "learning_rate", float("nan")),
+    ],
+)
+def test_numbers_out_of_range(make, name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must .*Received: "):
+        make(**{name: value})
+
+
 @pytest.mark.parametrize("number", [np.float32(0.25), np.int64(1), 1])
 def test_numbers_of_numpy_are_numbers(number):
     assert keras_meta.GradientDescent(number).learning_rate == float(number)

@@ -163,6 +163,31 @@ def test_short_data_is_refused():
         evaluate_tasks(_learner(), _classification(5), tasks=20)
 
 
+@pytest.mark.parametrize("evaluate", [evaluate_tasks, adaptation_curve])
+@pytest.mark.parametrize(
+    ("episodes", "message"),
+    [
+        (None, "`episodes` must be a data set.*Received: episodes=None"),
+        (tf.constant(1.0), "`episodes` must be a data set"),
+        (["a", "b"], r"need labels .* `\(x, query_y\)`"),
+    ],
+)
+def test_what_is_no_data_set(evaluate, episodes, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        evaluate(_learner(), episodes, tasks=2)
+
+
+def test_labels_are_needed_to_evaluate():
+    inputs = _classification(3).map(lambda x, y: (x,))
+    with pytest.raises(ValueError, match=r"need labels .*`\(x, query_y\)`"):
+        evaluate_tasks(_learner(), inputs, tasks=2)
+
+
+def test_what_is_no_learner():
+    with pytest.raises(TypeError, match="`learner` must be.*learner='maml'"):
+        evaluate_tasks("maml", _classification(3), tasks=2)
+
+
 def test_one_task_has_no_interval():
     with pytest.raises(ValueError, match="`tasks` must be .* at least 2"):
         evaluate_tasks(_learner(), _classification(5), tasks=1)

@@ -33,7 +33,7 @@ DOCUMENTED = (
     TypeError,
     ValueError,
 )
-CASES_OF_AN_ENTRY_POINT = 15
+CASES_OF_AN_ENTRY_POINT = 30
 
 # Made anew for each call, as a call may change them.
 NASTY = {
@@ -138,7 +138,7 @@ def network():
 
 @functools.cache
 def learner():
-    """A compiled learner; no call of an entry point trains it."""
+    """A compiled learner, for all calls."""
     made = keras_meta.MAML(network(), 0.1)
     made.compile("sgd", "mse", run_eagerly=True)
     return made
@@ -159,6 +159,12 @@ def tasks():
         "support_y": np.ones([2, 3, 1], "float32"),
         "query_x": np.ones([2, 4, 2], "float32"),
     }
+
+
+def of_batch():
+    """Arguments of `fit` and the like."""
+    labels, weights = np.ones([2, 4, 1], "float32"), np.ones([2, 4], "float32")
+    return {**tasks(), "y": labels, "sample_weight": weights}
 
 
 def data_of_tasks():
@@ -457,6 +463,7 @@ ENTRY_POINTS = {
             support_x=np.ones([3, 2], "float32"),
             support_y=np.ones([3, 1], "float32"),
             steps=1,
+            sample_weight=np.ones([3]),
         ),
         lengths=("steps",),
     ),
@@ -464,6 +471,33 @@ ENTRY_POINTS = {
         lambda inputs: learner()(inputs), lambda: {"inputs": tasks()}
     ),
     "Learner(), parts": EntryPoint(lambda **x: learner()(x), tasks),
+    "Learner(), weights": EntryPoint(
+        lambda weights: learner()(
+            {**tasks(), "support_sample_weight": weights}
+        ),
+        lambda: {"weights": np.ones([2, 3])},
+    ),
+    "Learner.fit": EntryPoint(
+        lambda y, sample_weight, **x: learner().fit(
+            x, y, sample_weight=sample_weight, verbose=0
+        ),
+        of_batch,
+    ),
+    "Learner.train_on_batch": EntryPoint(
+        lambda y, sample_weight, **x: learner().train_on_batch(
+            x, y, sample_weight=sample_weight
+        ),
+        of_batch,
+    ),
+    "Learner.evaluate": EntryPoint(
+        lambda y, sample_weight, **x: learner().evaluate(
+            x, y, sample_weight=sample_weight, verbose=0
+        ),
+        of_batch,
+    ),
+    "Learner.predict": EntryPoint(
+        lambda **x: learner().predict(x, verbose=0), tasks
+    ),
     "Learner.trajectory": EntryPoint(
         lambda **x: learner().trajectory(tasks(), **x),
         given_arguments(steps=1),
@@ -528,7 +562,7 @@ ENTRY_POINTS = {
     ),
     "LearnedHyperparameters": EntryPoint(
         keras_meta.LearnedHyperparameters,
-        given_arguments(learning_rate=0.1, momentum=0.5),
+        given_arguments(learning_rate=0.1, momentum=0.5, weight_decay=0.1),
     ),
     "MetaLearnerLSTM": EntryPoint(
         keras_meta.MetaLearnerLSTM,
@@ -643,26 +677,40 @@ def check_usable(result: Any) -> None:
             assert values.dtype.kind != "f" or np.isfinite(values).all()
 
 
-def values_for(entry_point: EntryPoint, name: str) -> list[str]:
-    """Names of the values that are tried for an argument."""
-    large = LARGE if name in entry_point.lengths else ()
-    return [value for value in NASTY if value not in large]
+def values_by_argument(entry_point: EntryPoint) -> dict[str, list[str]]:
+    """Names of the values that are tried, by the name of the argument."""
+    lengths = entry_point.lengths
+    return {
+        name: [v for v in NASTY if name not in lengths or v not in LARGE]
+        for name in entry_point.names
+    }
 
 
 @st.composite
-def replacements(draw, entry_point):
-    """One or two arguments, and what replaces them."""
-    names = st.sampled_from(entry_point.names)
-    chosen = draw(st.lists(names, min_size=1, max_size=2, unique=True))
-    return {
-        name: draw(st.sampled_from(values_for(entry_point, name)))
-        for name in chosen
-    }
+def replacements(draw, values: dict[str, list[str]]):
+    """Some arguments, and what replaces them.
+
+    Args:
+        draw: Draws from a strategy.
+        values: Names of values by the name of the argument.
+    """
+    names = st.sampled_from(list(values))
+    chosen = draw(st.lists(names, min_size=1, max_size=3, unique=True))
+    return {name: draw(st.sampled_from(values[name])) for name in chosen}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_an_argument_of_the_wrong_kind_is_refused_or_works(name):
+    entry_point = ENTRY_POINTS[name]
+    for argument, values in values_by_argument(entry_point).items():
+        for value in values:
+            call_with(entry_point, {argument: value})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_arguments_of_the_wrong_kind_together(name):
     entry_point = ENTRY_POINTS[name]
 
     @settings(
@@ -671,7 +719,7 @@ def test_an_argument_of_the_wrong_kind_is_refused_or_works(name):
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
-    @given(replacements(entry_point))
+    @given(replacements(values_by_argument(entry_point)))
     def fuzz(nasty):
         call_with(entry_point, nasty)
 

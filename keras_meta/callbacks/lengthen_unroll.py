@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import keras
 
+from keras_meta.checks import describe
 from keras_meta.checks import is_whole
 from keras_meta.learners.optimizer_learner import OptimizerLearner
 
@@ -35,8 +36,8 @@ class LengthenUnroll(keras.callbacks.Callback):
         if not is_mapping or not all(map(is_whole, steps)) or 0 not in steps:
             raise ValueError(
                 "`steps` must say by the number of an epoch how many steps to "
-                "take from it on, and have an epoch 0. "
-                f"Received: steps={steps!r}. Write {{0: 20, 5: 100}}, for "
+                "take from it on, and have an epoch 0. Received: "
+                f"steps={describe(steps)}. Write {{0: 20, 5: 100}}, for "
                 "instance."
             )
         self.steps = dict(steps)

@@ -9,9 +9,12 @@ import numpy as np
 
 from keras_meta.checks import check_at_least
 from keras_meta.checks import check_bool
+from keras_meta.checks import check_choice
+from keras_meta.checks import describe
 from keras_meta.checks import is_finite_number
 from keras_meta.checks import is_number
 from keras_meta.unroll.checkpoint import CHECKPOINTS
+from keras_meta.unroll.inner_loss import InnerLoss
 from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -28,7 +31,9 @@ def check_arguments(
 ) -> None:
     """Checks the arguments of every learner; raises on a bad one."""
     if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a keras.Model. Received: {model!r}")
+        raise TypeError(
+            f"`model` must be a keras.Model. Received: model={describe(model)}"
+        )
     unbuilt = [x.name for x in model._flatten_layers() if _is_unbuilt(x)]
     if unbuilt:
         raise ValueError(
@@ -55,16 +60,8 @@ def check_arguments(
     if evaluation_steps is not None:
         check_at_least(0, evaluation_steps=evaluation_steps)
     check_bool(first_order=first_order)
-    if checkpoint not in CHECKPOINTS:
-        raise ValueError(
-            f"`checkpoint` must be one of {CHECKPOINTS}. Received: "
-            f"checkpoint={checkpoint!r}"
-        )
-    if batch_statistics not in _BATCH_STATISTICS:
-        raise ValueError(
-            f"`batch_statistics` must be one of {_BATCH_STATISTICS}. "
-            f"Received: batch_statistics={batch_statistics!r}"
-        )
+    check_choice("checkpoint", checkpoint, CHECKPOINTS)
+    check_choice("batch_statistics", batch_statistics, _BATCH_STATISTICS)
 
 
 def as_update_rule(update_rule, first_order: bool) -> UpdateRule:
@@ -78,15 +75,15 @@ def as_update_rule(update_rule, first_order: bool) -> UpdateRule:
         if not is_finite_number(update_rule):
             raise ValueError(
                 "`update_rule` must be an update rule, or a finite number for "
-                f"its rate. Received: update_rule={update_rule!r}"
+                f"its rate. Received: update_rule={describe(update_rule)}"
             )
         return GradientDescent(update_rule)
     if not isinstance(update_rule, UpdateRule):
         raise TypeError(
             "`update_rule` must be an update rule such as "
             "keras_meta.GradientDescent(0.1), or a number for its rate. "
-            f"Received: update_rule={update_rule!r}. Optimizers of Keras "
-            "change variables in place and cannot be differentiated."
+            f"Received: update_rule={describe(update_rule)}. Optimizers of "
+            "Keras change variables in place and cannot be differentiated."
         )
     if update_rule.attends and first_order:
         raise ValueError(
@@ -95,6 +92,21 @@ def as_update_rule(update_rule, first_order: bool) -> UpdateRule:
             "second derivatives, or a rule without attention."
         )
     return update_rule
+
+
+def as_inner_loss(loss) -> InnerLoss:
+    """Returns the loss of the inner loop, or raises.
+
+    Args:
+        loss: Whatever `compile` takes as a loss.
+    """
+    if isinstance(loss, (dict, list, tuple)):
+        raise ValueError(
+            "The inner loop needs one loss for all outputs. Received: "
+            f"loss={describe(loss)}. Pass `inner_loss=`, a function of "
+            "(y_true, y_pred)."
+        )
+    return InnerLoss(loss)
 
 
 def as_step_weights(step_weights, steps: int) -> np.ndarray:
@@ -108,7 +120,7 @@ def as_step_weights(step_weights, steps: int) -> np.ndarray:
         raise ValueError(
             f"`step_weights` must be {steps} finite numbers of at least 0, "
             f"one for each of steps={steps}, or one of its other choices. "
-            f"Received: step_weights={step_weights!r}"
+            f"Received: step_weights={describe(step_weights)}"
         )
     return weights.astype(float)
 

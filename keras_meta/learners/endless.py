@@ -41,8 +41,10 @@ def refuses_endless(method: Callable) -> Callable:
     @functools.wraps(method)
     def checked(self, *args, **kwargs):
         given = signature.bind(self, *args, **kwargs).arguments
-        check_arrays("x", given.get("x"))
-        check_arrays("query_y", given.get("y"))
+        check_arrays(*(given.get(k) for k in ("x", "y", "sample_weight")))
+        validation = given.get("validation_data")
+        if isinstance(validation, (list, tuple)):
+            check_arrays(*validation)
         for data, steps in limits.items():
             if given.get(steps) is None and _is_endless(given.get(data)):
                 raise ValueError(

@@ -8,10 +8,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import describe
 from keras_meta.learners.labels import ClassNumbers
 from keras_meta.learners.tensors import as_nested_tensors
 from keras_meta.learners.tensors import as_tensor
 from keras_meta.learners.tensors import as_tensors
+from keras_meta.learners.tensors import check_equal_axis
 
 _REQUIRED = ("support_x", "support_y", "query_x")
 _OPTIONAL = ("support_sample_weight",)
@@ -38,25 +40,24 @@ class Episode:
 
     @classmethod
     def from_inputs(
-        cls, inputs: dict[str, Any], model: keras.Model | None = None
+        cls,
+        inputs: dict[str, Any],
+        model: keras.Model | None = None,
+        needs_queries: bool = False,
     ) -> Episode:
         """Checks and wraps the `x` of an episode data set.
 
         Args:
             inputs: The `x`.
             model: What takes `support_x` and `query_x`, to check them by.
+            needs_queries: Whether there must be a query. A loss has no mean
+                over none, while there may be nothing to predict.
 
         Raises:
             TypeError: If `inputs` is not a dict of dense arrays.
             ValueError: If a key is missing or unknown, or shapes disagree.
         """
-        if not isinstance(inputs, dict):
-            raise TypeError(
-                "A meta-learner takes a dict with the keys "
-                f"{list(_REQUIRED)}. Received: {type(inputs).__name__}. "
-                "Yield `(x, query_y)` with such a dict `x`, or make episodes "
-                "with `keras_meta.episodes`."
-            )
+        check_is_dict(inputs)
         unknown = [k for k in inputs if k not in _REQUIRED + _OPTIONAL]
         missing = [k for k in _REQUIRED if k not in inputs]
         if unknown or missing:
@@ -74,6 +75,12 @@ class Episode:
                 "several outputs side by side in one tensor, and pass "
                 "`inner_loss=`, a function of (y_true, y_pred)."
             )
+        weight = inputs.get("support_sample_weight")
+        if keras.tree.is_nested(weight):
+            raise ValueError(
+                "`support_sample_weight` must be one array, [tasks, examples]. "
+                f"Received: {describe(weight)}"
+            )
         episode = cls(**as_tensors(inputs))
         if model is not None:
             episode = episode._with_shapes_of(model)
@@ -81,7 +88,7 @@ class Episode:
         return dataclasses.replace(
             episode,
             support_sample_weight=_squeeze(episode.support_sample_weight),
-        )._with_checked_sizes()
+        )._with_checked_sizes(needs_queries)
 
     @property
     def tasks(self) -> int | tf.Tensor:
@@ -128,7 +135,7 @@ class Episode:
             fitted[name] = keras.tree.pack_sequence_as(inputs, flat)
         return dataclasses.replace(self, **fitted)
 
-    def _with_checked_sizes(self) -> Episode:
+    def _with_checked_sizes(self, needs_queries: bool) -> Episode:
         """Checks the sizes that only the running graph knows."""
         flat = [
             (name, x)
@@ -140,6 +147,9 @@ class Episode:
             *_size_assertions(flat, 0, "tasks"),
             *_size_assertions(support, 1, "support examples"),
         ]
+        if needs_queries:
+            queries = [(name, x) for name, x in flat if name == "query_x"]
+            checks += _size_assertions(queries, 1, "queries")
         if not checks:
             return self
         with tf.control_dependencies(checks):
@@ -156,6 +166,12 @@ class Episode:
             parts["support_sample_weight"] = [self.support_sample_weight]
         shapes = {name: [x.shape for x in xs] for name, xs in parts.items()}
         flat = [(name, s) for name, ss in shapes.items() for s in ss]
+        for name in parts:
+            if not parts[name]:
+                raise ValueError(
+                    f"`{name}` must hold the model's inputs, each [tasks, "
+                    f"examples, ...]. Received: {name}={getattr(self, name)}"
+                )
         for name, shape in flat:
             if shape.rank is None:
                 raise ValueError(
@@ -168,9 +184,9 @@ class Episode:
                     f"`{name}` must have the shape [tasks, examples, ...]. "
                     f"Received: {name}.shape={shape}"
                 )
-        _check_equal_axis(flat, 0, "the same number of tasks (axis 0)")
+        check_equal_axis(flat, 0, "the same number of tasks (axis 0)")
         support = [x for x in flat if x[0] != "query_x"]
-        _check_equal_axis(support, 1, "the same number of examples (axis 1)")
+        check_equal_axis(support, 1, "the same number of examples (axis 1)")
         _check_not_empty(flat, 0, "task")
         _check_not_empty(support, 1, "support example")
         self._check_ranks(shapes)
@@ -185,6 +201,20 @@ class Episode:
                 f"Received: support_x.shape={_show(shapes['support_x'])}, "
                 f"query_x.shape={_show(shapes['query_x'])}"
             )
+
+
+def check_is_dict(inputs: Any) -> None:
+    """Requires a dict for the inputs of a learner.
+
+    Raises:
+        TypeError: If it is anything else.
+    """
+    if not isinstance(inputs, dict):
+        raise TypeError(
+            f"A meta-learner takes a dict with the keys {list(_REQUIRED)}. "
+            f"Received: {type(inputs).__name__}. Yield `(x, query_y)` with "
+            "such a dict `x`, or make episodes with `keras_meta.episodes`."
+        )
 
 
 def check_query(x: Any, y: Any, sample_weight: Any) -> Any:
@@ -205,15 +235,19 @@ def check_query(x: Any, y: Any, sample_weight: Any) -> Any:
     """
     if y is None:
         raise ValueError(
-            "The query sets need labels to learn from. Received: y=None. "
-            "Yield `(x, query_y)`."
+            "The query sets need labels to learn from or to be evaluated on. "
+            "Received: y=None. Yield `(x, query_y)`."
         )
     y = as_nested_tensors("query_y", y)
     labels = keras.tree.flatten(y)
     checks = _check_labels_of_queries(x, labels)
-    for weight in keras.tree.flatten(sample_weight):
-        if weight is None:
-            continue
+    weights = [w for w in keras.tree.flatten(sample_weight) if w is not None]
+    if sample_weight is not None and not weights:
+        raise ValueError(
+            "`sample_weight` must be an array, [tasks, queries], or None. "
+            f"Received: sample_weight={sample_weight}"
+        )
+    for weight in weights:
         shape = as_tensor("sample_weight", weight).shape
         fits = shape.rank is None or (
             shape.rank >= 2
@@ -239,16 +273,17 @@ def _check_labels_of_queries(
     """Checks sizes, and returns what checks those that are open here."""
     if not isinstance(x, dict) or "query_x" not in x:
         return []
-    queries = as_nested_tensors("query_x", x["query_x"])
-    first = keras.tree.flatten(queries)[0]
-    inputs = first.shape
-    if inputs.rank is not None and inputs[1] == 0:
+    queries = keras.tree.flatten(as_nested_tensors("query_x", x["query_x"]))
+    inputs = queries[0].shape if queries else tf.TensorShape(None)
+    if (inputs.rank or 0) < 2:
+        return []
+    if inputs[1] == 0:
         raise ValueError(
             "`query_x` must have at least one query to learn from or to "
             f"evaluate on. Received: query_x.shape={inputs}"
         )
     for shape in (label.shape for label in labels):
-        if None in (inputs.rank, shape.rank):
+        if shape.rank is None:
             continue
         if shape.rank < 2 or not shape[:2].is_compatible_with(inputs[:2]):
             raise ValueError(
@@ -256,7 +291,7 @@ def _check_labels_of_queries(
                 f"`query_x`. Received: query_y.shape={shape}, "
                 f"query_x.shape={inputs}"
             )
-    named = [("query_x", first), *(("query_y", label) for label in labels)]
+    named = [("query_x", queries[0]), *(("query_y", label) for label in labels)]
     if any(tensor.shape.rank is None for _, tensor in named):
         return []
     return [
@@ -272,14 +307,6 @@ def _is_weight_of(weight: tf.TensorShape, label: tf.TensorShape) -> bool:
     return weight[:1].is_compatible_with(label[:1]) and (
         None in queries or queries[0] in (1, queries[1])
     )
-
-
-def _check_equal_axis(shapes, axis: int, what: str):
-    sizes = {s[axis] for _, s in shapes}
-    if len(sizes - {None}) > 1:
-        received = ", ".join(f"{name}.shape={s}" for name, s in shapes)
-        names = " and ".join(dict.fromkeys(f"`{name}`" for name, _ in shapes))
-        raise ValueError(f"{names} must have {what}. Received: {received}")
 
 
 def _check_not_empty(shapes, axis: int, what: str):
@@ -350,8 +377,7 @@ def _fit_to_model(name: str, x: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
             "Received: strings. Turn words into numbers first, or begin the "
             "model with a layer such as keras.layers.TextVectorization."
         )
-    # Keras adds or drops a last axis of size 1 itself.
-    if x.shape.rank != shape.rank + 2:
+    if _differs_by_last_axis(x.shape[2:], shape):
         return x
     if not x.shape[2:].is_compatible_with(shape):
         wanted = ", ".join(map(str, ("tasks", "examples", *shape)))
@@ -362,6 +388,15 @@ def _fit_to_model(name: str, x: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
     if x.shape[2:].is_fully_defined():
         return x
     return tf.ensure_shape(x, [*x.shape[:2], *shape])
+
+
+def _differs_by_last_axis(given: tf.TensorShape, taken: tf.TensorShape) -> bool:
+    """Whether one shape lacks the other's last axis, of size 1.
+
+    Keras adds or drops it itself.
+    """
+    short, long = sorted([given, taken], key=lambda shape: shape.rank)
+    return long.rank == short.rank + 1 and long[-1] == 1
 
 
 def _squeeze(weight: tf.Tensor | None) -> tf.Tensor | None:

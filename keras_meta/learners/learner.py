@@ -12,11 +12,14 @@ import tensorflow as tf
 
 from keras_meta._keras import raises_as_is
 from keras_meta.checks import check_at_least
+from keras_meta.checks import describe
+from keras_meta.learners.arguments import as_inner_loss
 from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_arguments
 from keras_meta.learners.arguments import warn_of_low_rank
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
+from keras_meta.learners.episode import check_is_dict
 from keras_meta.learners.meta_training import MetaTraining
 from keras_meta.learners.signature import default_signature
 from keras_meta.learners.task_blocks import Inseparable
@@ -120,6 +123,8 @@ class Learner(MetaTraining):
         self.adapt_spec = adapt
         if isinstance(adapt, (list, tuple)):
             self.adapt_spec = [getattr(x, "name", x) for x in adapt]
+        if inner_loss is not None:
+            as_inner_loss(inner_loss)
         self.inner_loss = inner_loss
         self.first_order = bool(first_order)
         self.checkpoint = checkpoint
@@ -142,7 +147,8 @@ class Learner(MetaTraining):
     def __call__(self, inputs, *args, **kwargs):
         """Calls the learner as a Keras model, see `call`."""
         # Here errors name the input, which those of Keras would not.
-        if isinstance(inputs, dict) and not _is_symbolic(inputs):
+        check_is_dict(inputs)
+        if not _is_symbolic(inputs):
             inputs = as_tensors(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
@@ -477,13 +483,7 @@ class Learner(MetaTraining):
                 "The inner loop needs a loss. Call `compile(loss=...)` or "
                 "pass `inner_loss=` to the constructor."
             )
-        if isinstance(loss, (dict, list, tuple)):
-            raise ValueError(
-                "The inner loop needs one loss for all outputs. Received: "
-                f"loss={loss!r}. Pass `inner_loss=`, a function of "
-                "(y_true, y_pred)."
-            )
-        return InnerLoss(loss)
+        return as_inner_loss(loss)
 
     # Saving and serving.
 
@@ -514,11 +514,11 @@ class Learner(MetaTraining):
         served.serve({"support_x": ..., "support_y": ..., "query_x": ...})
         ```
         """
-        if format != "tf_saved_model":
+        if not isinstance(format, str) or format != "tf_saved_model":
             raise ValueError(
                 "A meta-learner takes gradients where it is served, which "
                 "only a SavedModel can hold. Received: "
-                f"format={format!r}; use format='tf_saved_model'."
+                f"format={describe(format)}; use format='tf_saved_model'."
             )
         if input_signature is None:
             input_signature = default_signature(

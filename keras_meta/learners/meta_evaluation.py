@@ -69,7 +69,8 @@ class MetaEvaluation(keras.Model):
         """Evaluates a batch of tasks."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y = self._checked_labels(x, y, sample_weight)
-        data = self._as_checked(x), y, sample_weight
+        x = self._as_checked(x, needs_queries=True)
+        data = x, y, sample_weight
         return self._in_fastest_way(self._evaluate, data)
 
     def predict_step(self, data):
@@ -329,9 +330,11 @@ class MetaEvaluation(keras.Model):
 
     # What can go wrong.
 
-    def _as_checked(self, x: Any) -> dict[str, Any]:
+    def _as_checked(
+        self, x: Any, needs_queries: bool = False
+    ) -> dict[str, Any]:
         """Returns the inputs of `call` as tensors that fit the model."""
-        return Episode.from_inputs(x, self.model).as_inputs()
+        return Episode.from_inputs(x, self.model, needs_queries).as_inputs()
 
     def _checked_labels(self, x, y, sample_weight) -> Any:
         """Returns the labels of the query sets as tensors that fit the loss.

@@ -110,7 +110,7 @@ class MetaTraining(MetaEvaluation):
         """Returns what a step learns from: inputs, labels and weights."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y = self._checked_labels(x, y, sample_weight)
-        x = self._prepare(self._as_checked(x))
+        x = self._prepare(self._as_checked(x, needs_queries=True))
         return x, y, sample_weight
 
     def _prepare(self, x: dict[str, Any]) -> dict[str, Any]:

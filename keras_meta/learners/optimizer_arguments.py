@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import describe
 from keras_meta.problems.problem import Problem
 
 
@@ -17,8 +18,8 @@ def check_no_loss(arguments: Mapping[str, Any]) -> None:
         if arguments.get(name) is not None:
             raise ValueError(
                 "An OptimizerLearner minimizes the loss of its problems. "
-                f"Received: {name}={arguments[name]!r} in `compile`. Leave it "
-                "out; the loss is an argument of ModelProblem."
+                f"Received: {name}={describe(arguments[name])} in `compile`. "
+                "Leave it out; the loss is an argument of ModelProblem."
             )
 
 
@@ -29,7 +30,7 @@ def as_problems(problem) -> list[Problem]:
     if not problems or not all(isinstance(p, Problem) for p in problems):
         raise TypeError(
             "`problem` must be a keras_meta.problems.Problem or several. "
-            f"Received: problem={problem!r}"
+            f"Received: problem={describe(problem)}"
         )
     return problems
 

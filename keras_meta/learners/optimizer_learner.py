@@ -15,6 +15,7 @@ from keras_meta.checks import check_at_least
 from keras_meta.checks import check_bool
 from keras_meta.checks import check_choice
 from keras_meta.checks import check_positive
+from keras_meta.checks import describe
 from keras_meta.checks import is_whole
 from keras_meta.learners.arguments import as_step_weights
 from keras_meta.learners.endless import refuses_endless
@@ -197,8 +198,9 @@ class OptimizerLearner(keras.Model):
         if not fits or steps % self.truncation:
             raise ValueError(
                 f"`steps` must be a multiple of truncation={self.truncation} "
-                f"and at most {most}. Received: steps={steps!r}. Windows have "
-                "`truncation` steps; with truncation=None there is one."
+                f"and at most {most}. Received: steps={describe(steps)}. "
+                "Windows have `truncation` steps; with truncation=None there "
+                "is one."
             )
         if not self._step_weights[:steps].any():
             raise ValueError(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_meta.checks import describe
 
 _WAYS_OUT = {
     tf.RaggedTensor: "Pad it: `.to_tensor()`.",
@@ -54,11 +57,7 @@ def as_tensor(name: str, value: Any) -> tf.Tensor:
         TypeError: If it is not a dense array, or has strings for numbers.
     """
     if isinstance(value, (tf.RaggedTensor, tf.SparseTensor)):
-        raise TypeError(
-            f"`{name}` must be a dense tensor. Received: a "
-            f"{type(value).__name__} of the shape {value.shape}. "
-            f"{_WAYS_OUT[type(value)]}"
-        )
+        raise TypeError(_not_dense(name, value))
     try:
         # Lists of numbers get the types that NumPy gives them, so that
         # large integers fit.
@@ -78,6 +77,14 @@ def as_tensor(name: str, value: Any) -> tf.Tensor:
     return tensor
 
 
+def _not_dense(name: str, value: tf.RaggedTensor | tf.SparseTensor) -> str:
+    return (
+        f"`{name}` must be a dense tensor. Received: a "
+        f"{type(value).__name__} of the shape {value.shape}. "
+        f"{_WAYS_OUT[type(value)]}"
+    )
+
+
 def _no_strings(name: str) -> str:
     way_out = (
         "Number the classes of each task from 0 on, by np.unique(labels, "
@@ -87,40 +94,108 @@ def _no_strings(name: str) -> str:
     return f"`{name}` must be numbers. Received: strings. {hint}"
 
 
-def check_arrays(name: str, value: Any) -> None:
+def check_arrays(x: Any, y: Any = None, sample_weight: Any = None) -> None:
     """Refuses arrays that Keras would refuse without saying which.
 
     Args:
-        name: What errors call it.
-        value: Nested arrays, such as `x` and `y` of `fit`.
+        x: What `fit` is given as `x`. Only a dict is checked, and what comes
+            with it; the rest is no array or no episode.
+        y: What comes as `y`, if anything.
+        sample_weight: What comes as `sample_weight`, if anything.
 
     Raises:
-        TypeError: If one holds Python objects or NumPy's strings.
-        ValueError: If one is empty.
+        TypeError: If there is something else than an array, or an array of
+            Python objects or NumPy's strings.
+        ValueError: If an array is empty, or if there are different numbers of
+            tasks.
     """
-    if isinstance(value, dict):
-        for key, part in value.items():
-            check_arrays(key, part)
+    if not isinstance(x, dict):
         return
-    if not isinstance(value, np.ndarray):
-        return
-    if value.dtype.kind == "U" and name.endswith("_x"):
+    others = {"query_y": y, "sample_weight": sample_weight}
+    named = x | {k: v for k, v in others.items() if v is not None}
+    flat = [
+        (name, leaf)
+        for name, value in named.items()
+        for leaf in _leaves(name, value)
+    ]
+    for name, leaf in flat:
+        _check_array(name, leaf)
+    check_equal_axis(
+        [(name, tf.TensorShape(leaf.shape)) for name, leaf in flat],
+        0,
+        "the same number of tasks (axis 0)",
+    )
+
+
+def check_equal_axis(
+    shapes: Sequence[tuple[str, tf.TensorShape]], axis: int, what: str
+) -> None:
+    """Requires that arrays agree in the size of an axis.
+
+    Args:
+        shapes: Shapes, and what errors call their arrays.
+        axis: The axis.
+        what: What errors call the size.
+
+    Raises:
+        ValueError: If sizes that are known differ.
+    """
+    sizes = {s[axis] for _, s in shapes}
+    if len(sizes - {None}) > 1:
+        received = ", ".join(f"{name}.shape={s}" for name, s in shapes)
+        names = " and ".join(dict.fromkeys(f"`{name}`" for name, _ in shapes))
+        raise ValueError(f"{names} must have {what}. Received: {received}")
+
+
+def _leaves(name: str, value: Any) -> list[Any]:
+    # Of several outputs some may have no labels or weights.
+    leaves = [x for x in keras.tree.flatten(value) if x is not None]
+    if not leaves:
+        raise ValueError(
+            f"`{name}` must hold an array. Received: {name}={value}"
+        )
+    return leaves
+
+
+def _check_array(name: str, value: Any) -> None:
+    """Refuses what is no array of numbers, [tasks, ...]."""
+    if isinstance(value, tuple(_WAYS_OUT)):
+        raise TypeError(_not_dense(name, value))
+    is_array = hasattr(value, "__array__") and hasattr(value, "shape")
+    if not is_array or isinstance(value, (type, keras.KerasTensor)):
+        raise TypeError(
+            f"`{name}` must be an array of numbers, [tasks, examples, ...]. "
+            f"Received: {describe(value)}. Turn lists into arrays by "
+            "np.asarray(...)."
+        )
+    if not len(value.shape) or not value.shape[0]:
+        raise ValueError(
+            f"`{name}` must have at least one task (axis 0). Received: "
+            f"{name}.shape={value.shape}"
+        )
+    if isinstance(value, np.ndarray):
+        _check_kind(name, value.dtype.kind)
+
+
+def _check_kind(name: str, kind: str) -> None:
+    """Refuses kinds of NumPy's arrays that Keras does not take."""
+    if kind == "U" and name.endswith("_x"):
         raise TypeError(
             f"`{name}` must not be an array of NumPy's strings, which Keras "
             "does not take. Pass tf.constant(...) of it."
         )
-    if value.dtype.kind in "SU":
+    if kind in "SU":
         raise TypeError(_no_strings(name))
-    if value.dtype.kind == "O":
+    if kind == "O":
         raise TypeError(
             f"`{name}` must be an array of numbers. Received: an array of "
             "Python objects. Pad or crop examples of different sizes, and "
             "replace missing values by numbers."
         )
-    if value.ndim and not len(value):
-        raise ValueError(
-            f"`{name}` must have at least one task (axis 0). Received: "
-            f"{name}.shape={value.shape}"
+    if kind in "mM":
+        raise TypeError(
+            f"`{name}` must be an array of numbers. Received: dates or times. "
+            "Turn them into numbers: `.astype(float)`."
         )
 
 

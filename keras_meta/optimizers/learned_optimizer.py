@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_finite_number
+from keras_meta.checks import is_number
 from keras_meta.optimizers.presets import load_rule
 from keras_meta.optimizers.presets import save_rule
 from keras_meta.update_rules.update_rule import UpdateRule
@@ -58,8 +60,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         name: str = "learned_optimizer",
         **kwargs,
     ):
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         check_rule(rule)
+        if is_number(learning_rate):
+            check_finite_number(learning_rate=learning_rate)
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         if rule.needs_loss:
             raise ValueError(
                 "`rule` must do without the loss, which a Keras optimizer is "

@@ -14,6 +14,8 @@ import pathlib
 import warnings
 
 from keras_meta import durable_files
+from keras_meta.checks import describe
+from keras_meta.episodes.arguments import check_path
 from keras_meta.optimizers import rule_config
 from keras_meta.optimizers import rule_weights
 from keras_meta.update_rules.update_rule import UpdateRule
@@ -57,6 +59,7 @@ def save_rule(rule: UpdateRule, folder: str | os.PathLike) -> None:
             "variables of one model, if it has any. Save the model that it "
             "trains, with its optimizer: model.save('model.keras')."
         )
+    check_path(folder=folder)
     if folder in preset_names():
         raise ValueError(
             "`folder` must not be the name of a preset that ships with the "
@@ -121,7 +124,7 @@ def _find(preset: str | os.PathLike) -> pathlib.Path:
     if not isinstance(preset, (str, os.PathLike)):
         raise TypeError(
             f"`preset` must be the name of a preset, {preset_names()}, or a "
-            f"folder. Received: preset={preset!r}"
+            f"folder. Received: preset={describe(preset)}"
         )
     folder = pathlib.Path(preset)
     if preset in preset_names():

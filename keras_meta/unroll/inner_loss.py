@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import describe
 from keras_meta.unroll.annotations import at_least_float32
 from keras_meta.unroll.annotations import attach
 from keras_meta.unroll.annotations import detach
@@ -70,7 +72,7 @@ class InnerLoss:
         labels: str = "support_y",
     ):
         self._labels = labels
-        self.loss = keras.losses.get(loss)
+        self.loss = _as_loss(loss)
         reduction = getattr(self.loss, "reduction", "sum_over_batch_size")
         if reduction in (None, "none"):
             raise ValueError(
@@ -155,7 +157,14 @@ class InnerLoss:
         is_loss = isinstance(self.loss, keras.losses.Loss)
         function = self.loss.call if is_loss else self.loss
         values = function(y_true, y_pred)
-        return tf.convert_to_tensor(values), keras_mask(values)
+        try:
+            return tf.convert_to_tensor(values), keras_mask(values)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"The loss '{_name(self.loss)}' must return a number for each "
+                "example of a task, or one for all. Received: "
+                f"{describe(values)}"
+            ) from None
 
     def _reduce(self, values: tf.Tensor, weight, mask):
         if weight is not None:
@@ -238,6 +247,33 @@ def averages_examples(loss, is_weighted: bool) -> bool:
     if reduction in ("mean", "mean_with_sample_weight"):
         return not is_weighted
     return reduction == "sum_over_batch_size"
+
+
+def _as_loss(loss) -> keras.losses.Loss | Callable:
+    """Returns a loss of Keras or a function; raises on anything else."""
+    try:
+        found = keras.losses.get(loss)
+    except (TypeError, ValueError):
+        found = None
+    is_loss = isinstance(found, keras.losses.Loss)
+    if not is_loss and not _takes_two(found):
+        raise ValueError(
+            "The loss must be a Keras loss, its name, or a function of "
+            f"(y_true, y_pred). Received: {describe(loss)}"
+        )
+    return found
+
+
+def _takes_two(function) -> bool:
+    """Whether a function can be called with two arguments."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:
+        # Functions that are not written in Python tell nothing.
+        return True
+    return True
 
 
 def _is_example_wise(loss) -> bool:

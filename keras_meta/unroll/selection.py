@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_meta.checks import describe
+
 _NORMALIZATIONS = (
     keras.layers.BatchNormalization,
     keras.layers.GroupNormalization,
@@ -41,7 +43,7 @@ def select_adapted(
     if not chosen:
         raise ValueError(
             f"`adapt` selects no trainable weight of model '{model.name}'. "
-            f"Received: adapt={adapt!r}. Trainable weights: "
+            f"Received: adapt={describe(adapt)}. Trainable weights: "
             f"{[v.path for v in trainable]}"
         )
     return chosen
@@ -72,29 +74,43 @@ def require_same_choice(
         raise ValueError(
             "The variables that adapt have changed since the learner was "
             "made: a layer was frozen or unfrozen. Adapted: "
-            f"{[v.path for v in adapted]}. Now chosen by adapt={adapt!r}: "
-            f"{[v.path for v in chosen]}. Make a new learner around the model."
+            f"{[v.path for v in adapted]}. Now chosen by "
+            f"adapt={describe(adapt)}: {[v.path for v in chosen]}. Make a new "
+            "learner around the model."
         )
 
 
 def _select(model, adapt) -> Callable[[keras.Variable], bool]:
-    if callable(adapt):
-        return adapt
-    if adapt == "all":
-        return lambda variable: True
-    if adapt == "head":
-        return _variables_of([_head(model)])
-    if adapt == "normalization":
-        layers = model._flatten_layers()
-        return _variables_of(
-            [x for x in layers if isinstance(x, _NORMALIZATIONS)]
-        )
+    if isinstance(adapt, str) and adapt in _BY_NAME:
+        return _BY_NAME[adapt](model)
     if isinstance(adapt, (list, tuple)):
         return _variables_of([_find(model, layer) for layer in adapt])
+    # A layer is callable too, but tells nothing of a variable.
+    if callable(adapt) and not isinstance(adapt, keras.Layer):
+        return lambda variable: _answer(adapt, variable)
     raise ValueError(
         "`adapt` must be 'all', 'head', 'normalization', a list of layers or "
-        f"layer names, or a predicate on variables. Received: adapt={adapt!r}"
+        "layer names, or a predicate on variables. Received: "
+        f"adapt={describe(adapt)}"
     )
+
+
+def _answer(
+    adapt: Callable[[keras.Variable], bool], variable: keras.Variable
+) -> bool:
+    """Asks a predicate about a variable."""
+    try:
+        return bool(adapt(variable))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "`adapt`, as a predicate, must take a variable and return whether "
+            f"it adapts. Received: adapt={describe(adapt)}, which fails for "
+            f"'{variable.path}': {error}"
+        ) from error
+
+
+def _all(model: keras.Model) -> Callable[[keras.Variable], bool]:
+    return lambda variable: True
 
 
 def _variables_of(layers) -> Callable[[keras.Variable], bool]:
@@ -102,22 +118,32 @@ def _variables_of(layers) -> Callable[[keras.Variable], bool]:
     return lambda variable: id(variable) in ids
 
 
-def _head(model: keras.Model) -> keras.Layer:
+def _head(model: keras.Model) -> Callable[[keras.Variable], bool]:
     last = model.trainable_variables[-1]
     owners = [
         layer
         for layer in model._flatten_layers()
         if any(v is last for v in layer.variables)
     ]
-    return min(owners, key=lambda layer: len(list(layer._flatten_layers())))
+    innermost = min(owners, key=lambda x: len(list(x._flatten_layers())))
+    return _variables_of([innermost])
+
+
+def _normalization(model: keras.Model) -> Callable[[keras.Variable], bool]:
+    layers = model._flatten_layers()
+    return _variables_of([x for x in layers if isinstance(x, _NORMALIZATIONS)])
 
 
 def _find(model: keras.Model, layer: str | keras.Layer) -> keras.Layer:
     layers = list(model._flatten_layers(include_self=False))
     for candidate in layers:
-        if layer is candidate or layer == candidate.name:
+        is_name = isinstance(layer, str) and layer == candidate.name
+        if is_name or layer is candidate:
             return candidate
     raise ValueError(
         f"`adapt` names a layer that model '{model.name}' does not have: "
-        f"{layer!r}. Its layers: {[x.name for x in layers]}"
+        f"{describe(layer)}. Its layers: {[x.name for x in layers]}"
     )
+
+
+_BY_NAME = {"all": _all, "head": _head, "normalization": _normalization}

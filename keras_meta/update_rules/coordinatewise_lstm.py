@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_meta.checks import as_seed
 from keras_meta.checks import check_positive_number
+from keras_meta.checks import describe
 from keras_meta.update_rules import coordinates
 from keras_meta.update_rules.lstm import LSTMWeights
 from keras_meta.update_rules.lstm import add_lstm
@@ -38,7 +39,7 @@ def check_preprocessing(preprocessing) -> None:
         raise ValueError(
             f"`preprocessing` must be at most {_LARGEST_P}, as its "
             "exponential is a factor. Received: "
-            f"preprocessing={preprocessing!r}"
+            f"preprocessing={describe(preprocessing)}"
         )
 
 

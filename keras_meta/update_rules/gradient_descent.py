@@ -9,9 +9,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_choice
 from keras_meta.checks import check_finite_number
 from keras_meta.checks import check_finite_values
 from keras_meta.checks import check_positive_number
+from keras_meta.checks import describe
 from keras_meta.checks import is_number
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -63,10 +65,7 @@ class GradientDescent(UpdateRule):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if learn not in _SHARINGS:
-            raise ValueError(
-                f"`learn` must be one of {_SHARINGS}. Received: learn={learn!r}"
-            )
+        check_choice("learn", learn, _SHARINGS)
         bounds = {"clip_norm": clip_norm, "clip_value": clip_value}
         check_positive_number(
             **{k: v for k, v in bounds.items() if v is not None}
@@ -172,8 +171,8 @@ def _as_rate(rate, learn):
     if learn is None:
         raise ValueError(
             "`learning_rate` must be a number when the rate is not learned. "
-            f"Received: learning_rate={rate!r}, learn=None. Pass a number, "
-            "or `learn=` to learn rates from this initial value."
+            f"Received: learning_rate={describe(rate)}, learn=None. Pass a "
+            "number, or `learn=` to learn rates from this initial value."
         )
     try:
         initializer = keras.initializers.get(rate)
@@ -183,7 +182,7 @@ def _as_rate(rate, learn):
     if not isinstance(initializer, keras.initializers.Initializer):
         raise ValueError(
             "`learning_rate` must be a number or a Keras initializer. "
-            f"Received: learning_rate={rate!r}. Write "
+            f"Received: learning_rate={describe(rate)}. Write "
             "keras.initializers.Constant(0.1), for instance."
         )
     if isinstance(initializer, keras.initializers.Constant):

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import as_seed
-from keras_meta.checks import check_at_least
+from keras_meta.checks import check_between
 from keras_meta.checks import check_bool
 from keras_meta.checks import check_positive_number
 from keras_meta.update_rules import coordinates
@@ -27,6 +27,8 @@ _INPUT_DECAY_BIAS = 2.2
 _SCALE_DECAY_BIAS = 3.2
 _RATE_MOMENTUM_LOGIT = 3.2
 _STEP_OFFSET = -1.0
+# The fraction of the last one, a power of 1/2, must be a normal float32.
+_MOST_TIME_SCALES = 127
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -51,7 +53,7 @@ class HierarchicalRNN(UpdateRule):
     Args:
         units: Units of the parameters', the tensors' and the global GRU.
         time_scales: Number of averages of the gradient, each over twice the
-            time of the one before.
+            time of the one before; from 2 to 127.
         initial_rate: Rate of all parameters before the first step.
         attention: Whether gradients are taken elsewhere than at the
             parameters, at points that the network chooses too. `update`
@@ -81,7 +83,7 @@ class HierarchicalRNN(UpdateRule):
         # Gradients of half precision would be too coarse to learn from.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        check_at_least(2, time_scales=time_scales)
+        check_between(2, _MOST_TIME_SCALES, time_scales=time_scales)
         check_positive_number(initial_rate=initial_rate)
         check_bool(attention=attention)
         self.units = as_units(units, "parameters, tensors and the whole", 3)

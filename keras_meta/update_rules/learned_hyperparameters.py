@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_meta.checks import check_finite_number
 from keras_meta.checks import check_positive_number
+from keras_meta.checks import describe
 from keras_meta.checks import is_number
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -63,7 +64,7 @@ class LearnedHyperparameters(UpdateRule):
         if not (is_number(momentum) and 0 < momentum < 1):
             raise ValueError(
                 "`momentum` must be in (0, 1), where it can be learned. "
-                f"Received: momentum={momentum!r}"
+                f"Received: momentum={describe(momentum)}"
             )
         check_finite_number(weight_decay=weight_decay)
         self.learning_rate = learning_rate

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from keras_meta.checks import is_whole
+from keras_meta.checks import describe
+from keras_meta.episodes.arguments import as_integers
 
 
 def as_units(
@@ -23,12 +24,15 @@ def as_units(
     Raises:
         ValueError: If they are no positive integers, or not so many.
     """
-    is_list = isinstance(units, Sequence) or hasattr(units, "__array__")
-    given = [*units] if is_list else []
+    try:
+        given = as_integers("units", units)
+    except ValueError:
+        given = []
     fits = len(given) == count if count else bool(given)
-    if not fits or not all(is_whole(n) and n > 0 for n in given):
+    if not fits or not all(0 < n < 2**31 for n in given):
         raise ValueError(
-            f"`units` must be {count or 'some'} positive integers, one for "
-            f"each of {layers}. Received: units={units!r}"
+            f"`units` must be {count or 'some'} positive integers below "
+            f"2**31, one for each of {layers}. Received: "
+            f"units={describe(units)}"
         )
-    return [int(n) for n in given]
+    return given

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import describe
+
 
 class UpdateRule(keras.layers.Layer):
     """How one optimization step is taken, as pure functions.
@@ -148,5 +150,5 @@ def check_rule(rule) -> None:
     if not isinstance(rule, UpdateRule):
         raise TypeError(
             "`rule` must be an update rule such as "
-            f"keras_meta.CoordinatewiseLSTM(). Received: rule={rule!r}"
+            f"keras_meta.CoordinatewiseLSTM(). Received: rule={describe(rule)}"
         )

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_meta
 
@@ -40,6 +41,45 @@ def test_a_layer_of_another_model():
         keras_meta.MAML(mlp(), adapt=[other])
 
 
+@pytest.mark.parametrize("adapt", [lambda: True, lambda variable: variable])
+def test_a_predicate_that_gives_no_answer(adapt):
+    with refuses(
+        TypeError, "`adapt`, as a predicate, must take a var.*body/kernel'"
+    ):
+        keras_meta.ANIL(mlp(), adapt=adapt)
+
+
+def test_a_layer_alone():
+    model = mlp()
+    with refuses(ValueError, "`adapt` must be .* a list of layers.*name=head"):
+        keras_meta.MAML(model, adapt=model.layers[-1])
+
+
+@pytest.mark.parametrize("argument", ["adapt", "checkpoint"])
+@pytest.mark.parametrize("value", [np.array(["all", "all"]), tf.ones([2])])
+def test_an_array_is_no_name(argument, value):
+    with refuses(ValueError, rf"`{argument}` must be .*shape \(2,\)"):
+        keras_meta.MAML(mlp(), **{argument: value})
+
+
+@pytest.mark.parametrize(
+    "loss", ["nonsense", 5, lambda y_pred: 0.5, keras.layers.Dense]
+)
+def test_what_is_no_inner_loss(loss):
+    with refuses(
+        ValueError, r"The loss must be .*\(y_true, y_pred\). Received"
+    ):
+        keras_meta.MAML(mlp(), inner_loss=loss)
+
+
+def test_rates_beyond_float32():
+    for make in (keras_meta.GradientDescent, keras_meta.RMSprop):
+        with refuses(ValueError, "`learning_rate` must be .*float32.*1e.300"):
+            make(1e300)
+    with refuses(ValueError, "`update_rule` must be .*a finite number"):
+        keras_meta.MAML(mlp(), 1e300)
+
+
 @pytest.mark.parametrize("adapt", ["tail", 3, None])
 def test_a_selection_that_is_none(adapt):
     with refuses(ValueError, f"`adapt` must be 'all'.*adapt={adapt!r}"):
@@ -56,7 +96,7 @@ def test_an_unbuilt_model():
 
 @pytest.mark.parametrize("model", [None, lambda x: x, keras.layers.Dense(1)])
 def test_what_is_no_model(model):
-    with refuses(TypeError, "`model` must be a keras.Model. Received: <|None"):
+    with refuses(TypeError, "`model` must be a keras.Model.*model=(<|None)"):
         keras_meta.MAML(model)
 
 

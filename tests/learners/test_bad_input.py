@@ -75,14 +75,14 @@ def test_different_numbers_of_support_examples(key):
 
 
 def test_support_and_query_sets_of_different_rank():
-    x, _ = regression()
-    x["query_x"] = x["query_x"][:, 0]
+    x, _ = regression(inputs=1)
+    x["query_x"] = x["query_x"][..., 0]
     with refuses(
         ValueError,
         r"`support_x` and `query_x` must have the same rank.*"
-        r"support_x.shape=\(3, 5, 2\), query_x.shape=\(3, 2\)",
+        r"support_x.shape=\(3, 5, 1\), query_x.shape=\(3, ",
     ):
-        maml()(x)
+        compiled(keras_meta.MAML(mlp(inputs=1)))(x)
 
 
 def test_labels_without_a_task_axis():
@@ -122,7 +122,10 @@ def test_a_loss_for_each_output(loss):
 def test_a_loss_that_does_not_reduce():
     x, y = regression()
     loss = keras.losses.MeanSquaredError(reduction=None)
-    learner = compiled(keras_meta.MAML(mlp(), inner_loss=loss))
+    with refuses(ValueError, "must reduce to one number.*=None. Use"):
+        keras_meta.MAML(mlp(), inner_loss=loss)
+    learner = keras_meta.MAML(mlp())
+    learner.compile("sgd", loss)
     with refuses(ValueError, "must reduce to one number.*=None. Use"):
         learner.fit(x, y, verbose=0)
 
@@ -271,6 +274,40 @@ def test_what_keras_would_refuse_without_a_name(key, kind):
             run(data, y, verbose=0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"support_x": [[1.0]]}, "`support_x` must be an array.*np.asarray"),
+        ({"support_y": None}, "`support_y` must hold an array.*=None"),
+        ({"query_x": tf.constant(1.0)}, "`query_x` must have at least one tas"),
+        ({"query_x": np.ones([4, 4, 2])}, "same number of tasks.*=.4, 4, 2"),
+        ({"y": "labels"}, "`query_y` must be an array.*'labels'"),
+        ({"y": np.zeros([3], "M8[D]")}, "`query_y` must be .*Received: dates"),
+        ({"sample_weight": []}, "`sample_weight` must hold an array"),
+        ({"sample_weight": np.ones([2, 4])}, "`sample_weight` .*same number"),
+    ],
+)
+def test_arrays_are_checked_before_keras_takes_them(changes, message):
+    x, y = regression()
+    given = {**x, "y": y, "sample_weight": None, **changes}
+    y, sample_weight = given.pop("y"), given.pop("sample_weight")
+    for run in (maml().fit, maml().evaluate):
+        with refuses((TypeError, ValueError), message):
+            run(given, y, sample_weight=sample_weight, verbose=0)
+    with refuses((TypeError, ValueError), message):
+        maml().fit(
+            *regression(),
+            validation_data=(given, y, sample_weight),
+            verbose=0,
+        )
+
+
+def test_weights_of_support_examples_are_one_array():
+    x, _ = regression()
+    with refuses(ValueError, "`support_sample_weight` must be one array"):
+        maml()({**x, "support_sample_weight": {}})
+
+
 def test_no_tasks():
     x, y = regression()
     x = {key: value[:0] for key, value in x.items()}
@@ -334,6 +371,37 @@ def test_sizes_that_are_known_at_run_time_are_checked_there():
             run(data, verbose=0)
 
 
+def test_queries_are_needed_for_a_loss_alone():
+    x, y = regression(queries=0)
+    specs = {key: tf.TensorSpec([None, None, 2]) for key in x}
+    specs["support_y"] = tf.TensorSpec([None, None, 1])
+    data = tf.data.Dataset.from_generator(
+        lambda: iter([(x, y)]),
+        output_signature=(specs, tf.TensorSpec([None, None, 1])),
+    )
+    learner = maml()
+    for run in (learner.fit, learner.evaluate):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match="at least one of the queries"
+        ):
+            run(data, verbose=0)
+    assert learner.predict(data, verbose=0).shape == (3, 0, 1)
+
+
+@pytest.mark.parametrize("support_x", [[], {}])
+def test_no_inputs(support_x):
+    _, y = regression()
+    with refuses((TypeError, ValueError), "`support_x` must"):
+        maml().adapt(support_x, y[0])
+
+
+def test_examples_of_another_rank_than_the_model_takes():
+    with refuses(
+        ValueError, r"`support_x` must have the shape \[tasks, examples, 2\]"
+    ):
+        maml().adapt([1.0, 2.0], [[1.0], [2.0]])
+
+
 class _Picky(keras.layers.Layer):
     """Fails once it is told to."""
 
@@ -373,6 +441,12 @@ def test_errors_of_a_layer_still_name_it():
     with pytest.raises(RuntimeError, match=r"calling _Picky.call\(\)") as info:
         learner(x)
     assert "calling MAML" not in str(info.value)
+
+
+def test_an_inner_loss_that_returns_nothing():
+    x, _ = regression()
+    with refuses(TypeError, "must return a number for each.*Received: None"):
+        maml(inner_loss=lambda y_true, y_pred: None)(x)
 
 
 @pytest.mark.parametrize(

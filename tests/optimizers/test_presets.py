@@ -280,6 +280,12 @@ def test_a_full_disk_leaves_the_old_preset(tmp_path, monkeypatch):
     assert_same_weights(presets.load_rule(tmp_path), small_rule(0.5))
 
 
+@pytest.mark.parametrize("folder", [None, 1, "", np.array(["a", "b"])])
+def test_what_is_no_folder(folder):
+    with pytest.raises(ValueError, match="`folder` must be the path"):
+        presets.save_rule(keras_meta.CoordinatewiseLSTM([2]), folder)
+
+
 def test_files_of_others_in_the_folder_stay(tmp_path):
     names = ["movie.part", "new-weights-of-mine.npz", "weights-1.npz"]
     for name in names:
