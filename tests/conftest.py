@@ -26,3 +26,28 @@ def float32():
     """Computes in float32, in a module that does not otherwise."""
     with computing_in("float32"):
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Makes the variants slow that `slow_variants` names.
+
+    A name without a variant is a mistake, unless single variants were asked
+    for.
+    """
+    known, named = {}, {}
+    for item in items:
+        for mark in item.iter_markers("slow_variants"):
+            function = item.nodeid.partition("[")[0]
+            named[function] = set(mark.args)
+            known.setdefault(function, set()).add(item.callspec.id)
+            if item.callspec.id in mark.args:
+                item.add_marker(pytest.mark.slow)
+    if any("[" in argument for argument in config.args):
+        return
+    for function, names in named.items():
+        if unknown := names - known[function]:
+            raise pytest.UsageError(
+                f"{function}: `slow_variants` names variants that do not "
+                f"exist: {sorted(unknown)}. They are {sorted(known[function])}."
+            )

@@ -111,6 +111,7 @@ def test_contrastive_loss_by_hand():
     np.testing.assert_allclose(loss, [0.25, 0.5625, 0.0])
 
 
+@pytest.mark.slow_variants("LiftedStructLoss", "TripletSemiHardLoss")
 @needs_addons
 @pytest.mark.parametrize(
     "name",
@@ -136,6 +137,7 @@ def test_activations_run():
         assert result.shape == (1, 2)
 
 
+@pytest.mark.slow
 @needs_addons
 def test_nothing_is_left_behind():
     """In a fresh process: no stand-ins, no half package, no compiled part."""

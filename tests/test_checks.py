@@ -105,6 +105,7 @@ def test_seeds_of_numpy_draw_what_those_of_python_do(rule):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_reptile_takes_numbers_of_numpy(tmp_path):
     model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
     learner = keras_meta.Reptile(

@@ -67,6 +67,7 @@ def _softmax(logits):
     return e / e.sum(-1, keepdims=True)
 
 
+@pytest.mark.slow_variants("True-12")
 @pytest.mark.parametrize("batch", [_TASKS, 5])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_evaluation_is_per_task_over_exactly_the_tasks(batch, jit_compile):
@@ -84,6 +85,7 @@ def test_evaluation_is_per_task_over_exactly_the_tasks(batch, jit_compile):
         assert result[name].tasks == 7
 
 
+@pytest.mark.slow_variants("5")
 @pytest.mark.parametrize("steps", [0, 1, 5])
 def test_steps_replace_the_learners_own(steps):
     learner = _learner()
@@ -108,6 +110,7 @@ def test_curve_starts_at_the_initialization():
         )
 
 
+@pytest.mark.slow
 def test_mean_agrees_with_evaluate():
     learner = _learner()
     result = evaluate_tasks(learner, _classification(4), _TASKS)
@@ -139,6 +142,7 @@ def test_any_metric_is_computed_per_task():
     np.testing.assert_allclose(result["iou"].mean, np.mean(expected), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_metrics_keep_what_they_have_accumulated():
     learner = _learner(metrics=[keras.metrics.MeanIoU(_WAYS, sparse_y_pred=0)])
     learner.evaluate(_classification(5), verbose=0)
@@ -158,6 +162,7 @@ def test_diverging_tasks_raise_in_evaluation_but_not_in_curves():
     assert not np.isfinite(curve["loss"].mean[-1])
 
 
+@pytest.mark.slow
 def test_short_data_is_refused():
     with pytest.raises(ValueError, match="after 12 tasks; tasks=20"):
         evaluate_tasks(_learner(), _classification(5), tasks=20)
@@ -212,6 +217,7 @@ def test_steps_need_an_inner_loop():
         evaluate_tasks(model, _classification(5), _TASKS, steps=3)
 
 
+@pytest.mark.slow
 def test_another_evaluation_sees_new_weights():
     learner = _learner()
     evaluate_tasks(learner, _classification(5), _TASKS)
@@ -239,6 +245,7 @@ def test_format():
     assert f"{Interval(0.5, 0.25, 9):.1f}" == "0.5 ± 0.2"
 
 
+@pytest.mark.slow
 def test_callback_adds_to_the_logs_what_others_monitor(tmp_path):
     learner = _learner()
     path = tmp_path / "best.weights.h5"
@@ -267,6 +274,7 @@ def test_callback_adds_to_the_logs_what_others_monitor(tmp_path):
     assert path.exists()
 
 
+@pytest.mark.slow
 def test_callback_skips_epochs():
     seen = []
     _learner().fit(

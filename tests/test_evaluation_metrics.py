@@ -126,6 +126,7 @@ def measured():
     )
 
 
+@pytest.mark.slow_variants("r2")
 @pytest.mark.parametrize("name", _METRICS)
 def test_each_task_is_measured_as_keras_does(name, measured):
     predictions, result, _, curve = measured
@@ -166,6 +167,7 @@ def test_metrics_of_one_name_are_told_apart_as_in_keras():
     assert set(result) == {"loss", "f1_score", "f1_score_1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
 )
@@ -254,6 +256,7 @@ def counting():
     return learner
 
 
+@pytest.mark.slow_variants("<lambda>1")
 @pytest.mark.parametrize(
     "measure",
     [

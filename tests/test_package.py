@@ -32,14 +32,28 @@ def files():
     return [path for path in found if not set(hidden) & set(path.parts)]
 
 
-def blocks(language):
-    found = re.finditer(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+# What a newcomer does first. The other recipes are slow.
+FIRST_RECIPES = (
+    "Your own arrays",
+    "Evaluate, with intervals",
+    "Adapt to one task",
+    "A folder of images",
+    "Export and serve",
+)
+
+
+def section(title):
+    return re.search(rf"^### {title}\n(.*?)(?=^##)", README, re.M | re.S)[1]
+
+
+def blocks(language, text=README):
+    found = re.finditer(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
     return [block[1] for block in found]
 
 
-def run_recipes(kinds):
+def run_recipes(kinds, text=README):
     namespace = {"__name__": "recipes"}
-    for i, code in enumerate(blocks(kinds)):
+    for i, code in enumerate(blocks(kinds, text)):
         exec(compile(code, f"<README {i}>", "exec"), namespace)
     return namespace
 
@@ -144,6 +158,12 @@ def folder(monkeypatch, tmp_path):
     return tmp_path
 
 
+def test_the_first_recipes_run(folder):
+    run_recipes("python", "".join(map(section, FIRST_RECIPES)))
+    assert (folder / "served" / "saved_model.pb").exists()
+
+
+@pytest.mark.slow
 def test_recipes_run(folder):
     missing = data_sets.missing("cifar100", "fashion_mnist")
     run = run_recipes("python" if missing else "python(?: tfds)?")

@@ -31,6 +31,7 @@ def _values_by_epoch(anneal, epochs, steps=4, **kwargs):
     return np.stack(record.values)
 
 
+@pytest.mark.slow
 def test_all_weight_moves_to_the_last_step():
     values = _values_by_epoch(AnnealStepWeights(4, rest=0.0), epochs=6)
     early = [0.25, 0.1875, 0.125, 0.0625, 0, 0]
@@ -38,6 +39,7 @@ def test_all_weight_moves_to_the_last_step():
     np.testing.assert_allclose(values, expected, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_rest_stays_on_the_first_steps():
     values = _values_by_epoch(AnnealStepWeights(2, rest=0.1), epochs=4)
     early = [0.25, 0.125, 0.025, 0.025]
@@ -47,6 +49,7 @@ def test_a_rest_stays_on_the_first_steps():
     np.testing.assert_allclose(default[1, 0], 0.03 / 4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_resumed_fit_knows_its_epoch():
     values = _values_by_epoch(
         AnnealStepWeights(4, rest=0.0), epochs=4, initial_epoch=3

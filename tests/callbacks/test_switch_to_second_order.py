@@ -30,6 +30,7 @@ def _assert_equal(a, b):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow_variants("True")
 @pytest.mark.parametrize("starts_first_order", [False, True])
 def test_the_order_changes_at_the_epoch(starts_first_order):
     learner = compiled_learner(first_order=starts_first_order)
@@ -47,6 +48,7 @@ def test_the_order_changes_at_the_epoch(starts_first_order):
     assert not learner.first_order
 
 
+@pytest.mark.slow
 def test_epoch_zero_trains_with_second_order_from_the_start():
     switched = _weights_by_epoch(
         compiled_learner(first_order=True), SwitchToSecondOrder(0), epochs=1
@@ -55,6 +57,7 @@ def test_epoch_zero_trains_with_second_order_from_the_start():
     _assert_equal(switched[0], second[0])
 
 
+@pytest.mark.slow
 def test_a_resumed_fit_knows_its_epoch():
     learner = compiled_learner()
     _weights_by_epoch(learner, SwitchToSecondOrder(2), epochs=1)
@@ -65,6 +68,7 @@ def test_a_resumed_fit_knows_its_epoch():
     assert not learner.first_order
 
 
+@pytest.mark.slow
 def test_failures_are_still_found_after_the_switch():
     learner = compiled_learner()
     _weights_by_epoch(learner, SwitchToSecondOrder(1), epochs=2)

@@ -30,6 +30,7 @@ def test_names_belong_to_integer_labels():
     assert classes.ids == (0, 2)
 
 
+@pytest.mark.slow
 def test_floats_are_kept():
     features = np.random.default_rng(0).normal(size=[40, 7]) * 100
     labels = np.repeat(np.arange(4), 10)

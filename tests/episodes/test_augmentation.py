@@ -33,6 +33,7 @@ def sampler_of(augment, **options):
     )
 
 
+@pytest.mark.slow_variants("support-elastic")
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("on", ["support", "query", "both"])
 def test_each_change_touches_the_images_asked_for(name, on):
@@ -53,6 +54,7 @@ def test_each_change_touches_the_images_asked_for(name, on):
         assert after.min() >= 0 and after.max() <= 1
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 2**40), st.integers(1, 3))
 def test_an_augmented_episode_depends_on_seed_and_index_only(index, before):
@@ -72,6 +74,7 @@ def test_bytes_stay_bytes():
     )
 
 
+@pytest.mark.slow
 def test_it_runs_in_a_dataset():
     sampler = sampler_of(EVERYTHING, seed=3)
     ((x, _),) = sampler.dataset(tasks=2, start=6, num_batches=1)

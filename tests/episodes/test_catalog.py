@@ -78,6 +78,7 @@ def only(examples, features):
     ]
 
 
+@pytest.mark.slow
 def test_classes_have_the_labels_and_names_of_the_data_set(data_dir):
     classes = load_tfds("pets", "train+test", data_dir=data_dir)
     assert classes.names == ("ant", "bee", "cat", "dog")
@@ -89,6 +90,7 @@ def test_classes_have_the_labels_and_names_of_the_data_set(data_dir):
     assert found == {image.tobytes() for image in cats}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("classes", "ways"),
     [
@@ -108,6 +110,7 @@ def test_classes_can_be_chosen(data_dir, classes, ways):
         from_tfds("pets", "train+test", classes=classes, ways=ways + 1, **size)
 
 
+@pytest.mark.slow
 def test_images_are_changed_as_asked(data_dir):
     plain = load_tfds("pets", "test", data_dir=data_dir)
     inverted = load_tfds("pets", "test", data_dir=data_dir, invert=True)
@@ -131,6 +134,7 @@ def files_of(folder):
     return sorted(folder.glob("*.npz"))
 
 
+@pytest.mark.slow
 def test_the_cache_is_used_and_rebuilt(data_dir, tmp_path):
     def load(**options):
         return load_tfds(
@@ -151,6 +155,7 @@ def test_the_cache_is_used_and_rebuilt(data_dir, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_data_sets_of_one_name_in_two_folders_have_caches_of_their_own(
     tmp_path,
 ):
@@ -230,6 +235,7 @@ def test_the_cache_can_be_left_out(data_dir, tmp_path):
     assert not files_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_no_cache(
     data_dir, tmp_path, monkeypatch
 ):

@@ -23,6 +23,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.slow_variants("maml")
 @pytest.mark.parametrize("name", RANGES)
 def test_named_families_have_their_ranges(name):
     family = FAMILIES[name]

@@ -64,6 +64,7 @@ def cache_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.mark.slow_variants("random1200")
 @needs_data
 @pytest.mark.parametrize("protocol", ["random1200", "vinyals"])
 def test_omniglot_as_in_the_papers(protocol, cache_dir):
@@ -93,6 +94,7 @@ def test_omniglot_as_in_the_papers(protocol, cache_dir):
     assert margin.mean() < 0.05
 
 
+@pytest.mark.slow
 @needs_data
 def test_cifar_fs_by_name(cache_dir):
     episodes = from_tfds(

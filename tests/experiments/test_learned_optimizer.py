@@ -46,6 +46,7 @@ def settings(**changes):
     return run_lib.Settings(**{**values, **changes})
 
 
+@pytest.mark.slow
 def test_binary(run_binary, tmp_path):
     printed = run_binary(
         "learned_optimizer",
@@ -79,6 +80,7 @@ def test_binary(run_binary, tmp_path):
     LSTMOptimizer.from_preset(str(folder / "preset"))
 
 
+@pytest.mark.slow
 def test_a_preset_is_tested_with_its_own_family(run_binary, tmp_path):
     with pytest.raises(subprocess.CalledProcessError) as raised:
         run_binary(
@@ -90,6 +92,7 @@ def test_a_preset_is_tested_with_its_own_family(run_binary, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rule",
     [
@@ -134,6 +137,7 @@ def test_first_steps_out_of_range_are_refused(first_steps):
         run_lib._lengths(chosen)
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_go_on(tmp_path):
     chosen = settings(rule="hyperparameters", batches=2)
     rule = run_lib.train(chosen, tmp_path)
@@ -197,6 +201,7 @@ def test_gradients_are_differentiated_and_clipped_as_chosen(tmp_path):
     assert abs(second - first).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_baselines_are_those_of_keras():
     problem = optimizees.make("quadratic")
     pairs = {
@@ -220,6 +225,7 @@ def test_baselines_are_those_of_keras():
             optimizer.apply([gradient], [theta])
 
 
+@pytest.mark.slow
 def test_a_rate_is_tuned_for_the_end_of_the_run():
     problem = keras_meta.problems.Quadratic(2)
     scores = comparison.tune(problem, "sgd", 20, 16, together=8, seed=0)
@@ -279,6 +285,7 @@ def test_mixture():
 _QUICK = ("quadratic", "mnist_40_units", "fashion_mnist", "cifar5")
 
 
+@pytest.mark.slow_variants("cifar5", "fashion_mnist", "mnist_40_units")
 @pytest.mark.parametrize(
     "name",
     [

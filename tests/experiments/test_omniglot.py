@@ -10,6 +10,7 @@ from experiments import omniglot_run
 from experiments import run_folder
 
 
+@pytest.mark.slow
 @data_sets.needs("omniglot")
 def test_binary(run_binary, tmp_path):
     arguments = (
@@ -39,6 +40,7 @@ def test_binary(run_binary, tmp_path):
         assert (run / f"{figure}.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_help_explains_with_examples(run_binary):
     with pytest.raises(subprocess.CalledProcessError) as caught:
         run_binary("omniglot", "--help")

@@ -23,6 +23,7 @@ def test_a_file_that_a_run_can_do_without_is_set_aside(tmp_path, capsys):
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_process_gives_its_folder_free(tmp_path):
     program = """
 import pathlib, sys, time

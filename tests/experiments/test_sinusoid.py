@@ -33,6 +33,7 @@ def _settings(**changes):
     return Settings(**{**settings, **changes})
 
 
+@pytest.mark.slow
 def test_binary(run_binary, tmp_path):
     arguments = (
         "--iterations=20",
@@ -73,6 +74,7 @@ def test_family_is_that_of_the_library():
         np.testing.assert_array_equal(next(iter(data))[1], y)
 
 
+@pytest.mark.slow_variants("meta_sgd", "reptile")
 @pytest.mark.parametrize(
     "algorithm",
     [

@@ -75,6 +75,7 @@ def _task(x, i):
     return x["support_x"][i], x["support_y"][i]
 
 
+@pytest.mark.slow_variants("sequential")
 @pytest.mark.parametrize("kind", _MODELS)
 def test_adapted_models_predict_as_the_learner(kind, float64):
     learner = _learner(_MODELS[kind]())
@@ -107,6 +108,7 @@ def test_adapted_weights_are_those_of_a_loop_by_hand(float64):
     )
 
 
+@pytest.mark.slow
 def test_batch_normalization_keeps_the_statistics_of_the_support_set():
     model = normalized_mlp()
     x, _ = regression()
@@ -197,6 +199,7 @@ def test_examples_of_weight_zero_do_not_count(float64):
     assert_same_weights(weighted.get_weights(), short.get_weights(), rtol=1e-9)
 
 
+@pytest.mark.slow_variants("12")
 @pytest.mark.parametrize("steps", [2, 12])
 def test_a_trajectory_holds_the_predictions_after_every_step(steps, float64):
     model = mlp()

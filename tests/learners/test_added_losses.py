@@ -49,6 +49,11 @@ def _model(layer):
     )
 
 
+@pytest.mark.slow_variants(
+    "all-activity regularizer",
+    "all-add_loss without a rule",
+    "head-activity regularizer",
+)
 @pytest.mark.parametrize("name", _LAYERS)
 @pytest.mark.parametrize("adapt", ["all", "head"])
 def test_outer_loss(name, adapt):
@@ -83,6 +88,7 @@ def test_gradient_sees_the_added_loss():
     assert small < large
 
 
+@pytest.mark.slow
 def test_reptile_logs_go_on_after_an_evaluation():
     model = _model(_LAYERS["activity regularizer"][0]())
     learner = compiled(keras_meta.Reptile(model))

@@ -208,6 +208,7 @@ def test_data_without_an_end(run, named):
         run(learner, data)
 
 
+@pytest.mark.slow
 def test_data_without_an_end_and_steps():
     data = keras_meta.episodes.sinusoids(shots=3, queries=3, tasks=2)
     learner = compiled(keras_meta.MAML(mlp(inputs=1)))

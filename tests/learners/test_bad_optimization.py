@@ -78,6 +78,7 @@ class Cliff(Valley):
         return losses + tf.where(bad, nothing + np.nan, nothing)
 
 
+@pytest.mark.slow_variants("True")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_problem_that_diverges_stops_fit(jit_compile):
     rule, twin = small_rule(), small_rule()
@@ -93,6 +94,7 @@ def test_a_problem_that_diverges_stops_fit(jit_compile):
         made.evaluate(batches(3, num_batches=1), verbose=0)
 
 
+@pytest.mark.slow
 def test_a_failed_window_does_not_even_move_by_momentum():
     optimizers = [keras.optimizers.Adam(0.01) for _ in range(2)]
     rule, twin = small_rule(), small_rule()
@@ -104,6 +106,7 @@ def test_a_failed_window_does_not_even_move_by_momentum():
     assert_equal_weights(rule, twin)
 
 
+@pytest.mark.slow
 def test_a_tolerated_divergence_leaves_the_other_batches():
     rule, twin = small_rule(), small_rule()
     made = learner(rule, Cliff(), tolerated_divergences=1)
@@ -124,6 +127,7 @@ def test_a_rule_that_diverges_does_not_look_good():
     assert logs == {"loss": np.inf, "final_loss": np.inf, "diverged": 0.5}
 
 
+@pytest.mark.slow
 def test_divergences_in_a_row_are_tolerated_so_often():
     made = learner(problem=Cliff(), tolerated_divergences=2)
     one_bad = batches(3, num_batches=1)
@@ -142,6 +146,7 @@ class Negative(Valley):
         return super().losses(params, data, step, **options) - 100
 
 
+@pytest.mark.slow_variants("fit")
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 def test_losses_without_a_logarithm_stop_with_the_way_out(method):
     made = learner(problem=Negative(), objective="log_ratio")
@@ -181,6 +186,7 @@ def test_a_curriculum_that_does_not_fit_fails_before_it_begins():
         )
 
 
+@pytest.mark.slow
 def test_bad_data_are_not_blamed_on_the_rule():
     class Broken(Valley):
         def losses(self, params, data, step, **options):
@@ -261,12 +267,14 @@ def test_saving_as_a_whole_is_refused_with_the_way_out(tmp_path):
         learner().save(tmp_path / "learner.keras")
 
 
+@pytest.mark.slow
 def test_an_epoch_of_which_nothing_is_left_does_not_look_good():
     made = learner(problem=Cliff(), tolerated_divergences=2)
     logs = made.fit(batches(3, num_batches=1), verbose=0).history
     assert logs == {"loss": [np.inf], "final_loss": [np.inf], "diverged": [1]}
 
 
+@pytest.mark.slow
 def test_validation_and_training_are_counted_apart():
     made = learner(problem=Cliff(), tolerated_divergences=1)
     one_bad = batches(3, num_batches=1)
@@ -286,6 +294,7 @@ class Steep(Valley):
         return factor * losses
 
 
+@pytest.mark.slow
 def test_a_meta_gradient_whose_norm_overflows_is_not_learned_from():
     rule, twin = small_rule(), small_rule()
     clipped = keras.optimizers.SGD(1 / 128, global_clipnorm=1e9)

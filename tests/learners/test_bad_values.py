@@ -31,6 +31,7 @@ def _classifier(jit_compile=False, optimizer=None):
     )
 
 
+@pytest.mark.slow_variants("-1-True", "3-True")
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("label", [3, -1])
 def test_labels_outside_of_the_ways_stop_fit(label, jit_compile):
@@ -60,6 +61,7 @@ def test_labels_outside_of_the_ways_stop(method):
             learner(x)
 
 
+@pytest.mark.slow_variants("True")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_labels_outside_of_the_ways_stop_predict(jit_compile):
     learner = _classifier(jit_compile)
@@ -69,6 +71,7 @@ def test_labels_outside_of_the_ways_stop_predict(jit_compile):
         learner.predict(x, batch_size=2, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["support_y", "query_y"])
 def test_good_labels_train_after_a_failure(labels):
     learner = _classifier()
@@ -84,6 +87,7 @@ def test_good_labels_train_after_a_failure(labels):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow_variants("support_y-True")
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("key", ["support_x", "support_y"])
 def test_nan_in_a_support_set_stops_fit_and_leaves_the_weights(
@@ -112,6 +116,7 @@ def test_nan_in_the_query_labels_stops_fit_and_leaves_the_weights():
     assert_same_weights(learner, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [keras_meta.MAML, keras_meta.Reptile])
 @pytest.mark.parametrize("key", ["support_x", "query_x"])
 def test_nan_leaves_moving_averages_finite(key, algorithm):
@@ -155,6 +160,7 @@ def test_a_gradient_that_is_not_finite_is_found(rule):
     assert_same_weights(learner, before)
 
 
+@pytest.mark.slow_variants("evaluate")
 @pytest.mark.parametrize("method", ["predict", "evaluate"])
 def test_a_failure_outside_of_training_does_not_stop_a_later_fit(method):
     learner = maml()
@@ -170,6 +176,7 @@ def test_a_failure_outside_of_training_does_not_stop_a_later_fit(method):
     assert np.all(np.isfinite(losses))
 
 
+@pytest.mark.slow_variants("MAML")
 @pytest.mark.parametrize("algorithm", [keras_meta.MAML, keras_meta.Reptile])
 def test_a_diverging_inner_loop_says_so(algorithm):
     model = mlp(activation="relu")
@@ -193,6 +200,7 @@ def test_a_failure_inside_of_several_steps_per_execution_is_found():
     assert all(np.all(np.isfinite(w)) for w in weights(learner))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_meta_gradient_that_is_not_finite_leaves_the_weights(jit_compile):
     """Infinity saturates tanh: the loss is finite, its gradient is NaN."""
@@ -240,6 +248,7 @@ def test_a_trajectory_refuses_labels_outside_of_the_ways():
         _classifier().trajectory(x)
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_goes_on_after_a_failure():
     learner = keras_meta.MAML(
         normalized_mlp(), 0.1, inner_loss="mse", batch_statistics="running"
@@ -345,6 +354,7 @@ def test_an_ignored_class_is_a_label():
         learner.adapt(x, np.array([1, -2]))
 
 
+@pytest.mark.slow_variants("True")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_labels_of_queries_outside_of_the_ways_stop(jit_compile):
     learner = _classifier(jit_compile)
@@ -367,6 +377,9 @@ def _state(learner):
     return [v.numpy().copy() for v in variables]
 
 
+@pytest.mark.slow_variants(
+    "MAML-options0-support_x-False", "Reptile-options2-query_y-False"
+)
 @pytest.mark.parametrize(
     ("algorithm", "options", "key", "jit_compile"),
     [
@@ -424,6 +437,7 @@ def test_a_failed_step_leaves_the_losses_of_several_outputs():
     assert not any(v.numpy() for v in learner.metrics_variables)
 
 
+@pytest.mark.slow_variants("False")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_steps_of_an_execution_after_a_failed_one_do_nothing(jit_compile):
     x, y = regression(tasks=12)

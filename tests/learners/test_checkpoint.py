@@ -74,6 +74,15 @@ def compare(make, data, loss, checkpoint, **options):
         np.testing.assert_allclose(other, move, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.slow_variants(
+    "dropout-sqrt",
+    "every_step_counts-sqrt",
+    "first_order-sqrt",
+    "meta_sgd-sqrt",
+    "momentum-sqrt",
+    "running_statistics-sqrt",
+    "shared_layer-sqrt",
+)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     "checkpoint", [pytest.param("step", marks=pytest.mark.slow), "sqrt"]
@@ -84,6 +93,7 @@ def test_a_step_is_the_same(name, checkpoint):
     compare(MAKERS[name], data, crossentropy(), checkpoint)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("checkpoint", "route"),
@@ -98,6 +108,7 @@ def test_a_step_is_the_same_on_all_routes(checkpoint, route):
     compare(MAKERS["meta_sgd"], data, crossentropy(), checkpoint, **route)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_a_step_of_a_convolutional_net_is_the_same():
     make = makes(MAML, lambda _: convolutional_net())

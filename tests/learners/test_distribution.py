@@ -108,6 +108,7 @@ def report():
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow_variants("maml")
 @pytest.mark.parametrize("name", ["maml", "reptile"])
 def test_two_devices_train_as_one(name, report):
     results = report[name]

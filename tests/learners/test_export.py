@@ -154,6 +154,7 @@ def served(tmp_path_factory):
     return expected, outputs
 
 
+@pytest.mark.slow_variants("sizes0-regression")
 @pytest.mark.parametrize("name", _LEARNERS)
 @pytest.mark.parametrize("sizes", _SIZES)
 def test_it_predicts_the_same_without_keras(name, sizes, served):
@@ -176,6 +177,7 @@ def test_an_exported_learner_still_trains(tmp_path):
         learner.train_on_batch(x, y)
 
 
+@pytest.mark.slow
 def test_signatures_name_the_inputs(tmp_path):
     learner = compiled(keras_meta.MAML(mlp(), 0.1))
     learner.export(tmp_path / "model", verbose=False)
@@ -208,6 +210,7 @@ class Subclassed(keras.Model):
         return self.layer(x)
 
 
+@pytest.mark.slow
 def test_an_unknown_input_shape_needs_a_signature(tmp_path):
     model = Subclassed()
     model(np.zeros([1, 2]))
@@ -231,6 +234,7 @@ def test_an_unknown_input_shape_needs_a_signature(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_class_numbers_of_sequences(tmp_path):
     model = keras.Sequential(
         [keras.Input([4, 2]), keras.layers.Dense(WAYS, name="tags")]
@@ -249,6 +253,7 @@ def test_class_numbers_of_sequences(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_labels_of_half_precision_models_are_float32(tmp_path):
     layer = keras.layers.Dense(1, dtype="mixed_bfloat16")
     model = keras.Sequential([keras.Input([2]), layer])

@@ -146,6 +146,7 @@ def _assert_fit_equals(by_hand, learner, jit_compile, steps_per_execution):
     )
 
 
+@pytest.mark.slow_variants("True-5")
 @pytest.mark.parametrize(("jit_compile", "steps_per_execution"), _SETTINGS)
 def test_maml(jit_compile, steps_per_execution):
     _assert_fit_equals(
@@ -156,6 +157,7 @@ def test_maml(jit_compile, steps_per_execution):
     )
 
 
+@pytest.mark.slow_variants("False-1")
 @pytest.mark.parametrize(("jit_compile", "steps_per_execution"), _SETTINGS[::3])
 def test_first_order_maml(jit_compile, steps_per_execution):
     _assert_fit_equals(
@@ -174,6 +176,7 @@ def test_first_order_and_second_order_differ():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("jit_compile", "steps_per_execution"), _SETTINGS[::3])
 def test_meta_sgd(jit_compile, steps_per_execution):
     _assert_fit_equals(
@@ -184,6 +187,7 @@ def test_meta_sgd(jit_compile, steps_per_execution):
     )
 
 
+@pytest.mark.slow_variants("adam-False-1", "adam-True-5", "descent-True-5")
 @pytest.mark.parametrize(("jit_compile", "steps_per_execution"), _SETTINGS[::3])
 @pytest.mark.parametrize("rule", ["descent", "adam"])
 def test_reptile(rule, jit_compile, steps_per_execution):
@@ -202,6 +206,7 @@ def test_reptile(rule, jit_compile, steps_per_execution):
     )
 
 
+@pytest.mark.slow
 def test_reptile_with_full_momentum_of_adam():
     _assert_fit_equals(
         _reptile_by_hand(HandWrittenAdam(0.02, 0.9)),

@@ -32,6 +32,7 @@ def _fit(learner, batches=4, **kwargs):
     return learner.fit(dataset(regression(batches)), **kwargs).history
 
 
+@pytest.mark.slow
 def test_every_compiled_metric_is_logged():
     learner = compiled(
         keras_meta.MAML(mlp(3), 0.1),
@@ -109,6 +110,7 @@ def test_weights_of_query_examples_scale_their_losses():
     )
 
 
+@pytest.mark.slow_variants("MAML")
 @pytest.mark.parametrize("algorithm", [keras_meta.MAML, keras_meta.Reptile])
 def test_queries_of_weight_zero_do_not_count_in_fit(algorithm):
     x, y = regression()
@@ -127,6 +129,7 @@ def test_queries_of_weight_zero_do_not_count_in_fit(algorithm):
     assert_same_weights(results[0][1], results[1][1])
 
 
+@pytest.mark.slow
 def test_support_examples_of_weight_zero_do_not_count_in_fit():
     x, y = regression()
     weight = np.ones(x["support_y"].shape[:2], "float32")
@@ -145,6 +148,7 @@ def test_support_examples_of_weight_zero_do_not_count_in_fit():
     assert have_moved(weights(learner), results[0])
 
 
+@pytest.mark.slow
 def test_batch_size_counts_tasks_of_arrays():
     x, y = regression(12)
     flat = keras.tree.map_structure(
@@ -168,6 +172,7 @@ def test_the_last_batch_may_have_fewer_tasks():
     np.testing.assert_allclose(predictions, learner(x), rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_shots_and_queries_may_change_from_batch_to_batch():
     sizes = [(5, 4), (2, 3), (1, 1)]
     data = [regression(shots=s, queries=q) for s, q in sizes]
@@ -201,6 +206,7 @@ def test_running_eagerly_takes_the_same_steps():
     assert_same_weights(*learners, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_early_stopping_restores_the_best_weights():
     learner = compiled(_maml(), keras.optimizers.SGD(-0.1))
     stop = keras.callbacks.EarlyStopping(
@@ -237,6 +243,7 @@ def test_model_checkpoint_keeps_the_best_learner(tmp_path):
     assert last > loss
 
 
+@pytest.mark.slow
 def test_csv_logger_writes_every_epoch(tmp_path):
     path = tmp_path / "log.csv"
     learner = compiled(_maml(), metrics=["mae"])
@@ -255,6 +262,7 @@ class _Interruption(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow_variants("reptile")
 @pytest.mark.parametrize(
     "make",
     [
@@ -279,6 +287,7 @@ def test_an_interrupted_fit_resumes_exactly(make, tmp_path):
     assert_same_weights(resumed, expected)
 
 
+@pytest.mark.slow
 def test_tensorboard_receives_the_logs(tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     learner = compiled(_maml())
@@ -296,6 +305,7 @@ def test_tensorboard_receives_the_logs(tmp_path):
     assert "epoch_loss" in tags
 
 
+@pytest.mark.slow
 def test_gradients_are_accumulated_over_steps():
     optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
     x, y = regression(2)
@@ -310,6 +320,7 @@ def test_gradients_are_accumulated_over_steps():
     assert_same_weights(accumulated, joint, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_moving_averages_of_weights_are_kept():
     optimizer = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.75)
     learner, plain = compiled(_maml(), optimizer), compiled(_maml())
@@ -335,6 +346,7 @@ def test_clipnorm_bounds_each_meta_gradient():
         np.testing.assert_allclose(norm, 1e-3, rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 12])
 def test_more_steps_of_evaluation_than_of_training(steps):
     learner = compiled(_maml(steps=1, evaluation_steps=steps))

@@ -72,6 +72,7 @@ def channels_first():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("make", "jit_compile"),

@@ -53,6 +53,7 @@ def accumulating():
     return keras.optimizers.SGD(0.1, gradient_accumulation_steps=3)
 
 
+@pytest.mark.slow_variants("accumulating", "scheduled")
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     "optimizer", [keras.optimizers.Adam, scheduled, accumulating]
@@ -65,6 +66,7 @@ def test_fit_on_data_that_do_not_come_out_even(optimizer):
     assert_same(make, data, optimizer=optimizer, epochs=2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_fit_on_endless_data():
     def make():
@@ -74,6 +76,7 @@ def test_fit_on_endless_data():
     assert_same(make, data, epochs=2, steps_per_epoch=8)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_state_and_random_numbers_go_on():
     def make():
@@ -92,6 +95,7 @@ def test_state_and_random_numbers_go_on():
     assert_same(make, data, crossentropy(), epochs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_reptile_goes_on_drawing():
     def make():
@@ -167,6 +171,7 @@ def test_batches_of_unknown_size_are_taken_singly(spec):
     assert many_steps.chunk_size(({"x": spec}, None), 10) is None
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_told():
     x, y = regression(batches=6)
     x["support_y"] = np.where(np.arange(6)[:, None, None, None] == 4, np.nan, 1)

@@ -65,6 +65,7 @@ def _by_hand(model, data, rate):
     return [float(x) for x in losses]
 
 
+@pytest.mark.slow_variants("True")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_masked_sequences(jit_compile):
     x, y = _data()
@@ -84,6 +85,7 @@ def test_masked_sequences(jit_compile):
     np.testing.assert_allclose(history.history["loss"][0], mean, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_multi_step_loss_counts_the_same():
     x, y = _data()
 

@@ -61,6 +61,7 @@ def _assert_exact(learner, data, loss):
     assert max(sizes) > 1e-3
 
 
+@pytest.mark.slow_variants("3-softplus")
 @pytest.mark.parametrize("activation", ["tanh", "softplus"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_maml(steps, activation):
@@ -85,6 +86,7 @@ def test_maml_over_a_loop_that_is_not_laid_out():
     _assert_exact(keras_meta.MAML(mlp(), 0.1, 12), regression(), "mse")
 
 
+@pytest.mark.slow
 def test_maml_with_weights_of_support_examples():
     x, y = regression()
     weight = np.random.default_rng(0).uniform(size=[3, 5])
@@ -92,6 +94,7 @@ def test_maml_with_weights_of_support_examples():
     _assert_exact(keras_meta.MAML(mlp(), 0.3, 2), data, "mse")
 
 
+@pytest.mark.slow_variants("batch", "running")
 @pytest.mark.parametrize("statistics", ["batch", "support", "running"])
 def test_maml_with_statistics_of(statistics):
     learner = keras_meta.MAML(
@@ -100,16 +103,19 @@ def test_maml_with_statistics_of(statistics):
     _assert_exact(learner, regression(), "mse")
 
 
+@pytest.mark.slow
 def test_meta_sgd_and_its_rates():
     learner = keras_meta.MetaSGD(mlp(), steps=2)
     assert len(learner.trainable_variables) == 8
     _assert_exact(learner, regression(), "mse")
 
 
+@pytest.mark.slow
 def test_anil():
     _assert_exact(keras_meta.ANIL(mlp(), 0.3, 3), regression(), "mse")
 
 
+@pytest.mark.slow
 def test_maml_of_normalization_alone():
     learner = keras_meta.MAML(normalized_mlp(), 0.3, 2, adapt="normalization")
     _assert_exact(learner, regression(), "mse")
@@ -120,6 +126,7 @@ def test_multi_step_loss():
     _assert_exact(learner, regression(), "mse")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("learn", "shapes"),
     [("scalar", [()]), ("step", [(3,)]), ("layer_step", [(2, 3)])],
@@ -131,27 +138,32 @@ def test_learned_rates(learn, shapes):
     _assert_exact(learner, regression(), "mse")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_momentum(nesterov):
     rule = keras_meta.Momentum(0.1, nesterov=nesterov)
     _assert_exact(keras_meta.MAML(mlp(), rule, 3), regression(), "mse")
 
 
+@pytest.mark.slow
 def test_adam_as_the_inner_rule():
     rule = keras_meta.Adam(0.05, epsilon=1e-3)
     _assert_exact(keras_meta.MAML(mlp(), rule, 3), regression(), "mse")
 
 
+@pytest.mark.slow
 def test_clipped_gradients():
     rule = keras_meta.GradientDescent(0.3, clip_norm=0.5)
     _assert_exact(keras_meta.MAML(mlp(), rule, 2), regression(), "mse")
 
 
+@pytest.mark.slow
 def test_an_inner_loss_of_its_own():
     learner = keras_meta.MAML(mlp(), 0.3, 2, inner_loss="log_cosh")
     _assert_exact(learner, regression(), "mse")
 
 
+@pytest.mark.slow
 def test_regularizers_act_on_the_initialization():
     model = mlp()
     model.layers[0].kernel.regularizer = keras.regularizers.L2(0.25)
@@ -165,6 +177,7 @@ def test_regularizers_act_on_the_initialization():
     _assert_exact(learner, data, "mse")
 
 
+@pytest.mark.slow
 def test_multi_step_loss_weighs_the_trajectory():
     step_weights = [0.2, 0.3, 0.5]
     learner = compiled(

@@ -39,6 +39,7 @@ def _dropout_net():
     )
 
 
+@pytest.mark.slow
 def test_a_model_with_dropout_learns():
     learner = keras_meta.MAML(_dropout_net(), 0.1)
     _assert_learns(learner, regression(4))
@@ -67,6 +68,7 @@ def _lstm_net():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "adapt", [pytest.param("all", marks=pytest.mark.slow), "head"]
 )
@@ -93,6 +95,7 @@ def test_xla_is_off_for_a_layer_that_does_not_support_it():
     assert not learner.jit_compile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["batch", "support", "running"])
 def test_a_normalized_model_learns_with_statistics_of(statistics):
     learner = keras_meta.MAML(
@@ -104,12 +107,14 @@ def test_a_normalized_model_learns_with_statistics_of(statistics):
     assert moved == (statistics == "running")
 
 
+@pytest.mark.slow
 def test_a_convolutional_model_learns():
     learner = keras_meta.MAML(convolutional_net(pool="max"), 0.1)
     data = classification(4, shape=(6, 6, 1))
     _assert_learns(learner, data, crossentropy(), epochs=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [keras_meta.MAML, keras_meta.Reptile])
 def test_moving_averages_move_in_training_alone(algorithm):
     learner = compiled(
@@ -187,6 +192,7 @@ def mixed_bfloat16():
     keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.slow
 def test_a_model_of_mixed_precision_learns(mixed_bfloat16):
     model = normalized_mlp(WAYS)
     learner = keras_meta.MAML(model, 0.1, 2)
@@ -216,6 +222,7 @@ def test_inner_steps_of_mixed_precision_are_not_rounded(mixed_bfloat16):
         assert np.all(v.numpy() != w.numpy())
 
 
+@pytest.mark.slow
 def test_targets_of_regression_keep_their_precision(mixed_bfloat16):
     seen = []
 
@@ -247,6 +254,7 @@ def test_float16_is_refused_because_inner_gradients_underflow():
         keras_meta.MAML(model)
 
 
+@pytest.mark.slow
 def test_a_model_of_two_inputs_and_nested_names_learns():
     left, right = keras.Input([2], name="left"), keras.Input([1], name="right")
     joint = keras.layers.Concatenate()([left, right])
@@ -264,6 +272,7 @@ def test_a_model_of_two_inputs_and_nested_names_learns():
     assert learner(batch({**x, **split}, 0)).shape == (3, 4, 1)
 
 
+@pytest.mark.slow
 def test_a_model_of_two_outputs_learns_with_an_inner_loss():
     inputs = keras.Input([2])
     hidden = keras.layers.Dense(8, "tanh")(inputs)

@@ -19,6 +19,7 @@ from .optimizer_helpers import small_rule
 from .optimizer_helpers import trajectory
 
 
+@pytest.mark.slow_variants("True-False", "True-True")
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("second_order", [False, True])
 def test_fit_equals_a_plain_loop(second_order, jit_compile):
@@ -40,6 +41,7 @@ def test_eager_steps_are_the_same():
     assert_equal_weights(rule, twin)
 
 
+@pytest.mark.slow
 def test_the_logarithm_of_the_ratio():
     rule, twin = small_rule(), small_rule()
     made = learner(rule, objective="log_ratio", truncation=4)
@@ -57,6 +59,7 @@ def _linear(params, gradients):
     )
 
 
+@pytest.mark.slow_variants("True")
 @pytest.mark.parametrize("second_order", [False, True])
 def test_meta_gradient_of_a_window_equals_finite_differences(second_order):
     problem, rule = Valley(), small_rule()
@@ -158,6 +161,7 @@ def test_the_unroll_equals_the_optimizer_of_keras():
         np.testing.assert_allclose(variable, value[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_step_weights_choose_what_counts():
     rule, twin = small_rule(), small_rule()
     made = learner(rule, truncation=4, step_weights=[0, 0, 0, 1])
@@ -168,6 +172,7 @@ def test_step_weights_choose_what_counts():
     assert_equal_weights(rule, twin)
 
 
+@pytest.mark.slow
 def test_problems_take_turns():
     rule, twin = small_rule(), small_rule()
     first, second = Valley(), Valley(bends=-2.0)
@@ -192,6 +197,7 @@ def test_problems_take_turns():
     assert made.evaluate(data, verbose=0)[0] == pytest.approx(losses[1])
 
 
+@pytest.mark.slow
 def test_evaluate_takes_its_own_number_of_steps():
     rule = small_rule()
     made = learner(rule, evaluation_steps=7)
@@ -204,6 +210,7 @@ def test_evaluate_takes_its_own_number_of_steps():
     np.testing.assert_allclose(final, tf.reduce_mean(losses[-1]))
 
 
+@pytest.mark.slow
 def test_validation_and_the_best_weights(tmp_path):
     made = learner(optimizer=keras.optimizers.Adam(0.02))
     path = str(tmp_path / "best.weights.h5")
@@ -226,6 +233,7 @@ def test_validation_and_the_best_weights(tmp_path):
     assert best == pytest.approx(min(history["val_loss"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
 )
@@ -243,6 +251,7 @@ def test_training_learns_to_optimize(jit_compile):
     assert made.evaluate(data, verbose=0)[1] < before / 3
 
 
+@pytest.mark.slow
 def test_the_curriculum_lengthens_the_unroll():
     rule, twin = small_rule(), small_rule()
     made = learner(rule, steps=4)
@@ -261,6 +270,7 @@ def test_the_curriculum_lengthens_the_unroll():
     assert_equal_weights(rule, twin)
 
 
+@pytest.mark.slow
 def test_the_scale_of_the_loss_does_not_matter():
     rules = small_rule(), small_rule()
     for rule, scale in zip(rules, (None, 1024.0), strict=True):
@@ -270,6 +280,7 @@ def test_the_scale_of_the_loss_does_not_matter():
     assert_equal_weights(*rules)
 
 
+@pytest.mark.slow
 def test_mixed_precision_around_it_changes_nothing():
     rules = small_rule(), small_rule()
     for rule, policy in zip(rules, ("float32", "mixed_float16"), strict=True):
@@ -298,6 +309,7 @@ def test_with_attention_the_losses_are_those_of_the_parameters():
         points, state = rule.update(points, gradients, state)
 
 
+@pytest.mark.slow
 def test_with_attention_both_directions_are_learned():
     rule = attending_rule()
     before = {w.name: tf.identity(w) for w in rule.weights}
@@ -307,6 +319,7 @@ def test_with_attention_both_directions_are_learned():
         assert np.abs(rule._by_name[name] - before[name]).max() > 1e-9
 
 
+@pytest.mark.slow
 def test_the_first_state_is_learned_too():
     rule = keras_meta.HierarchicalRNN([3, 2, 2], seed=0, dtype="float64")
     made = learner(rule, truncation=4)
@@ -320,6 +333,7 @@ def test_the_first_state_is_learned_too():
     assert len(starts) == 3 and min(starts) > 0
 
 
+@pytest.mark.slow
 def test_learned_rates_are_a_rule_too():
     rule = keras_meta.GradientDescent(0.05, "layer", dtype="float64")
     made = learner(rule, optimizer=keras.optimizers.SGD(0.001))

@@ -90,6 +90,7 @@ def test_an_inner_step_equals_a_step_of_keras(name, shape):
     _assert_close(adapted.get_weights(), _plain_step(shape, _LOSSES[name]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", _SHAPES)
 def test_an_outer_step_equals_a_step_of_keras(shape):
     for loss in (_per_example, _LOSSES["class"]):
@@ -103,6 +104,7 @@ def test_an_outer_step_equals_a_step_of_keras(shape):
         _assert_close(model.get_weights(), _plain_step(shape, loss))
 
 
+@pytest.mark.slow
 def test_a_class_axis_counted_from_the_front_is_that_of_an_example():
     def make():
         keras.utils.set_random_seed(0)

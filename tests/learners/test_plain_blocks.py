@@ -86,6 +86,7 @@ _LEARNERS = {
 _COVERED = ("one step", "first order", "support statistics", "step weights")
 
 
+@pytest.mark.slow_variants("checkpoints", "loop")
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", with_slow(_LEARNERS, _COVERED))
 def test_learners(name, plain):

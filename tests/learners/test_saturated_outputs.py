@@ -158,6 +158,13 @@ _OPTIONS = {
 }
 
 
+@pytest.mark.slow_variants(
+    "binary-checkpoints",
+    "binary-each step",
+    "binary-one step",
+    "sparse-checkpoints",
+    "sparse-each step",
+)
 @pytest.mark.parametrize("options", _OPTIONS)
 @pytest.mark.parametrize("name", ["sparse", "binary"])
 def test_an_outer_step_equals_a_step_of_keras(name, options):
@@ -178,6 +185,7 @@ def test_reptile_takes_the_same_inner_steps():
     np.testing.assert_allclose(learner.model.weights[0], expected[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sparse", "binary"])
 def test_measured_losses_equal_those_of_keras(name):
     activation, loss, y = _LOSSES[name]

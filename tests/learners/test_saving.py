@@ -53,6 +53,7 @@ def _trained(name):
     return learner
 
 
+@pytest.mark.slow_variants("anil", "meta_sgd", "reptile")
 @each_learner
 def test_training_continues_from_a_keras_file(name, tmp_path):
     learner = _trained(name)
@@ -78,6 +79,7 @@ def test_training_continues_from_a_keras_file(name, tmp_path):
     assert have_moved(before, weights(learner))
 
 
+@pytest.mark.slow
 def test_the_draws_of_reptile_continue_from_a_keras_file(tmp_path):
     learner = compiled(keras_meta.Reptile(mlp(), 0.1, 2, batch_size=2, seed=1))
     learner.fit(dataset(regression(3)), verbose=0)

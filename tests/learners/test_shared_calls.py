@@ -157,6 +157,17 @@ ROUTES_AND_STATISTICS = [
 ]
 
 
+@pytest.mark.slow_variants(
+    "convolution-12",
+    "counting-12",
+    "counting-3",
+    "dropout-12",
+    "dropout-3",
+    "nested-12",
+    "nested-3",
+    "subclassed-12",
+    "subclassed-3",
+)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("steps", [3, 12])
 @pytest.mark.parametrize("net", NETS)
@@ -164,6 +175,12 @@ def test_the_step_is_the_same(net, steps, monkeypatch):
     assert_same_moves(NETS[net], monkeypatch, steps=steps)
 
 
+@pytest.mark.slow_variants(
+    "checkpoint-batch",
+    "first_order-running",
+    "jit_compile-batch",
+    "step_weights-support",
+)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("options", "statistics"),

@@ -138,6 +138,15 @@ _LEARNERS = {
 }
 
 
+@pytest.mark.slow_variants(
+    "batch-norm",
+    "long-batch-norm",
+    "looped-batch-norm",
+    "meta-sgd",
+    "multi-step",
+    "reptile",
+    "reptile-head",
+)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", with_slow(_LEARNERS, _COVERED))
 def test_learners(name, blocks):
@@ -146,6 +155,7 @@ def test_learners(name, blocks):
     assert blocks == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_an_odd_number_of_tasks(blocks, monkeypatch):
     monkeypatch.setattr(task_blocks, "block_size", _BLOCK_SIZE)
@@ -154,6 +164,7 @@ def test_an_odd_number_of_tasks(blocks, monkeypatch):
     assert blocks == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_convolutional_net(blocks):
     data = classification(_BATCHES, _TASKS, shape=(6, 6, 1))
@@ -167,6 +178,7 @@ def test_convolutional_net(blocks):
     assert blocks
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_weighted_examples(blocks):
     x, y = regression(_BATCHES, _TASKS)
@@ -179,6 +191,7 @@ def test_weighted_examples(blocks):
     assert blocks == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_regularizers_count_once(blocks):
     def make():
@@ -218,6 +231,7 @@ _DEPENDENT = {
 }
 
 
+@pytest.mark.slow_variants("activity regularizer", "moving averages")
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", _DEPENDENT)
 def test_what_ties_tasks_together_is_not_split(name, blocks):
@@ -230,6 +244,7 @@ def _largest_error(y_true, y_pred):
     return tf.reduce_max(errors)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     "loss", [keras.losses.MeanSquaredError("sum"), _largest_error]
@@ -243,6 +258,7 @@ def test_losses_that_are_no_mean_are_not_split(loss, blocks):
     assert not blocks
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_weighted_mean_is_not_split(blocks):
     x, y = regression(_BATCHES, _TASKS)
@@ -252,6 +268,7 @@ def test_weighted_mean_is_not_split(blocks):
     assert not blocks
 
 
+@pytest.mark.slow
 def test_unknown_number_of_tasks_is_not_split(blocks):
     data = regression(_BATCHES, _TASKS)
     spec = keras.tree.map_structure(
@@ -266,6 +283,7 @@ def test_unknown_number_of_tasks_is_not_split(blocks):
     assert not blocks
 
 
+@pytest.mark.slow_variants("0", "5")
 @pytest.mark.parametrize("task", [0, 3, 5])
 def test_failures_name_the_task_of_the_batch(task, blocks):
     x, y = regression(1, _TASKS)
@@ -281,6 +299,7 @@ def test_failures_name_the_task_of_the_batch(task, blocks):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_bad_labels_name_the_task_of_the_batch(blocks):
     x, y = classification(1, _TASKS)
     x["support_y"][0, 4, 1] = WAYS
@@ -305,6 +324,7 @@ class _FixedNoise(keras.layers.Layer):
         return x + tf.cast(noise, x.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_a_loss_of_ones_own_is_not_split(blocks):
     _assert_equal_fits(
@@ -313,6 +333,7 @@ def test_a_loss_of_ones_own_is_not_split(blocks):
     assert not blocks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer", [lambda: keras.layers.Dropout(0.5), _FixedNoise]
 )
@@ -341,6 +362,7 @@ def test_the_graph_does_not_grow_with_the_tasks():
     assert operations(64) == operations(640)
 
 
+@pytest.mark.slow
 @given(tasks=st.integers(2, 12), lanes=st.integers(1, 7))
 @settings(max_examples=15, deadline=None)
 def test_blocks_are_summed_and_stacked_in_order(tasks, lanes):
@@ -360,6 +382,7 @@ def test_blocks_are_summed_and_stacked_in_order(tasks, lanes):
     assert sizes.numpy().tolist() == [2] * tasks
 
 
+@pytest.mark.slow
 def test_the_failure_at_the_earliest_step_is_told(blocks):
     x, y = regression(1, _TASKS)
     # Task 0 overflows at step 1, task 5 holds NaN from the beginning.

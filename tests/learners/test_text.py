@@ -91,6 +91,7 @@ FIRST = {
 }
 
 
+@pytest.mark.slow_variants("MAML-a function")
 @pytest.mark.parametrize("kind", with_slow(FIRST, slow=[*FIRST][1:2]))
 @pytest.mark.parametrize(
     "algorithm", with_slow(LEARNERS[:2], slow=LEARNERS[1:2])
@@ -139,6 +140,7 @@ def test_a_learner_of_texts_does_all_that_others_do(algorithm, tmp_path):
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), expected)
 
 
+@pytest.mark.slow
 def test_a_bag_of_words_has_labels_without_a_last_axis(tmp_path):
     """Keras infers outputs `[n, 1, 2]`, which are `[n, 2]`."""
     model = _model(_vectors(output_mode="multi_hot"))
@@ -152,6 +154,7 @@ def test_a_bag_of_words_has_labels_without_a_last_axis(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_texts_may_have_no_last_axis():
     model = _model(_vectors(output_mode="tf_idf"), shape=())
     learner = _learner(model)
@@ -160,6 +163,7 @@ def test_texts_may_have_no_last_axis():
     assert learner.predict(x, verbose=0).shape == (3, 2, 2)
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_nothing():
     trained = []
     model = _network()
@@ -207,6 +211,7 @@ class Opaque(keras.Model):
         return self.head(tf.reduce_mean(self.embedding(_hash(x)), axis=1))
 
 
+@pytest.mark.slow
 def test_xla_is_left_out_where_texts_come_unexpectedly():
     model = Opaque()
     model(tf.constant([["red"]]))
@@ -232,6 +237,7 @@ class Table(layers.Layer):
         return shape[0], 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", LEARNERS[:1])
 def test_a_layer_that_is_called_per_task_may_have_a_table(algorithm):
     model = _model(Table(), layers.Dense(2))

@@ -107,6 +107,7 @@ _OTHERS = {
 }
 
 
+@pytest.mark.slow_variants("call-False", "evaluate_tasks-True")
 @pytest.mark.parametrize(
     ("name", "run_eagerly"),
     [
@@ -170,6 +171,7 @@ def test_tasks_one_by_one_are_a_matter_of_one_thread(plain, meeting):
         _assert_equal(actual, wanted)
 
 
+@pytest.mark.slow
 def test_a_learner_exports_while_it_adapts(tmp_path, meeting):
     learner = _learner()
     expected = _adapt(learner)

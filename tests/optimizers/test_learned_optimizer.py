@@ -74,6 +74,17 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow_variants(
+    "False-accumulation, loss_scale",
+    "False-alone",
+    "False-clipnorm, weight_decay",
+    "False-clipvalue, ema_overwrite",
+    "False-global_clipnorm, ema",
+    "True-accumulation, loss_scale",
+    "True-clipnorm, weight_decay",
+    "True-clipvalue, ema_overwrite",
+    "True-global_clipnorm, ema",
+)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_momentum_equals_that_of_keras(options, jit_compile):
@@ -122,6 +133,7 @@ def test_the_state_is_made_while_xla_traces_a_step(make):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow_variants("built")
 @pytest.mark.parametrize(
     ("rule", "inputs", "steps"),
     [("momentum", [keras.Input([64])], 1), ("lstm", [], 3)],
@@ -155,6 +167,7 @@ def test_a_schedule_scales_the_moves():
     assert_same(fitted(LearnedOptimizer(rule, schedule)), expected)
 
 
+@pytest.mark.slow
 def test_sparse_gradients_and_variables_without_one():
     def make(optimizer):
         keras.utils.set_random_seed(0)
@@ -184,6 +197,7 @@ def hierarchical(**options):
     )
 
 
+@pytest.mark.slow_variants("hierarchical")
 @pytest.mark.parametrize("make", [lstm, hierarchical])
 def test_steps_through_keras_equal_the_rule_unrolled(make):
     x, y = data()
@@ -222,6 +236,7 @@ def attended_and_parameters(model):
     return values, parameters
 
 
+@pytest.mark.slow
 def test_fit_ends_at_the_parameters_and_not_where_it_attended():
     model = network()
     x, y = data()
@@ -241,6 +256,7 @@ def test_fit_ends_at_the_parameters_and_not_where_it_attended():
     np.testing.assert_array_equal(attended[0], parameters[0])
 
 
+@pytest.mark.slow
 def test_the_rate_scales_the_moves_of_the_parameters():
     moves = []
     for rate in (1.0, 0.25):
@@ -253,6 +269,7 @@ def test_the_rate_scales_the_moves_of_the_parameters():
     np.testing.assert_allclose(moves[1], 0.25 * moves[0], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_set_between_two_fits_are_where_it_goes_on():
     model = fitted(attending())
     model.set_weights([w + 5.0 for w in model.get_weights()])
@@ -283,6 +300,7 @@ def test_its_network_is_not_trained_by_fit():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow_variants("hierarchical", "momentum")
 @pytest.mark.parametrize("make", [lstm, hierarchical, momentum])
 def test_interrupted_training_goes_on_exactly(make, tmp_path):
     whole = fitted(make(), epochs=4)
@@ -308,6 +326,7 @@ def test_weights_of_the_network_are_saved(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lstm, hierarchical])
 def test_mixed_precision(make):
     x, y = data()
@@ -393,6 +412,7 @@ _PROGRAM = """
 """
 
 
+@pytest.mark.slow
 def test_two_devices_equal_one():
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(_PROGRAM)],
@@ -418,6 +438,7 @@ def test_what_is_no_rule_is_refused():
         LearnedOptimizer(keras.optimizers.Adam())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rule",
     [
@@ -459,6 +480,7 @@ def test_an_optimizer_that_was_refused_variables_is_not_built():
             fitted(optimizer)
 
 
+@pytest.mark.slow
 def test_attention_needs_a_gradient_for_each_variable():
     model = network()
     optimizer = attending()

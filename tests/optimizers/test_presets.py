@@ -59,6 +59,7 @@ def fit(optimizer, steps=3):
     return model.get_weights()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [LearnedOptimizer, LSTMOptimizer])
 def test_a_preset_trains_as_what_was_saved(kind, tmp_path):
     optimizer = trained_lstm()
@@ -116,6 +117,9 @@ def test_what_belongs_to_one_model_is_not_saved(learn, tmp_path):
         LearnedOptimizer(rule).save_to_preset(tmp_path)
 
 
+@pytest.mark.slow_variants(
+    "hierarchical_mixture", "lstm_cifar10", "lstm_quadratic"
+)
 @pytest.mark.parametrize("name", presets.preset_names())
 def test_a_shipped_preset_has_a_card_and_trains(name):
     card = (SHIPPED / name / "card.md").read_text()
@@ -156,6 +160,7 @@ def test_presets_are_part_of_the_package():
         assert (SHIPPED / name / "card.md").is_file()
 
 
+@pytest.mark.slow
 def test_the_hierarchical_preset_trains_a_network_it_never_saw():
     rng = np.random.default_rng(0)
     x = rng.normal(size=[64, 6, 6, 1]).astype("float32")

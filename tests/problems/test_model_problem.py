@@ -90,6 +90,7 @@ def test_weights_are_drawn_as_their_layers_do():
     np.testing.assert_array_equal(bias, np.ones([1, 200]))
 
 
+@pytest.mark.slow
 def test_one_initializer_draws_all_weights():
     family = problem(initializer=keras.initializers.RandomNormal(stddev=0.5))
     params, _ = family.draw(0, 0, 50)

@@ -87,6 +87,7 @@ def check(make, space, channels, data_format, tasks, n):
 formats = st.sampled_from(["channels_last", "channels_last", "channels_first"])
 
 
+@pytest.mark.slow_variants("1", "3")
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @few
 @given(data=st.data(), tasks=st.integers(1, 3), n=st.integers(1, 2))
@@ -125,6 +126,9 @@ GROUPED = [
 ]
 
 
+@pytest.mark.slow_variants(
+    "1-arguments0-channels_last", "1-arguments1-channels_last"
+)
 @pytest.mark.parametrize("rank, arguments, data_format", GROUPED)
 def test_grouped_convolution_equals_the_loop(rank, arguments, data_format):
     check(
@@ -139,6 +143,7 @@ def test_grouped_convolution_equals_the_loop(rank, arguments, data_format):
     )
 
 
+@pytest.mark.slow_variants("1", "3")
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @few
 @given(data=st.data(), tasks=st.integers(1, 3))
@@ -189,6 +194,7 @@ def test_depthwise_convolution_equals_the_loop(rank, data, multiplier, tasks):
     )
 
 
+@pytest.mark.slow_variants("1")
 @pytest.mark.parametrize("rank", [1, 2])
 @few
 @given(data=st.data(), multiplier=st.integers(1, 2), tasks=st.integers(1, 3))
@@ -231,6 +237,7 @@ def test_each_weight_may_adapt_alone(make, shape):
         assert_equals_loop(model, normal([2, 2, *shape]), adapted=[variable])
 
 
+@pytest.mark.slow
 def test_convolution_of_unknown_space_equals_the_loop():
     model = keras.Sequential(
         [
@@ -306,6 +313,7 @@ def test_transpose_of_unknown_space_is_refused():
         call.get_concrete_function()
 
 
+@pytest.mark.slow_variants("2", "3")
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @few
 @given(data=st.data(), tasks=st.integers(1, 3))

@@ -23,6 +23,7 @@ def drop(layer, x=ONES, training=True, **kwargs):
 NOISE_SHAPES = [None, (None, 40), (1, 40), (1, None)]
 
 
+@pytest.mark.slow_variants("noise_shape2")
 @pytest.mark.parametrize("noise_shape", NOISE_SHAPES)
 def test_each_task_has_its_own_mask(noise_shape):
     y, _ = drop(layers.Dropout(0.5, noise_shape=noise_shape, seed=1))
@@ -65,6 +66,7 @@ def test_the_seed_moves_on_and_repeats_from_the_same_state(noise_shape):
     assert_close(batched.initial_state(), start, 0)
 
 
+@pytest.mark.slow_variants("<lambda>2")
 @pytest.mark.parametrize(
     "make",
     [

@@ -112,6 +112,12 @@ def messages(monkeypatch):
     return logged
 
 
+@pytest.mark.slow_variants(
+    "layer that holds another",
+    "own weight",
+    "subclass of Dense",
+    "tied weights",
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_fallback_equals_the_loop_and_is_logged_once(name, monkeypatch):
     model, x = MODELS[name](), normal([3, 2, 4])
@@ -142,6 +148,7 @@ def test_models_by_rules_log_nothing(monkeypatch):
     assert not logged
 
 
+@pytest.mark.slow
 def test_fallback_also_equals_the_loop_eagerly():
     model, x = alone(Scaled()), normal([3, 2, 4])
     assert_equals_loop(model, x)
@@ -182,6 +189,7 @@ def test_state_inside_of_a_fallback_becomes_the_mean_of_the_tasks(statistics):
     assert_close(new, expected)
 
 
+@pytest.mark.slow
 def test_statistics_inside_of_a_fallback_are_recorded_and_used():
     model, x = alone(Scaled()), normal([3, 5, 4])
     variables = model.trainable_variables
@@ -196,6 +204,7 @@ def test_statistics_inside_of_a_fallback_are_recorded_and_used():
     assert_close(part.outputs, first.outputs[:, :2])
 
 
+@pytest.mark.slow
 def test_arguments_without_batch_axis_reach_every_task_whole():
     class Affine(layers.Layer):
         def build(self, shape):

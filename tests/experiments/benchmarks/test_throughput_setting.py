@@ -67,6 +67,7 @@ def floatx():
     keras.config.set_dtype_policy(policy)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("floatx")
 @pytest.mark.parametrize(
     ("network", "head_only"),
