@@ -74,6 +74,12 @@ FLOW = tf.zeros([2, 8, 8, 2])
 BYTES = tf.cast(IMAGES * 255, tf.uint8)
 
 
+@pytest.mark.slow_variants(
+    "dense_image_warp-arguments2",
+    "equalize-arguments3",
+    "gaussian_filter2d-arguments4",
+    "translate-arguments11",
+)
 @needs_addons
 @pytest.mark.parametrize(
     ("name", "arguments"),
@@ -111,7 +117,7 @@ def test_contrastive_loss_by_hand():
     np.testing.assert_allclose(loss, [0.25, 0.5625, 0.0])
 
 
-@pytest.mark.slow_variants("LiftedStructLoss", "TripletSemiHardLoss")
+@pytest.mark.slow
 @needs_addons
 @pytest.mark.parametrize(
     "name",

@@ -85,7 +85,7 @@ def test_evaluation_is_per_task_over_exactly_the_tasks(batch, jit_compile):
         assert result[name].tasks == 7
 
 
-@pytest.mark.slow_variants("5")
+@pytest.mark.slow_variants("1", "5")
 @pytest.mark.parametrize("steps", [0, 1, 5])
 def test_steps_replace_the_learners_own(steps):
     learner = _learner()

@@ -126,7 +126,6 @@ def measured():
     )
 
 
-@pytest.mark.slow_variants("r2")
 @pytest.mark.parametrize("name", _METRICS)
 def test_each_task_is_measured_as_keras_does(name, measured):
     predictions, result, _, curve = measured
@@ -161,6 +160,7 @@ def test_names_are_those_of_evaluate(measured):
     assert set(result) == set(logs) == set(curve)
 
 
+@pytest.mark.slow
 def test_metrics_of_one_name_are_told_apart_as_in_keras():
     learner = _learner([metrics.F1Score(), metrics.F1Score(average="macro")])
     result = keras_meta.evaluate_tasks(learner, _batches(), _TASKS)
@@ -256,7 +256,7 @@ def counting():
     return learner
 
 
-@pytest.mark.slow_variants("<lambda>1")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "measure",
     [
@@ -288,6 +288,7 @@ def test_a_loss_given_by_its_name_is_compiled_once(loss, counting):
     assert _Counting.traces == first
 
 
+@pytest.mark.slow
 def test_what_changes_is_compiled_anew(counting):
     def measure(**options):
         before = _Counting.traces

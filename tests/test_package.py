@@ -82,6 +82,7 @@ def test_installed_metadata():
     assert metadata["License-Expression"] == "Apache-2.0"
 
 
+@pytest.mark.slow
 def test_other_backends_are_refused():
     # Another backend would have to be installed.
     pretend = (

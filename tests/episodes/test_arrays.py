@@ -44,6 +44,7 @@ def test_floats_are_kept():
     }
 
 
+@pytest.mark.slow
 def test_classes_and_rotations_are_passed_on():
     images, labels = random_images()
     episodes = from_arrays(

@@ -33,7 +33,11 @@ def sampler_of(augment, **options):
     )
 
 
-@pytest.mark.slow_variants("support-elastic")
+@pytest.mark.slow_variants(
+    "query-elastic",
+    "support-elastic",
+    "support-translate",
+)
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("on", ["support", "query", "both"])
 def test_each_change_touches_the_images_asked_for(name, on):
@@ -65,6 +69,7 @@ def test_an_augmented_episode_depends_on_seed_and_index_only(index, before):
         np.testing.assert_allclose(batch[before:], one, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bytes_stay_bytes():
     raw, _ = sampler_of(EVERYTHING, dtype="uint8").draw(0)
     scaled, _ = sampler_of(EVERYTHING).draw(0)

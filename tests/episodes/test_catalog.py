@@ -179,6 +179,7 @@ def test_data_sets_of_one_name_in_two_folders_have_caches_of_their_own(
         np.testing.assert_array_equal(classes.items_of(0), [picture])
 
 
+@pytest.mark.slow
 def test_integers_of_numpy_share_the_cache_of_those_of_python(
     data_dir, tmp_path
 ):
@@ -195,6 +196,7 @@ def test_integers_of_numpy_share_the_cache_of_those_of_python(
     assert len(files_of(tmp_path)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_files_of_any_format_in_a_data_set(tmp_path, channels):
     picture = np.arange(192, dtype="uint8").reshape(8, 8, 3)
@@ -217,6 +219,7 @@ def test_files_of_any_format_in_a_data_set(tmp_path, channels):
         np.testing.assert_array_equal(image, decode(file, channels))
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_image_in_a_data_set(tmp_path):
     features = {
         "picture": tfds.features.Image(shape=(8, 8, 3)),
@@ -297,6 +300,7 @@ def test_bad_data_sets_are_refused(data_dir, name, options, message):
         load_tfds(name, data_dir=data_dir, **options)
 
 
+@pytest.mark.slow
 def test_keys_choose_features(data_dir):
     fine = load_tfds("double", "train", data_dir=data_dir, label_key="fine")
     assert len(fine) == 1

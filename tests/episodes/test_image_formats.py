@@ -99,6 +99,7 @@ def test_every_format_becomes_gray_or_color(name):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pipelines_decode_the_same(channels):
     one = pipeline_decoder(channels)

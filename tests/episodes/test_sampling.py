@@ -263,6 +263,7 @@ def test_sizes_must_be_positive(name, value):
         numbered_classes([4] * 3).episodes(**size)
 
 
+@pytest.mark.slow_variants("options5-`augment` must return a dict.*None")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

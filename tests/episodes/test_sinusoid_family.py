@@ -23,7 +23,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.slow_variants("maml")
+@pytest.mark.slow_variants("maml", "meta_sgd")
 @pytest.mark.parametrize("name", RANGES)
 def test_named_families_have_their_ranges(name):
     family = FAMILIES[name]

@@ -64,7 +64,7 @@ def cache_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.slow_variants("random1200")
+@pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize("protocol", ["random1200", "vinyals"])
 def test_omniglot_as_in_the_papers(protocol, cache_dir):

@@ -113,6 +113,7 @@ def test_a_run_that_is_killed_at_a_write_ends_as_if_it_had_not(
         assert _measured(record) == straight
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused(tmp_path):
     sinusoid_run.run(_settings(), tmp_path)
     other = _settings(seed=4, meta_rate=0.1)

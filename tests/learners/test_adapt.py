@@ -75,7 +75,7 @@ def _task(x, i):
     return x["support_x"][i], x["support_y"][i]
 
 
-@pytest.mark.slow_variants("sequential")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", _MODELS)
 def test_adapted_models_predict_as_the_learner(kind, float64):
     learner = _learner(_MODELS[kind]())

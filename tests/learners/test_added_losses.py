@@ -49,11 +49,7 @@ def _model(layer):
     )
 
 
-@pytest.mark.slow_variants(
-    "all-activity regularizer",
-    "all-add_loss without a rule",
-    "head-activity regularizer",
-)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _LAYERS)
 @pytest.mark.parametrize("adapt", ["all", "head"])
 def test_outer_loss(name, adapt):

@@ -187,6 +187,7 @@ def test_query_labels_of_other_sizes(shape):
             run(x, np.ones(shape, "float32"), verbose=0)
 
 
+@pytest.mark.slow_variants("<lambda>-steps_per_epoch")
 @pytest.mark.parametrize(
     ("run", "named"),
     [
@@ -372,6 +373,7 @@ def test_sizes_that_are_known_at_run_time_are_checked_there():
             run(data, verbose=0)
 
 
+@pytest.mark.slow
 def test_queries_are_needed_for_a_loss_alone():
     x, y = regression(queries=0)
     specs = {key: tf.TensorSpec([None, None, 2]) for key in x}

@@ -121,6 +121,7 @@ def test_a_tolerated_divergence_leaves_the_other_batches():
         np.testing.assert_allclose(logs[name], expected[name], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_rule_that_diverges_does_not_look_good():
     made = learner(problem=Cliff(), tolerated_divergences=1)
     logs = made.evaluate(batches(3, num_batches=2), verbose=0, return_dict=True)
@@ -146,7 +147,7 @@ class Negative(Valley):
         return super().losses(params, data, step, **options) - 100
 
 
-@pytest.mark.slow_variants("fit")
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 def test_losses_without_a_logarithm_stop_with_the_way_out(method):
     made = learner(problem=Negative(), objective="log_ratio")
@@ -305,6 +306,7 @@ def test_a_meta_gradient_whose_norm_overflows_is_not_learned_from():
     assert_equal_weights(rule, twin)
 
 
+@pytest.mark.slow_variants("layer1")
 @pytest.mark.parametrize("layer", [layers.RandomRotation(0.1), layers.GRU(2)])
 def test_xla_is_left_out_for_layers_that_do_without(layer):
     shape = [5, 2] if isinstance(layer, layers.GRU) else [4, 4, 1]

@@ -31,7 +31,7 @@ def _classifier(jit_compile=False, optimizer=None):
     )
 
 
-@pytest.mark.slow_variants("-1-True", "3-True")
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("label", [3, -1])
 def test_labels_outside_of_the_ways_stop_fit(label, jit_compile):
@@ -46,6 +46,7 @@ def test_labels_outside_of_the_ways_stop_fit(label, jit_compile):
     assert_same_weights(learner, before)
 
 
+@pytest.mark.slow_variants("evaluate")
 @pytest.mark.parametrize("method", ["evaluate", "call", "adapt"])
 def test_labels_outside_of_the_ways_stop(method):
     learner = _classifier()
@@ -87,7 +88,11 @@ def test_good_labels_train_after_a_failure(labels):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.slow_variants("support_y-True")
+@pytest.mark.slow_variants(
+    "support_x-False",
+    "support_y-False",
+    "support_y-True",
+)
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("key", ["support_x", "support_y"])
 def test_nan_in_a_support_set_stops_fit_and_leaves_the_weights(
@@ -106,6 +111,7 @@ def test_nan_in_a_support_set_stops_fit_and_leaves_the_weights(
     assert learner.optimizer.iterations == 0
 
 
+@pytest.mark.slow
 def test_nan_in_the_query_labels_stops_fit_and_leaves_the_weights():
     learner = maml()
     x, y = regression()
@@ -130,6 +136,7 @@ def test_nan_leaves_moving_averages_finite(key, algorithm):
     assert all(np.all(np.isfinite(w)) for w in weights(learner))
 
 
+@pytest.mark.slow
 def test_nan_in_a_support_set_stops_reptile():
     learner = compiled(keras_meta.Reptile(mlp(), steps=2))
     x, y = regression()
@@ -140,6 +147,7 @@ def test_nan_in_a_support_set_stops_reptile():
     assert_same_weights(learner, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rule",
     [
@@ -160,7 +168,7 @@ def test_a_gradient_that_is_not_finite_is_found(rule):
     assert_same_weights(learner, before)
 
 
-@pytest.mark.slow_variants("evaluate")
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["predict", "evaluate"])
 def test_a_failure_outside_of_training_does_not_stop_a_later_fit(method):
     learner = maml()
@@ -176,7 +184,7 @@ def test_a_failure_outside_of_training_does_not_stop_a_later_fit(method):
     assert np.all(np.isfinite(losses))
 
 
-@pytest.mark.slow_variants("MAML")
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [keras_meta.MAML, keras_meta.Reptile])
 def test_a_diverging_inner_loop_says_so(algorithm):
     model = mlp(activation="relu")
@@ -191,6 +199,7 @@ def test_a_diverging_inner_loop_says_so(algorithm):
     assert_same_weights(learner, before)
 
 
+@pytest.mark.slow
 def test_a_failure_inside_of_several_steps_per_execution_is_found():
     learner = compiled(keras_meta.MAML(mlp(), 0.1), steps_per_execution=3)
     x, y = regression(tasks=9)
@@ -216,6 +225,7 @@ def test_a_meta_gradient_that_is_not_finite_leaves_the_weights(jit_compile):
     assert_same_weights(learner, before)
 
 
+@pytest.mark.slow
 def test_a_meta_gradient_whose_norm_overflows_leaves_the_weights():
     learner = compiled(
         keras_meta.MAML(mlp(), 0.1, inner_loss="mse"),
@@ -230,6 +240,7 @@ def test_a_meta_gradient_whose_norm_overflows_leaves_the_weights():
     assert_same_weights(learner, before)
 
 
+@pytest.mark.slow
 def test_a_trajectory_may_diverge():
     learner = compiled(keras_meta.MAML(mlp(activation=None), 0.1))
     x, y = regression()
@@ -266,6 +277,7 @@ def test_a_loop_of_ones_own_goes_on_after_a_failure():
     compiled(learner).fit(x, y, batch_size=3, verbose=0)
 
 
+@pytest.mark.slow_variants("None")
 @pytest.mark.parametrize("activation", [None, "softmax"])
 def test_a_graph_of_ones_own_refuses_labels(activation):
     loss = keras.losses.SparseCategoricalCrossentropy(
@@ -291,6 +303,7 @@ def test_a_graph_of_ones_own_refuses_labels(activation):
     assert np.isnan(outer_loss(wrong))
 
 
+@pytest.mark.slow
 def test_a_step_of_ones_own_is_not_said_to_be_undone():
     class OwnStep(keras_meta.MAML):
         def train_step(self, data):
@@ -378,7 +391,8 @@ def _state(learner):
 
 
 @pytest.mark.slow_variants(
-    "MAML-options0-support_x-False", "Reptile-options2-query_y-False"
+    "MAML-options0-support_x-False",
+    "Reptile-options2-query_y-False",
 )
 @pytest.mark.parametrize(
     ("algorithm", "options", "key", "jit_compile"),
@@ -437,7 +451,7 @@ def test_a_failed_step_leaves_the_losses_of_several_outputs():
     assert not any(v.numpy() for v in learner.metrics_variables)
 
 
-@pytest.mark.slow_variants("False")
+@pytest.mark.slow_variants("True")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_steps_of_an_execution_after_a_failed_one_do_nothing(jit_compile):
     x, y = regression(tasks=12)
@@ -491,6 +505,7 @@ def test_predictions_that_are_not_finite_are_found(steps):
         learner.predict(x, verbose=0)
 
 
+@pytest.mark.slow
 def test_an_outer_loss_that_is_not_finite_stops_evaluation():
     x, y = regression()
     y[0, 0] = np.nan

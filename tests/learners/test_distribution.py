@@ -108,7 +108,7 @@ def report():
     return json.loads(result.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow_variants("maml")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["maml", "reptile"])
 def test_two_devices_train_as_one(name, report):
     results = report[name]
@@ -118,15 +118,18 @@ def test_two_devices_train_as_one(name, report):
     assert one == pytest.approx(two, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_call_in_a_scope_is_not_one_of_a_replica(report):
     assert report["called in a scope"] == [4, 4, 1]
 
 
+@pytest.mark.slow
 def test_a_failure_on_one_of_two_devices_stops_training(report):
     assert " of task 3 in the batch" in report["error"]
     assert report["moved by a failure"] == 0
 
 
+@pytest.mark.slow
 def test_a_failure_is_that_of_the_whole_batch(report):
     """Neither a sum over devices nor numbered by one of them."""
     assert "Task 2 of the batch" in report["label"]

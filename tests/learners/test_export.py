@@ -154,7 +154,7 @@ def served(tmp_path_factory):
     return expected, outputs
 
 
-@pytest.mark.slow_variants("sizes0-regression")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _LEARNERS)
 @pytest.mark.parametrize("sizes", _SIZES)
 def test_it_predicts_the_same_without_keras(name, sizes, served):

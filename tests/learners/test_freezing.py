@@ -14,6 +14,7 @@ from .helpers import regression
 from .helpers import weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [mlp, normalized_mlp])
 def test_a_frozen_learner_predicts_as_before(network):
     learner = compiled(keras_meta.MAML(network(), 0.1))
@@ -26,6 +27,7 @@ def test_a_frozen_learner_predicts_as_before(network):
     np.testing.assert_allclose(learner(x), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_frozen_layers_adapt_and_are_not_learned():
     learner = keras_meta.MAML(mlp(), 0.1)
     body = learner.model.get_layer("body")

@@ -157,7 +157,7 @@ def test_maml(jit_compile, steps_per_execution):
     )
 
 
-@pytest.mark.slow_variants("False-1")
+@pytest.mark.slow
 @pytest.mark.parametrize(("jit_compile", "steps_per_execution"), _SETTINGS[::3])
 def test_first_order_maml(jit_compile, steps_per_execution):
     _assert_fit_equals(

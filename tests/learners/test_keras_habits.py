@@ -94,6 +94,7 @@ def test_logged_losses_are_means_over_tasks():
     )
 
 
+@pytest.mark.slow
 def test_weights_of_query_examples_scale_their_losses():
     learner = compiled(_maml(), weighted_metrics=["mae"])
     x, y = regression()
@@ -110,7 +111,7 @@ def test_weights_of_query_examples_scale_their_losses():
     )
 
 
-@pytest.mark.slow_variants("MAML")
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [keras_meta.MAML, keras_meta.Reptile])
 def test_queries_of_weight_zero_do_not_count_in_fit(algorithm):
     x, y = regression()
@@ -161,6 +162,7 @@ def test_batch_size_counts_tasks_of_arrays():
     assert learners[0].optimizer.iterations == 12
 
 
+@pytest.mark.slow
 def test_the_last_batch_may_have_fewer_tasks():
     x, y = regression(tasks=5)
     learner = compiled(_maml())
@@ -185,6 +187,7 @@ def test_shots_and_queries_may_change_from_batch_to_batch():
         assert learner.predict(x, verbose=0).shape == (3, queries, 1)
 
 
+@pytest.mark.slow
 def test_predictions_of_all_batches_are_joined():
     learner = compiled(keras_meta.MAML(mlp(3), 0.1), loss=crossentropy())
     data = classification(4)
@@ -337,6 +340,7 @@ def test_moving_averages_of_weights_are_kept():
     assert_same_weights(learner, expected, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_clipnorm_bounds_each_meta_gradient():
     learner = compiled(_maml(), keras.optimizers.SGD(1.0, clipnorm=1e-3))
     before = [v.numpy() for v in learner.trainable_variables]
@@ -363,6 +367,7 @@ def test_more_steps_of_evaluation_than_of_training(steps):
     assert_same_weights(learner, trained)
 
 
+@pytest.mark.slow
 def test_learning_rate_schedules_advance():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
         [2], [0.1, 0.0]
@@ -374,6 +379,7 @@ def test_learning_rate_schedules_advance():
     assert_same_weights(learner, after)
 
 
+@pytest.mark.slow
 def test_validation_does_not_train():
     learner = compiled(_maml())
     before = weights(learner)

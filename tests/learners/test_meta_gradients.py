@@ -61,7 +61,7 @@ def _assert_exact(learner, data, loss):
     assert max(sizes) > 1e-3
 
 
-@pytest.mark.slow_variants("3-softplus")
+@pytest.mark.slow_variants("1-softplus", "1-tanh", "3-softplus")
 @pytest.mark.parametrize("activation", ["tanh", "softplus"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_maml(steps, activation):

@@ -47,6 +47,7 @@ def test_a_model_with_dropout_learns():
     np.testing.assert_array_equal(learner(x), learner(x))
 
 
+@pytest.mark.slow
 def test_dropout_draws_anew_with_every_training_step():
     learner = compiled(
         keras_meta.MAML(_dropout_net(), 0.1), keras.optimizers.SGD(0.0)
@@ -138,6 +139,7 @@ def test_moving_averages_move_in_training_alone(algorithm):
     assert np.all(averages()[1] != start[1])
 
 
+@pytest.mark.slow
 def test_moving_averages_follow_every_pass(float64):
     """Two passes: the support sets, then the query sets."""
     learner = compiled(
@@ -167,6 +169,7 @@ def test_running_statistics_normalize_predictions(float64):
     np.testing.assert_allclose(learner(x), expected, rtol=1e-9)
 
 
+@pytest.mark.slow_variants("batch-True")
 @pytest.mark.parametrize(
     ("statistics", "depends"),
     [("batch", True), ("support", False), ("running", False)],
@@ -201,6 +204,7 @@ def test_a_model_of_mixed_precision_learns(mixed_bfloat16):
     assert model.compute_dtype == "bfloat16"
 
 
+@pytest.mark.slow
 def test_learned_rates_of_mixed_precision_stay_float32(mixed_bfloat16):
     learner = compiled(keras_meta.MetaSGD(mlp(), 0.1), jit_compile=False)
     before = [r.numpy() for r in learner.update_rule.rates]

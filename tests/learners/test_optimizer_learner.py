@@ -19,7 +19,7 @@ from .optimizer_helpers import small_rule
 from .optimizer_helpers import trajectory
 
 
-@pytest.mark.slow_variants("True-False", "True-True")
+@pytest.mark.slow_variants("False-True", "True-False", "True-True")
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("second_order", [False, True])
 def test_fit_equals_a_plain_loop(second_order, jit_compile):
@@ -32,6 +32,7 @@ def test_fit_equals_a_plain_loop(second_order, jit_compile):
     np.testing.assert_allclose(history["final_loss"], [final])
 
 
+@pytest.mark.slow
 def test_eager_steps_are_the_same():
     rule, twin = small_rule(), small_rule()
     made = learner(rule)
@@ -121,6 +122,7 @@ def _gradients_on_the_way(problem, rule, start, data):
     return recorded
 
 
+@pytest.mark.slow
 def test_the_unroll_equals_the_optimizer_of_keras():
     x = np.random.default_rng(0).normal(size=[30, 4]).astype("float32")
     y = np.random.default_rng(1).integers(3, size=[30])

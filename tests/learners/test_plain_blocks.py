@@ -86,7 +86,14 @@ _LEARNERS = {
 _COVERED = ("one step", "first order", "support statistics", "step weights")
 
 
-@pytest.mark.slow_variants("checkpoints", "loop")
+@pytest.mark.slow_variants(
+    "checkpoints",
+    "laid out",
+    "loop",
+    "rates of steps",
+    "reptile",
+    "unusual",
+)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", with_slow(_LEARNERS, _COVERED))
 def test_learners(name, plain):
@@ -96,6 +103,7 @@ def test_learners(name, plain):
     assert plain == [(1, False)]
 
 
+@pytest.mark.slow
 def test_fused_kernels_equal_float64(plain):
     """In float32 normalization is computed by TensorFlow's fused kernels."""
     learner, history = _fit(_LEARNERS["laid out"], _images(), jit_compile=True)
@@ -111,6 +119,7 @@ def test_fused_kernels_equal_float64(plain):
     assert_same_weights(learner, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_failure_names_the_task(plain):
     x, y = _images()
     x["support_x"][0, 2] = np.nan
@@ -138,6 +147,7 @@ def _unknown_layer():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("make", "jit_compile"), [(_maml, False), (_unknown_layer, "auto")]
@@ -149,6 +159,7 @@ def test_also_where_xla_is_off(make, jit_compile, plain):
     assert_equal_fits(one_by_one, _fit(make, _images(), run_eagerly=True), 1e-9)
 
 
+@pytest.mark.slow
 def test_random_numbers_go_through_xla(plain):
     def make():
         layers = convolutional_net().layers

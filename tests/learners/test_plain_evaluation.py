@@ -73,6 +73,7 @@ _LEARNERS = {
 _COVERED = ("steps", "moving averages", "anil", "reptile")
 
 
+@pytest.mark.slow_variants("more steps than in training")
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", with_slow(_LEARNERS, _COVERED))
 def test_learners(name, plain):
@@ -89,6 +90,7 @@ def test_learners(name, plain):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_every_task_and_every_step_alone(plain):
     make = _LEARNERS["steps"]
@@ -109,6 +111,7 @@ def test_every_task_and_every_step_alone(plain):
         )
 
 
+@pytest.mark.slow
 def test_several_outputs(plain):
     learner, loss = _two_outputs(), [crossentropy()] * 2
     x = _data().map(lambda x, _: x)
@@ -121,6 +124,7 @@ def test_several_outputs(plain):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_validation_while_training(plain):
     learner = _compiled(_maml, jit_compile=True)
     history = learner.fit(
@@ -131,6 +135,7 @@ def test_validation_while_training(plain):
     assert history.history["val_loss"][-1] == pytest.approx(last["loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", ["evaluate", "predict"])
 def test_a_failure_names_the_task(measure, plain):
     x, y = classification(_BATCHES, _TASKS, shape=(6, 6, 1))
@@ -141,6 +146,7 @@ def test_a_failure_names_the_task(measure, plain):
     assert plain == [(1, False)]
 
 
+@pytest.mark.slow
 def test_a_label_out_of_range_is_named(plain):
     x, y = classification(_BATCHES, _TASKS, shape=(6, 6, 1))
     x["support_y"][1, 2, 0] = WAYS
@@ -161,6 +167,7 @@ def test_what_is_no_episode_is_told_as_ever():
         learner.fit(dataset((several, y)), verbose=0, shuffle=False)
 
 
+@pytest.mark.slow
 def test_losses_that_layers_add_go_through_xla(plain):
     def make():
         net = convolutional_net()
@@ -178,6 +185,7 @@ def test_losses_that_layers_add_go_through_xla(plain):
     assert results[0] == pytest.approx(results[1], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_own_step_is_compiled_as_a_whole(plain):
     class Own(keras_meta.MAML):
         def test_step(self, data):
@@ -190,6 +198,7 @@ def test_an_own_step_is_compiled_as_a_whole(plain):
     assert not plain
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("tasks", [1, 4])
 def test_open_numbers_of_tasks(tasks, plain):
@@ -205,6 +214,7 @@ def test_open_numbers_of_tasks(tasks, plain):
     assert_same_weights(learner, expected, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_open_sizes_of_images_go_all_at_once(plain):
     """A loop without a turn could not tell the shape of what it returns."""
     inputs = keras.Input([None, None, 1])
@@ -228,6 +238,7 @@ def test_open_sizes_of_images_go_all_at_once(plain):
     )
 
 
+@pytest.mark.slow
 def test_a_call_of_ones_own_that_asks_for_every_step(plain):
     class Average(keras_meta.MAML):
         def call(self, inputs, training=None):
@@ -246,6 +257,7 @@ def test_a_call_of_ones_own_that_asks_for_every_step(plain):
     assert not plain
 
 
+@pytest.mark.slow
 def test_predicting_many_batches_at_a_time_traces_one():
     class Counting(keras_meta.MAML):
         traces = 0

@@ -47,6 +47,7 @@ def test_no_query_labels(jit_compile):
         learner.fit(dataset((x,)), verbose=0)
 
 
+@pytest.mark.slow_variants("shape0-evaluate", "shape1-evaluate", "shape1-fit")
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 @pytest.mark.parametrize("shape", [[2, 3, 1], [6, 1, 1]])
 def test_as_many_labels_in_another_shape(shape, method):
@@ -64,6 +65,7 @@ def test_as_many_labels_in_another_shape(shape, method):
         getattr(maml(), method)(data, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ignored", [-1, 255])
 def test_an_ignored_label_may_be_outside_of_the_ways(ignored):
     x, y = classification(1)

@@ -47,6 +47,7 @@ def test_direct_max_pooling_is_refused_under_xla():
         learner.train_on_batch(*classification(shape=(6, 6, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("jit_compile", "first_order"), [(False, False), (True, True)]
 )
@@ -56,6 +57,7 @@ def test_direct_max_pooling_is_accepted_elsewhere(jit_compile, first_order):
     assert np.isfinite(learner.train_on_batch(*data))
 
 
+@pytest.mark.slow
 def test_direct_moments_are_refused_at_second_order():
     class Standardize(keras.layers.Layer):
         def call(self, x):

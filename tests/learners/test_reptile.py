@@ -76,6 +76,7 @@ def test_an_unfinished_pass_draws_no_example_twice():
         assert sorted(counts) == [0, 0, 1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_draws_differ_by_step_and_task():
     learner = _counter(1, 1, seed=3)
     draws = [_counts_of_one_training_step(learner) for _ in range(20)]
@@ -84,6 +85,7 @@ def test_draws_differ_by_step_and_task():
     assert any(np.max(h) == 0.5 for h in halves)
 
 
+@pytest.mark.slow
 def test_the_seed_fixes_the_draws():
     draws = [
         [_counts_of_one_training_step(learner) for _ in range(5)]
@@ -125,6 +127,7 @@ def test_mini_batches_in_order_equal_a_loop_by_hand():
         np.testing.assert_allclose(predictions[task], expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_the_rate_is_the_fraction_of_the_way_to_adapted_weights():
     x, y = regression(tasks=1)
@@ -141,6 +144,7 @@ def test_the_rate_is_the_fraction_of_the_way_to_adapted_weights():
     assert_same_weights(learner.model.get_weights(), expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_query_sets_do_not_train():
     learners = []
     for seed in (0, 1):
@@ -153,6 +157,7 @@ def test_query_sets_do_not_train():
     assert_same_weights(*learners)
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_adapt_stay():
     learner = compiled(keras_meta.Reptile(mlp(), 0.1, 2, adapt="head"))
     body, head = learner.model.layers
@@ -168,6 +173,7 @@ def test_the_published_inner_rule_is_the_default():
     assert (rule.learning_rate, rule.beta_1) == (0.001, 0.0)
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_adapt_stay_with_moving_averages():
     layers = [keras.layers.Dense(4), keras.layers.Dense(4, name="head")]
     model = keras.Sequential([keras.Input([2]), *layers])
@@ -181,6 +187,7 @@ def test_weights_that_do_not_adapt_stay_with_moving_averages():
     np.testing.assert_array_equal(layers[0].kernel, before)
 
 
+@pytest.mark.slow
 def test_the_optimizer_of_a_partly_adapted_model_is_saved(tmp_path):
     learner = compiled(
         keras_meta.Reptile(mlp(), adapt="head"), keras.optimizers.Adam(0.01)
@@ -195,6 +202,7 @@ def test_the_optimizer_of_a_partly_adapted_model_is_saved(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_scale_of_the_loss_does_not_matter():
     x, y = regression()
     start = mlp().get_weights()

@@ -87,6 +87,7 @@ def expected():
     }
 
 
+@pytest.mark.slow_variants("Resizing", "own", "own, one task")
 @pytest.mark.parametrize(
     ("make", "tasks"),
     [
@@ -121,6 +122,7 @@ def test_softsign_trains_with_the_right_meta_gradient():
     np.testing.assert_allclose(along, expected, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_softsign_trains_in_fit():
     learner = learner_of(layers.Dense(3, "softsign"), shape=[2])
     data = tf.data.Dataset.from_tensors(episode(2, [2], [3]))

@@ -19,6 +19,7 @@ def attending():
     )
 
 
+@pytest.mark.slow
 def test_a_trajectory_is_of_the_parameters_and_not_where_the_rule_attends():
     learner = compiled(keras_meta.MAML(mlp(), attending(), steps=3))
     x, _ = regression()
@@ -28,6 +29,7 @@ def test_a_trajectory_is_of_the_parameters_and_not_where_the_rule_attends():
         np.testing.assert_allclose(points[steps], learner(x), 1e-5, 1e-6)
 
 
+@pytest.mark.slow
 def test_the_last_step_of_a_multi_step_loss_is_that_of_the_single_one():
     x, y = regression()
     model = mlp()
@@ -54,6 +56,7 @@ def convolution():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make_rule",
     [

@@ -158,13 +158,7 @@ _OPTIONS = {
 }
 
 
-@pytest.mark.slow_variants(
-    "binary-checkpoints",
-    "binary-each step",
-    "binary-one step",
-    "sparse-checkpoints",
-    "sparse-each step",
-)
+@pytest.mark.slow
 @pytest.mark.parametrize("options", _OPTIONS)
 @pytest.mark.parametrize("name", ["sparse", "binary"])
 def test_an_outer_step_equals_a_step_of_keras(name, options):
@@ -242,6 +236,7 @@ def test_tasks_one_by_one_and_in_blocks(plain):
     assert min(results[0]) > 16.2
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_the_logits():
     def dense():
         return layers.Dense(

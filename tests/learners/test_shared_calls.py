@@ -175,12 +175,7 @@ def test_the_step_is_the_same(net, steps, monkeypatch):
     assert_same_moves(NETS[net], monkeypatch, steps=steps)
 
 
-@pytest.mark.slow_variants(
-    "checkpoint-batch",
-    "first_order-running",
-    "jit_compile-batch",
-    "step_weights-support",
-)
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("options", "statistics"),

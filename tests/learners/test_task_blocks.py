@@ -231,7 +231,7 @@ _DEPENDENT = {
 }
 
 
-@pytest.mark.slow_variants("activity regularizer", "moving averages")
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", _DEPENDENT)
 def test_what_ties_tasks_together_is_not_split(name, blocks):

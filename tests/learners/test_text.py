@@ -91,7 +91,7 @@ FIRST = {
 }
 
 
-@pytest.mark.slow_variants("MAML-a function")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", with_slow(FIRST, slow=[*FIRST][1:2]))
 @pytest.mark.parametrize(
     "algorithm", with_slow(LEARNERS[:2], slow=LEARNERS[1:2])
@@ -176,6 +176,7 @@ def test_checkpointing_changes_nothing():
     assert_same_weights(*trained, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_later_steps_trace_nothing():
     calls = []
 

@@ -74,17 +74,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.slow_variants(
-    "False-accumulation, loss_scale",
-    "False-alone",
-    "False-clipnorm, weight_decay",
-    "False-clipvalue, ema_overwrite",
-    "False-global_clipnorm, ema",
-    "True-accumulation, loss_scale",
-    "True-clipnorm, weight_decay",
-    "True-clipvalue, ema_overwrite",
-    "True-global_clipnorm, ema",
-)
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_momentum_equals_that_of_keras(options, jit_compile):
@@ -111,6 +101,7 @@ RULES = {
 }
 
 
+@pytest.mark.slow_variants("rates")
 @pytest.mark.parametrize("make", RULES.values(), ids=RULES)
 def test_the_state_is_made_while_xla_traces_a_step(make):
     # TensorFlow copies tensors of up to 128 elements into a graph.
@@ -159,6 +150,7 @@ def test_xla_trains_a_wide_layer_as_a_plain_graph_does(rule, inputs, steps):
     assert np.abs(weights[0][1]).min() > 1e-5
 
 
+@pytest.mark.slow
 def test_a_schedule_scales_the_moves():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 5, 0.5)
     # Momentum of zero: Keras's velocity holds the rate of its own time.
@@ -283,6 +275,7 @@ def test_averages_of_where_it_attended_are_refused():
         attending(use_ema=True)
 
 
+@pytest.mark.slow
 def test_a_rule_of_another_model_is_refused():
     rule = keras_meta.LearnedHyperparameters(0.1)
     fitted(LearnedOptimizer(rule))
@@ -292,6 +285,7 @@ def test_a_rule_of_another_model_is_refused():
         other.fit(*data(), verbose=0)
 
 
+@pytest.mark.slow
 def test_its_network_is_not_trained_by_fit():
     optimizer = lstm()
     before = optimizer.rule.get_weights()
@@ -315,6 +309,7 @@ def test_interrupted_training_goes_on_exactly(make, tmp_path):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
+@pytest.mark.slow
 def test_weights_of_the_network_are_saved(tmp_path):
     optimizer = lstm()
     optimizer.rule.readout.bias.assign([0.25])

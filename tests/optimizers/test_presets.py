@@ -118,7 +118,9 @@ def test_what_belongs_to_one_model_is_not_saved(learn, tmp_path):
 
 
 @pytest.mark.slow_variants(
-    "hierarchical_mixture", "lstm_cifar10", "lstm_quadratic"
+    "hierarchical_mixture",
+    "lstm_cifar10",
+    "lstm_quadratic",
 )
 @pytest.mark.parametrize("name", presets.preset_names())
 def test_a_shipped_preset_has_a_card_and_trains(name):
@@ -208,6 +210,7 @@ def small_rule(value=0.5):
     return rule
 
 
+@pytest.mark.slow_variants("weights.npz")
 @pytest.mark.parametrize("name", ["rule.json", "weights.npz"])
 def test_damage_to_any_byte_of_a_preset_is_noticed(name, tmp_path):
     presets.save_rule(small_rule(), tmp_path)
@@ -244,6 +247,7 @@ def test_a_description_without_a_checksum_is_refused(tmp_path):
         presets.load_rule(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_preset_is_the_old_or_the_new_one_wherever_its_writer_stops(
     tmp_path, monkeypatch
 ):

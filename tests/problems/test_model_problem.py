@@ -41,6 +41,7 @@ def examples_of(family, index, step):
     return x[0], y[0]
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_model_on_each_minibatch():
     family = problem(network(kernel_regularizer=keras.regularizers.L2(0.1)))
     params, data = family.draw(0, 3, 2)

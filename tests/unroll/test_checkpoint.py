@@ -58,7 +58,7 @@ def test_equals_the_loop_that_keeps_everything(steps, length):
     assert_close(run(VALUES, steps, length), run(VALUES, steps, None))
 
 
-@pytest.mark.slow_variants("26-13-False", "26-13-True", "7-3-False")
+@pytest.mark.slow_variants("26-13-False", "26-13-True", "5-1-True", "7-3-False")
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize(("steps", "length"), [(7, 3), (26, 13), (5, 1)])
 def test_equals_the_eager_loop_when_traced(steps, length, jit_compile):

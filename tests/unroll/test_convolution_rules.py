@@ -127,7 +127,8 @@ GROUPED = [
 
 
 @pytest.mark.slow_variants(
-    "1-arguments0-channels_last", "1-arguments1-channels_last"
+    "1-arguments0-channels_last",
+    "1-arguments1-channels_last",
 )
 @pytest.mark.parametrize("rank, arguments, data_format", GROUPED)
 def test_grouped_convolution_equals_the_loop(rank, arguments, data_format):
@@ -176,6 +177,7 @@ def test_output_padding_equals_the_loop(padding, extra):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 2])
 @few
 @given(data=st.data(), multiplier=st.integers(1, 2), tasks=st.integers(1, 3))
@@ -230,6 +232,7 @@ PARTIAL = [
 ]
 
 
+@pytest.mark.slow_variants("<lambda>-shape3")
 @pytest.mark.parametrize("make, shape", PARTIAL)
 def test_each_weight_may_adapt_alone(make, shape):
     model = one_layer(make(), shape)

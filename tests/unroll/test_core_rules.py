@@ -18,6 +18,7 @@ from .reference import stacked
 layers = keras.layers
 
 
+@pytest.mark.slow
 @few
 @given(
     tasks=st.integers(1, 3),

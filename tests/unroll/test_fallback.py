@@ -158,6 +158,7 @@ def test_lambda_that_reads_an_adapted_kernel_equals_the_loop():
     assert_equals_loop(tied_lambda(), normal([3, 2, 4]))
 
 
+@pytest.mark.slow
 def test_subclass_of_embedding_equals_the_loop():
     model = keras.Sequential(
         [keras.Input([6], dtype="int64"), Shifted(5, 3), layers.Dense(2)]
@@ -166,6 +167,7 @@ def test_subclass_of_embedding_equals_the_loop():
     assert_equals_loop(model, ids, in_graph=True)
 
 
+@pytest.mark.slow_variants("Conv1D-True", "Dense-True")
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("inner", [layers.Dense, layers.Conv1D])
 def test_spectral_normalization_equals_the_loop(training, inner):
@@ -175,6 +177,7 @@ def test_spectral_normalization_equals_the_loop(training, inner):
     assert_equals_loop(model, normal([3, 2, 4, 2]), training=training)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["batch", "running"])
 def test_state_inside_of_a_fallback_becomes_the_mean_of_the_tasks(statistics):
     model, x = alone(Scaled()), normal([3, 5, 4])

@@ -49,6 +49,7 @@ def derivatives_to_third_order(function, values, epsilon, dtype):
     return y, one, two, third.gradient(total, values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [False, True])
 @few
 @given(

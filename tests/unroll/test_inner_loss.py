@@ -95,6 +95,7 @@ def test_every_loss_of_keras_has_a_case():
     assert known - {"Loss", "CTC", "Circle"} == set(CASES)
 
 
+@pytest.mark.slow_variants("Tversky-sum")
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("name", CASES)
 def test_losses_equal_keras_for_each_task_alone(name, reduction):
@@ -102,6 +103,7 @@ def test_losses_equal_keras_for_each_task_alone(name, reduction):
     assert_equals_keras(loss, *CASES[name])
 
 
+@pytest.mark.slow
 def test_circle_loss_equals_keras_for_each_task_alone():
     embeddings = tf.math.l2_normalize(normal([2, 6, 3], 2), -1)
     labels = tf.constant([[0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 0, 1]])
@@ -251,6 +253,7 @@ def test_a_function_may_mix_the_examples_of_a_task():
     assert_close(InnerLoss(loss)(*REGRESSION), expected)
 
 
+@pytest.mark.slow
 def test_a_custom_loss_class_keeps_its_reduction():
     class Fourth(losses.Loss):
         def call(self, y_true, y_pred):

@@ -53,6 +53,7 @@ def by_hand(values, steps):
 VALUES = [normal([3], 1), normal([3], 2)]
 
 
+@pytest.mark.slow_variants("10-xla", "11-eager", "11-graph", "11-xla")
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("steps", [1, 10, 11])
 def test_unrolled_descent_equals_the_written_out_loop(route, steps):
@@ -63,6 +64,7 @@ def test_unrolled_descent_equals_the_written_out_loop(route, steps):
     assert_close(on_route(route, run)(VALUES), expected)
 
 
+@pytest.mark.slow_variants("2-graph")
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("steps", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_laid_out_and_looped_steps_are_the_same(route, steps, monkeypatch):

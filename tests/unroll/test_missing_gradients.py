@@ -180,6 +180,7 @@ def in_body(resize):
     )[1]
 
 
+@pytest.mark.slow_variants("in_body")
 @pytest.mark.parametrize("loop", [in_map, in_body])
 def test_bilinear_resizing_is_exact_in_loops(loop):
     x = image()
@@ -194,6 +195,7 @@ def test_bilinear_resizing_is_exact_in_loops(loop):
     assert_same(run(lambda x: tf.reshape(resized([5, 5])(x), [-1])), run(exact))
 
 
+@pytest.mark.slow
 def test_bilinear_resizing_is_exact_under_xla():
     x = image()
     function = resized([8, 6])

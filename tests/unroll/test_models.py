@@ -134,6 +134,14 @@ BY_RULES = {
 }
 
 
+@pytest.mark.slow_variants(
+    "attention",
+    "many layers",
+    "nested",
+    "residual net",
+    "shared layer",
+    "time distributed convolution",
+)
 @pytest.mark.parametrize("name", BY_RULES)
 def test_models_by_rules_equal_the_loop(name):
     make, shape = BY_RULES[name]
@@ -143,6 +151,7 @@ def test_models_by_rules_equal_the_loop(name):
     assert not batched.has_fallback
 
 
+@pytest.mark.slow
 def test_subclassed_transformer_equals_the_loop():
     ids = tf.constant(np.random.default_rng(0).integers(0, 7, [2, 3, 5]))
     model = Transformer()
@@ -154,6 +163,7 @@ def test_subclassed_transformer_equals_the_loop():
     assert not batched.has_fallback
 
 
+@pytest.mark.slow
 def test_input_without_batch_axis_is_computed_rightly_or_refused():
     # An adapted layer is called on positions, [5], not on [batch, 5].
     ids = tf.constant(np.random.default_rng(0).integers(0, 7, [5, 3, 5]))
@@ -182,6 +192,7 @@ RECURRENT = {
 SLOW = ("bidirectional", "cells", "convolutional")
 
 
+@pytest.mark.slow_variants("GRU", "LSTM")
 @pytest.mark.parametrize(
     "name",
     [
@@ -262,6 +273,7 @@ CHOICES = {
 }
 
 
+@pytest.mark.slow_variants("first and last", "kernels")
 @pytest.mark.parametrize("name", CHOICES)
 def test_partial_adaptation_equals_the_loop(name):
     model = small_net()
@@ -282,6 +294,7 @@ def test_nothing_adapted_equals_the_loop():
     assert_close(batched([], state, x, training=True).outputs, expected)
 
 
+@pytest.mark.slow_variants("convolution", "hidden")
 @pytest.mark.parametrize("name", ["convolution", "norm", "hidden"])
 def test_frozen_layers_equal_the_loop(name):
     model = small_net()
@@ -306,6 +319,7 @@ def test_frozen_weights_still_have_gradients():
     assert_close(actual, tape.gradient(loss, shared))
 
 
+@pytest.mark.slow
 def test_one_model_serves_two_task_batched_calls():
     model = small_net()
     x = normal([3, 2, 5, 2])

@@ -303,6 +303,7 @@ def test_layer_normalization_equals_the_loop(tasks, shape, axis, scale, center):
     assert not batched.has_fallback
 
 
+@pytest.mark.slow
 @few
 @given(
     tasks=st.integers(1, 3),

@@ -17,6 +17,7 @@ layers = keras.layers
 POOLS = (layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D)
 
 
+@pytest.mark.slow_variants("1", "3")
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @few
 @given(data=st.data(), relu=st.booleans())
@@ -102,6 +103,7 @@ def pooling_net():
     )
 
 
+@pytest.mark.slow
 def test_xla_gives_the_second_derivative_that_no_xla_gives():
     model = pooling_net()
     variables = model.trainable_variables

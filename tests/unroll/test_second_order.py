@@ -87,6 +87,7 @@ def test_direct_calls_of_moments_are_refused(name):
         call(DIRECT[name])
 
 
+@pytest.mark.slow_variants("rms_scaling", "synchronized")
 @pytest.mark.parametrize(
     "make",
     [

@@ -42,6 +42,7 @@ def shapes_and_axes(draw):
     return shape, sorted(draw(st.sets(every, min_size=1)))
 
 
+@pytest.mark.slow
 @few
 @given(case=shapes_and_axes(), epsilon=st.sampled_from([1e-3, 0.1, 2.0]))
 def test_equals_automatic_differentiation_to_third_order(case, epsilon):

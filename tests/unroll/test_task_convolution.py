@@ -138,6 +138,7 @@ def test_derivatives_equal_those_of_the_written_out_sum(name, geometry, tasks):
     assert_close(actual, derivatives(lambda v: plain(*v), pair))
 
 
+@pytest.mark.slow_variants("True")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_traced_with_unknown_tasks_and_examples(jit_compile):
     geometry = Geometry((5, 4), (3, 2), (2, 1), (1, 2), ((1, 1), (0, 1)))

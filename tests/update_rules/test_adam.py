@@ -102,6 +102,7 @@ def test_derivatives_through_steps_are_finite(order, slope):
         assert np.any(x != 0)
 
 
+@pytest.mark.slow
 def test_second_order_gradients_at_zero_gradients_are_those_of_standing_still():
     # With no gradient nothing moves: the end is the start.
     expected = [tf.cos(p) for p in start(2)]
@@ -124,6 +125,7 @@ def test_partly_zero_gradients_have_finite_derivatives():
         assert np.all(np.isfinite(x))
 
 
+@pytest.mark.slow
 def test_derivatives_through_steps_equal_finite_differences():
     rule = attached(Adam(0.1, epsilon=1e-3))
 

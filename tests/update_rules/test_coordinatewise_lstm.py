@@ -98,6 +98,7 @@ def test_tasks_move_as_if_each_were_alone():
         assert_close([[p[task] for p in step] for step in together], alone)
 
 
+@pytest.mark.slow_variants("False-True")
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("open_tasks", [False, True])
 def test_traced_steps_equal_eager_ones(jit_compile, open_tasks):
@@ -113,6 +114,7 @@ def test_traced_steps_equal_eager_ones(jit_compile, open_tasks):
     assert_close(traced(start(2)), run(lstm, start(2), 3), 1e-11)
 
 
+@pytest.mark.slow
 @few
 @given(seed=st.integers(0, 10**6))
 def test_a_seed_fixes_the_weights(seed):
@@ -163,6 +165,7 @@ def episodes(tasks=8):
     }, (query @ slope).astype("float32")
 
 
+@pytest.mark.slow
 def test_a_meta_learner_trains_and_saves_it(tmp_path):
     maml = learner()
     x, y = episodes()

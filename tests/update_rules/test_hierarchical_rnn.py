@@ -172,6 +172,7 @@ def test_equals_the_network_written_out(attention):
         assert np.abs(points[0] - final[0]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_tasks_do_not_see_each_other():
     made = rule()
     together = steps(made, start(3))
@@ -180,6 +181,7 @@ def test_tasks_do_not_see_each_other():
         assert_close([p[task] for p in together], alone, 1e-11)
 
 
+@pytest.mark.slow
 def test_a_number_of_tasks_that_the_graph_does_not_know():
     made = rule()
     specs = [tf.TensorSpec([None, *p.shape[1:]], p.dtype) for p in start(2)]
@@ -189,6 +191,7 @@ def test_a_number_of_tasks_that_the_graph_does_not_know():
     assert_close(unknown(*start(2)), steps(made, start(2)), 1e-11)
 
 
+@pytest.mark.slow
 def test_the_global_network_sees_all_tensors():
     made = rule()
     # Rates are compared between tensors too; here none changes.
@@ -227,6 +230,7 @@ def test_steps_hardly_depend_on_the_scale_of_gradients(scale):
     assert difference < 1e-3 * largest
 
 
+@pytest.mark.slow
 def test_gradients_equal_finite_differences():
     made = rule()
 
@@ -257,6 +261,7 @@ def test_gradients_equal_finite_differences():
         )
 
 
+@pytest.mark.slow
 def test_zero_gradients_give_finite_derivatives():
     made = rule()
 

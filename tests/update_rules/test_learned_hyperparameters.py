@@ -64,6 +64,7 @@ def test_config_round_trip():
     assert twin.get_config() == rule.get_config()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float32")
 def test_meta_training_finds_better_numbers():
     rule = LearnedHyperparameters(0.001)

@@ -139,6 +139,7 @@ def _few_shot_data():
     return tf.data.Dataset.from_tensors((inputs, labels[:, n:]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float32")
 def test_a_meta_learner_learns_and_is_saved_with_it(tmp_path):
     keras.utils.set_random_seed(0)

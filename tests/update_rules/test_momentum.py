@@ -16,6 +16,7 @@ from .problems import run
 from .problems import start
 
 
+@pytest.mark.slow
 @few
 @given(
     rate=rates,

@@ -15,6 +15,7 @@ from .problems import run
 from .problems import start
 
 
+@pytest.mark.slow
 @few
 @given(rate=rates, rho=decays, epsilon=st.sampled_from([1e-7, 1e-3, 0.5]))
 def test_rmsprop_equals_the_optimizer_of_keras(rate, rho, epsilon):

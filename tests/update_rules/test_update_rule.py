@@ -24,6 +24,7 @@ def test_tasks_move_as_if_each_were_alone(rule_class, learn):
         assert_close([[p[task] for p in step] for step in together], alone)
 
 
+@pytest.mark.slow_variants("Adam-True", "GradientDescent-True", "Momentum-True")
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("rule_class", RULES)
 def test_traced_steps_equal_eager_ones(rule_class, jit_compile):
