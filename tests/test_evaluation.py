@@ -125,6 +125,7 @@ def _top_two(y_true, y_pred):
     return keras.metrics.sparse_top_k_categorical_accuracy(y_true, y_pred, k=2)
 
 
+@pytest.mark.slow
 def test_any_metric_is_computed_per_task():
     iou = keras.metrics.MeanIoU(_WAYS, sparse_y_pred=False, name="iou")
     own = keras.metrics.MeanMetricWrapper(_top_two, name="own")

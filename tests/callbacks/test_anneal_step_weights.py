@@ -57,6 +57,7 @@ def test_a_resumed_fit_knows_its_epoch():
     np.testing.assert_allclose(values[0, 0], 0.0625, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_new_weights_are_trained_with():
     annealed = compiled_learner(2, step_weights="uniform")
     plain = compiled_learner(2)

@@ -74,7 +74,7 @@ def test_family_is_that_of_the_library():
         np.testing.assert_array_equal(next(iter(data))[1], y)
 
 
-@pytest.mark.slow_variants("meta_sgd", "reptile")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "algorithm",
     [

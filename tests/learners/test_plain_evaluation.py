@@ -73,7 +73,7 @@ _LEARNERS = {
 _COVERED = ("steps", "moving averages", "anil", "reptile")
 
 
-@pytest.mark.slow_variants("more steps than in training")
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", with_slow(_LEARNERS, _COVERED))
 def test_learners(name, plain):

@@ -180,7 +180,7 @@ def in_body(resize):
     )[1]
 
 
-@pytest.mark.slow_variants("in_body")
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", [in_map, in_body])
 def test_bilinear_resizing_is_exact_in_loops(loop):
     x = image()
