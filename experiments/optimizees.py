@@ -76,8 +76,8 @@ def mixture(data_dir: str | None = None) -> list[problems.Problem]:
     many steps on small networks teach more than few on large ones. One has
     small, noisy batches, two have few images, which they can learn by heart.
     The parameters of each network have a scale of their own, so that each has
-    another right rate. None is without noise: rates that fall for ever are
-    right there and nowhere else.
+    another right rate. All have noise: without it, rates that keep falling
+    would be right, which holds nowhere else.
 
     Args:
         data_dir: Folder of the prepared data sets.

@@ -18,7 +18,7 @@ _IN_FLOAT32 = "in float32 (at most 3.4e38)"
 
 
 def is_whole(value: object) -> bool:
-    """Whether a value is an integer of Python or NumPy, and no truth value.
+    """Whether a value is an integer of Python or NumPy, but not a bool.
 
     Example:
     >>> is_whole(3), is_whole(3.0), is_whole(True)
@@ -52,7 +52,7 @@ def is_finite_number(value: object) -> bool:
 
 
 def is_bool(value: object) -> bool:
-    """Whether a value is a truth value, of Python or NumPy.
+    """Whether a value is a bool of Python or NumPy.
 
     Example:
     >>> is_bool(True), is_bool(1), is_bool("False")
@@ -62,7 +62,7 @@ def is_bool(value: object) -> bool:
 
 
 def check_bool(**values: bool) -> None:
-    """Requires truth values.
+    """Requires bools.
 
     A string such as `"False"` would count as true.
 
@@ -279,7 +279,7 @@ def check_choice(name: str, value: object, choices: tuple) -> None:
         choices: What is allowed.
 
     Raises:
-        ValueError: If `value` is none of `choices`.
+        ValueError: If `value` is not one of `choices`.
 
     Example:
     >>> check_choice("on", "both", ("support", "query", "both"))

@@ -307,7 +307,7 @@ def _predictions(
 
 
 def _batches(episodes: Any) -> Iterator[Any]:
-    """Returns an iterator over a data set; raises if it is none."""
+    """Returns an iterator over a data set; refuses anything else."""
     try:
         return iter(episodes)
     except (TypeError, NotImplementedError) as error:

@@ -346,7 +346,7 @@ class Classes:
         Raises:
             ValueError: If a size is not positive, there are fewer classes
                 than `ways`, a class has fewer items than `shots + queries`,
-                or `dtype` or `rotate` is none of the allowed.
+                or `dtype` or `rotate` is not an allowed value.
         """
         check_positive(ways=ways, shots=shots, queries=queries)
         check_choice("rotate", rotate, (None, "class"))
@@ -419,7 +419,7 @@ class Classes:
         Raises:
             ValueError: If a size is not positive, there are fewer classes
                 than `ways`, a class has fewer items than `shots + queries`,
-                or `dtype` or `rotate` is none of the allowed.
+                or `dtype` or `rotate` is not an allowed value.
 
         Example:
         >>> import numpy as np

@@ -36,7 +36,7 @@ def as_problems(problem) -> list[Problem]:
 
 
 def check_batch(data) -> dict[str, tf.Tensor]:
-    """Returns seeds and indices of a batch; raises if it is none."""
+    """Returns seeds and indices of a batch; refuses anything else."""
     x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
     if not isinstance(x, dict) or set(x) != {"seed", "index"}:
         raise ValueError(

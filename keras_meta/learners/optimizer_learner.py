@@ -89,7 +89,8 @@ class OptimizerLearner(keras.Model):
 
     Raises:
         ValueError: If an argument is out of range.
-        TypeError: If `rule` or `problem` is none.
+        TypeError: If `rule` is not an `UpdateRule`, or `problem` is not a
+            `Problem` or a list of them.
         FloatingPointError: In `fit` and `evaluate`, if problems diverge.
 
     Example:

@@ -158,7 +158,7 @@ def _leaves(name: str, value: Any) -> list[Any]:
 
 
 def _check_array(name: str, value: Any) -> None:
-    """Refuses what is no array of numbers, [tasks, ...]."""
+    """Requires an array of numbers, `[tasks, ...]`."""
     if isinstance(value, tuple(_WAYS_OUT)):
         raise TypeError(_not_dense(name, value))
     is_array = hasattr(value, "__array__") and hasattr(value, "shape")

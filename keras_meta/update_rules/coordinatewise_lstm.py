@@ -21,7 +21,7 @@ from keras_meta.update_rules.recompute import recompute
 from keras_meta.update_rules.units import as_units
 from keras_meta.update_rules.update_rule import UpdateRule
 
-# The exponential of more is no float32.
+# The exponential of a larger number overflows float32.
 _LARGEST_P = 88
 
 
