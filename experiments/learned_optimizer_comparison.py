@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_meta
-from keras_meta.learners.optimization import Optimization
+from keras_meta.outer.optimization import Optimization
 from keras_meta.problems import Problem
 from keras_meta.update_rules.update_rule import UpdateRule
 

@@ -23,8 +23,8 @@ from keras_meta.learners.anil import ANIL
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.maml import MAML
 from keras_meta.learners.meta_sgd import MetaSGD
-from keras_meta.learners.optimizer_learner import OptimizerLearner
 from keras_meta.learners.reptile import Reptile
+from keras_meta.outer.optimizer_learner import OptimizerLearner
 from keras_meta.update_rules.adam import Adam
 from keras_meta.update_rules.coordinatewise_lstm import CoordinatewiseLSTM
 from keras_meta.update_rules.gradient_descent import GradientDescent

@@ -13,16 +13,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_meta.batching import task_axis
+from keras_meta.batching.annotations import keras_mask
+from keras_meta.batching.annotations import map_annotated
+from keras_meta.batching.annotations import merge_tasks
 from keras_meta.checks import check_at_least
 from keras_meta.checks import describe
+from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.learners.episode import check_query
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.tensors import as_tensor
-from keras_meta.unroll import task_axis
-from keras_meta.unroll.annotations import keras_mask
-from keras_meta.unroll.annotations import map_annotated
-from keras_meta.unroll.annotations import merge_tasks
-from keras_meta.unroll.inner_loss import InnerLoss
 
 # Two-sided 95 % quantile of the normal distribution.
 _QUANTILE = 1.96

@@ -8,7 +8,7 @@ import keras
 
 from keras_meta.checks import describe
 from keras_meta.checks import is_whole
-from keras_meta.learners.optimizer_learner import OptimizerLearner
+from keras_meta.outer.optimizer_learner import OptimizerLearner
 
 
 class LengthenUnroll(keras.callbacks.Callback):

@@ -13,8 +13,8 @@ from keras_meta.checks import check_choice
 from keras_meta.checks import describe
 from keras_meta.checks import is_finite_number
 from keras_meta.checks import is_number
-from keras_meta.unroll.checkpoint import CHECKPOINTS
-from keras_meta.unroll.inner_loss import InnerLoss
+from keras_meta.inner.checkpoint import CHECKPOINTS
+from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.update_rule import UpdateRule
 

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_meta.unroll import task_axis
-from keras_meta.unroll.annotations import at_least_float32
-from keras_meta.unroll.annotations import merge_tasks
+from keras_meta.batching import task_axis
+from keras_meta.batching.annotations import at_least_float32
+from keras_meta.batching.annotations import merge_tasks
 
 
 def as_examples(y: Any, y_pred: Any, sample_weight: Any) -> tuple:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import describe
-from keras_meta.learners.labels import ClassNumbers
+from keras_meta.inner.class_numbers import ClassNumbers
 from keras_meta.learners.tensors import as_nested_tensors
 from keras_meta.learners.tensors import as_tensor
 from keras_meta.learners.tensors import as_tensors

@@ -11,8 +11,20 @@ import keras
 import tensorflow as tf
 
 from keras_meta._keras import raises_as_is
+from keras_meta.batching.annotations import attach
+from keras_meta.batching.annotations import detach
+from keras_meta.batching.annotations import map_annotated
+from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.checks import check_at_least
 from keras_meta.checks import describe
+from keras_meta.execution.task_blocks import Inseparable
+from keras_meta.execution.undoing import Change
+from keras_meta.inner.checkpoint import checkpointed_unroll
+from keras_meta.inner.checkpoint import segment_length
+from keras_meta.inner.inner_loop import Carry
+from keras_meta.inner.inner_loop import InnerLoop
+from keras_meta.inner.inner_loop import Support
+from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.learners.arguments import as_inner_loss
 from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_arguments
@@ -21,24 +33,12 @@ from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_is_dict
 from keras_meta.learners.meta_training import MetaTraining
+from keras_meta.learners.selection import require_same_choice
+from keras_meta.learners.selection import select_adapted
 from keras_meta.learners.signature import default_signature
-from keras_meta.learners.task_blocks import Inseparable
 from keras_meta.learners.tensors import as_tensor
 from keras_meta.learners.tensors import as_tensors
 from keras_meta.learners.texts import takes_texts
-from keras_meta.learners.undoing import Change
-from keras_meta.unroll.annotations import attach
-from keras_meta.unroll.annotations import detach
-from keras_meta.unroll.annotations import map_annotated
-from keras_meta.unroll.checkpoint import checkpointed_unroll
-from keras_meta.unroll.checkpoint import segment_length
-from keras_meta.unroll.inner_loop import Carry
-from keras_meta.unroll.inner_loop import InnerLoop
-from keras_meta.unroll.inner_loop import Support
-from keras_meta.unroll.inner_loss import InnerLoss
-from keras_meta.unroll.selection import require_same_choice
-from keras_meta.unroll.selection import select_adapted
-from keras_meta.unroll.task_batched import TaskBatched
 from keras_meta.update_rules.update_rule import UpdateRule
 
 

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_meta.batching.annotations import map_annotated
 from keras_meta.learners.arguments import as_step_weights
 from keras_meta.learners.learner import Learner
-from keras_meta.unroll.annotations import map_annotated
 from keras_meta.update_rules.update_rule import UpdateRule
 
 

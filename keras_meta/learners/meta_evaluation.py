@@ -12,24 +12,24 @@ import keras
 import tensorflow as tf
 
 from keras_meta._keras import is_traced_for_xla
-from keras_meta.learners import task_blocks
+from keras_meta.batching.annotations import attach
+from keras_meta.batching.annotations import detach
+from keras_meta.batching.annotations import keras_mask
+from keras_meta.batching.annotations import merge_tasks
+from keras_meta.execution import task_blocks
+from keras_meta.execution.compiled_functions import CompiledFunctions
+from keras_meta.execution.endless import refuses_endless
+from keras_meta.execution.health import Health
+from keras_meta.execution.plan import PerThread
+from keras_meta.execution.plan import Plan
+from keras_meta.inner.class_numbers import ClassNumbers
+from keras_meta.inner.inner_loss import InnerLoss
+from keras_meta.inner.inner_loss import check_shapes
 from keras_meta.learners.as_examples import as_examples
-from keras_meta.learners.compiled_functions import CompiledFunctions
-from keras_meta.learners.endless import refuses_endless
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
-from keras_meta.learners.health import Health
-from keras_meta.learners.labels import ClassNumbers
-from keras_meta.learners.plan import PerThread
-from keras_meta.learners.plan import Plan
 from keras_meta.learners.texts import has_texts
 from keras_meta.learners.texts import output_shape
-from keras_meta.unroll.annotations import attach
-from keras_meta.unroll.annotations import detach
-from keras_meta.unroll.annotations import keras_mask
-from keras_meta.unroll.annotations import merge_tasks
-from keras_meta.unroll.inner_loss import InnerLoss
-from keras_meta.unroll.inner_loss import check_shapes
 
 
 class MetaEvaluation(keras.Model):

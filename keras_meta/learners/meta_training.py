@@ -10,20 +10,20 @@ import keras
 import tensorflow as tf
 
 from keras_meta._keras import model_supports_jit
-from keras_meta.learners import many_steps
-from keras_meta.learners import task_blocks
-from keras_meta.learners.endless import refuses_endless
-from keras_meta.learners.health import can_learn_from
+from keras_meta.batching.annotations import attach
+from keras_meta.batching.annotations import detach
+from keras_meta.batching.annotations import merge_tasks
+from keras_meta.execution import many_steps
+from keras_meta.execution import task_blocks
+from keras_meta.execution.endless import refuses_endless
+from keras_meta.execution.health import can_learn_from
+from keras_meta.execution.undoing import Change
+from keras_meta.execution.undoing import ModelState
+from keras_meta.execution.undoing import undone_unless
+from keras_meta.inner.inner_loss import averages_examples
 from keras_meta.learners.meta_evaluation import MetaEvaluation
 from keras_meta.learners.meta_evaluation import examples_of_task
 from keras_meta.learners.texts import has_texts
-from keras_meta.learners.undoing import Change
-from keras_meta.learners.undoing import ModelState
-from keras_meta.learners.undoing import undone_unless
-from keras_meta.unroll.annotations import attach
-from keras_meta.unroll.annotations import detach
-from keras_meta.unroll.annotations import merge_tasks
-from keras_meta.unroll.inner_loss import averages_examples
 
 
 class MetaGradient(NamedTuple):

@@ -8,16 +8,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.batching import task_axis
 from keras_meta.checks import check_at_least
 from keras_meta.checks import check_bool
 from keras_meta.checks import check_whole
-from keras_meta.learners import replicas
+from keras_meta.execution import replicas
+from keras_meta.execution.undoing import Change
+from keras_meta.inner.inner_loop import Support
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.meta_training import MetaGradient
-from keras_meta.learners.undoing import Change
-from keras_meta.unroll import task_axis
-from keras_meta.unroll.inner_loop import Support
 from keras_meta.update_rules.adam import Adam
 from keras_meta.update_rules.update_rule import UpdateRule
 

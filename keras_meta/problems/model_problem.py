@@ -13,16 +13,16 @@ import numpy as np
 import tensorflow as tf
 
 from keras_meta._keras import model_supports_jit
+from keras_meta.batching.fallback import is_seed
+from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.checks import check_finite_values
 from keras_meta.checks import check_positive
 from keras_meta.checks import describe
 from keras_meta.episodes.arguments import as_array
 from keras_meta.episodes.random_bits import integers_below
+from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.problems.problem import Problem
 from keras_meta.problems.words import instance_words
-from keras_meta.unroll.fallback import is_seed
-from keras_meta.unroll.inner_loss import InnerLoss
-from keras_meta.unroll.task_batched import TaskBatched
 
 _WEIGHT_STREAM = 103
 # One stream for each optimization step follows.

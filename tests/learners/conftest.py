@@ -5,7 +5,7 @@ import gc
 import keras
 import pytest
 
-from keras_meta.learners import task_blocks
+from keras_meta.execution import task_blocks
 
 
 @pytest.fixture(scope="session", autouse=True)

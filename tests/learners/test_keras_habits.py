@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
-from keras_meta.learners.endless import refuses_endless
+from keras_meta.execution.endless import refuses_endless
 
 from .helpers import assert_same_weights
 from .helpers import batch

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import keras_meta
-from keras_meta.unroll import loop
+from keras_meta.inner import loop
 
 from .helpers import WAYS
 from .helpers import classification

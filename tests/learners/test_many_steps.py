@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_meta
-from keras_meta.learners import many_steps
+from keras_meta.execution import many_steps
 
 from .helpers import WAYS
 from .helpers import classification

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
-from keras_meta.learners.optimization import Optimization
+from keras_meta.outer.optimization import Optimization
 from keras_meta.problems import batches
 
 from .optimizer_helpers import RATE

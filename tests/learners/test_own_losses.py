@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
-from keras_meta.unroll.inner_loss import InnerLoss
+from keras_meta.inner.inner_loss import InnerLoss
 
 from .helpers import compiled
 from .helpers import mlp

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
-from keras_meta.learners import task_blocks
+from keras_meta.execution import task_blocks
 
 from .helpers import assert_equal_fits
 from .helpers import assert_same_weights

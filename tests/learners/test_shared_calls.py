@@ -7,9 +7,9 @@ import tensorflow as tf
 from keras import layers
 
 import keras_meta
-from keras_meta.unroll import inner_loop
-from keras_meta.unroll.shared_calls import SharedCalls
-from keras_meta.unroll.task_batched import TaskBatched
+from keras_meta.batching.shared_calls import SharedCalls
+from keras_meta.batching.task_batched import TaskBatched
+from keras_meta.inner import inner_loop
 
 from .helpers import WAYS
 from .helpers import classification

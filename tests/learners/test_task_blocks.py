@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import keras_meta
-from keras_meta.learners import task_blocks
+from keras_meta.execution import task_blocks
 
 from .helpers import WAYS
 from .helpers import assert_equal_fits

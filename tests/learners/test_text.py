@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
-from keras_meta.unroll.task_batched import TaskBatched
+from keras_meta.batching.task_batched import TaskBatched
 
 from .helpers import assert_same_weights
 from .helpers import compiled

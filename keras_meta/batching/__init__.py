@@ -1,0 +1,1 @@
+"""One call of a Keras model for all tasks, each with its own weights."""

@@ -1,0 +1,90 @@
+"""What Keras remembers of a tensor beside its values.
+
+Keras puts attributes on the tensors that layers return, and its losses and
+metrics read them: `_keras_mask`, which entries count, and `_keras_logits`,
+what a softmax or a sigmoid was computed from. A cross-entropy of logits is
+exact where probabilities have been rounded to 0 or 1. Operations on a tensor
+drop the attributes, and so does the border of a graph. These functions carry
+them along. Checked with Keras 3.15.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_meta.batching import task_axis
+
+_MASK = "_keras_mask"
+_LOGITS = "_keras_logits"
+
+
+def keras_mask(x: tf.Tensor) -> tf.Tensor | None:
+    """Returns which entries of a tensor count, where Keras says so."""
+    return getattr(x, _MASK, None)
+
+
+def annotations(x: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns what Keras remembers of a tensor, by attribute."""
+    found = {name: getattr(x, name, None) for name in (_MASK, _LOGITS)}
+    return {name: note for name, note in found.items() if note is not None}
+
+
+def annotate(x: tf.Tensor, notes: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Puts attributes on a tensor and returns it."""
+    for name, note in notes.items():
+        setattr(x, name, note)
+    return x
+
+
+def map_annotated(
+    function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor
+) -> tf.Tensor:
+    """Applies a function to a tensor and to what Keras remembers of it.
+
+    Args:
+        function: Moves entries to other places, such as a reshape or a slice.
+        x: The tensor.
+    """
+    notes = {name: function(note) for name, note in annotations(x).items()}
+    return annotate(function(x), notes)
+
+
+def merge_tasks(x: tf.Tensor) -> tf.Tensor:
+    """Merges tasks into the batch: `[tasks, n, ...]` to `[tasks * n, ...]`."""
+    return map_annotated(task_axis.merge, x)
+
+
+def split_tasks(x: tf.Tensor, tasks: int | tf.Tensor) -> tf.Tensor:
+    """Undoes `merge_tasks`: `[tasks * n, ...]` to `[tasks, n, ...]`."""
+    return map_annotated(lambda y: task_axis.split(y, tasks), x)
+
+
+def at_least_float32(x: tf.Tensor) -> tf.Tensor:
+    """Casts half precision to float32, logits included."""
+
+    def cast(y):
+        return tf.cast(y, keras.backend.result_type(y.dtype, "float32"))
+
+    notes = annotations(x)
+    if _LOGITS in notes:
+        notes[_LOGITS] = cast(notes[_LOGITS])
+    return annotate(cast(x), notes)
+
+
+def detach(outputs: Any) -> tuple[Any, list[dict[str, tf.Tensor]]]:
+    """Returns nested tensors and their attributes as nested tensors.
+
+    Both may leave a graph, or be stacked and sliced alike.
+    """
+    return outputs, [annotations(x) for x in keras.tree.flatten(outputs)]
+
+
+def attach(outputs: Any, notes: list[dict[str, tf.Tensor]]) -> Any:
+    """Undoes `detach`."""
+    for x, attributes in zip(keras.tree.flatten(outputs), notes, strict=True):
+        annotate(x, attributes)
+    return outputs

@@ -1,0 +1,345 @@
+"""One forward pass of a Keras model for all tasks, with weights per task."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from keras_meta._keras import is_traced_for_xla
+from keras_meta.batching import task_axis
+from keras_meta.batching.annotations import split_tasks
+from keras_meta.batching.batch_axis import with_batch_size
+from keras_meta.batching.fallback import call_per_task
+from keras_meta.batching.layer_rules import find_rule
+from keras_meta.batching.layer_rules.convolution import has_all_kernels
+from keras_meta.batching.shared_calls import SharedCalls
+from keras_meta.batching.task_scope import TaskScope
+from keras_meta.batching.task_scope import active_scope
+from keras_meta.kernels.second_order import differentiate
+from keras_meta.kernels.second_order import refuse_wrong_derivatives
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskOutputs:
+    """What a task-batched call returns.
+
+    Attributes:
+        outputs: The model's outputs, nested as the model nests them, each
+            `[tasks, n, ...]`.
+        state: New values of `TaskBatched.state_variables`.
+        statistics: Batch statistics that normalization layers used, as
+            `TaskBatched` accepts them.
+        losses: Scalars that layers added: activity regularizers and
+            `add_loss`.
+    """
+
+    outputs: tf.Tensor
+    state: list[tf.Tensor]
+    statistics: dict
+    losses: list[tf.Tensor]
+
+
+class TaskBatched:
+    """Calls a Keras model once for all tasks, each with its own weights.
+
+    Tasks are merged into the batch axis and the model is called as it is.
+    Leaf layers that own adapted weights compute by a layer rule; those
+    without a rule are called once per task, which is exact and slower. With
+    one task, outside XLA, all layers compute as they are if they can.
+
+    Args:
+        model: A built Keras model of any kind. Its layers receive a hook
+            around `call`, which does nothing outside of a task-batched call.
+        adapted: The variables that have one value per task.
+
+    Example:
+    ```python
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
+    batched = TaskBatched(model, model.trainable_variables)
+    weights = [tf.stack([v, 2 * v]) for v in model.trainable_variables]
+    x = tf.ones([2, 5, 2])  # two tasks, five examples
+    y = batched(weights, batched.initial_state(), x).outputs  # [2, 5, 3]
+    ```
+    """
+
+    def __init__(self, model: keras.Model, adapted: Sequence[keras.Variable]):
+        self.model = model
+        self.adapted = list(adapted)
+        self._adapted_ids = {id(v) for v in self.adapted}
+        self._per_task: dict[int, list[keras.Variable]] = {}
+        self._probed: set[bool] = set()
+        within_fallback: set[int] = set()
+        for layer in model._flatten_layers():
+            _install_hook(layer)
+            if id(layer) not in within_fallback and self._needs_fallback(layer):
+                self._fall_back(layer, "it has no rule")
+                within_fallback.update(map(id, layer._flatten_layers()))
+
+    @property
+    def has_fallback(self) -> bool:
+        """Whether some layer is called once per task."""
+        return bool(self._per_task)
+
+    @functools.cached_property
+    def can_call_alone(self) -> bool:
+        """Whether TensorFlow has all that one task needs without rules."""
+        return all(map(has_all_kernels, self.model._flatten_layers()))
+
+    @property
+    def state_variables(self) -> list[keras.Variable]:
+        """The model's non-trainable variables that do not adapt."""
+        return [
+            v
+            for v in self.model.non_trainable_variables
+            if id(v) not in self._adapted_ids
+        ]
+
+    @property
+    def has_common_layers(self) -> bool:
+        """Whether some layer has weights and adapts none of them."""
+        return any(
+            variables and not self._owns_adapted(variables)
+            for variables in map(_own_variables, self.model._flatten_layers())
+        )
+
+    @property
+    def layers(self) -> list[keras.Layer]:
+        """All layers of the model, nested ones included."""
+        return self.model._flatten_layers()
+
+    def initial_state(self) -> list[tf.Tensor]:
+        """Returns the values of `state_variables`."""
+        return [tf.convert_to_tensor(v.value) for v in self.state_variables]
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(
+        self,
+        weights: Sequence[tf.Tensor],
+        state: Sequence[tf.Tensor],
+        inputs,
+        *,
+        training: bool = False,
+        statistics: str | dict = "batch",
+        second_order: bool = True,
+        xla: bool = False,
+        shared: SharedCalls | None = None,
+    ) -> TaskOutputs:
+        """Computes the model's outputs for every task.
+
+        Args:
+            weights: Values of the adapted variables, `[tasks, *shape]` each.
+            state: Values of `state_variables`.
+            inputs: The model's inputs, nested as it expects them, each
+                `[tasks, n, ...]`.
+            training: Passed to the model.
+            statistics: `"batch"`, `"running"`, or recorded statistics; see
+                `TaskScope`.
+            second_order: Whether a second derivative will be taken; then
+                operations whose second derivative is wrong are refused.
+            xla: Whether the call will be compiled by XLA.
+            shared: Keeps what layers return that compute the same in other
+                calls on the same inputs.
+
+        Returns:
+            A `TaskOutputs`.
+        """
+        options = {
+            "training": training,
+            "statistics": statistics,
+            "second_order": second_order,
+            "xla": xla,
+        }
+        # Operations can be checked in a graph only.
+        unchecked = second_order and tf.executing_eagerly()
+        if not self._probed or (unchecked and True not in self._probed):
+            self._probe(weights, state, inputs, options, unchecked)
+            self._probed.add(second_order)
+        if shared is not None and not shared.is_for(inputs):
+            shared = None
+        return self._call(weights, state, inputs, shared=shared, **options)
+
+    def _probe(
+        self, weights, state, inputs, options, check_gradients: bool
+    ) -> None:
+        """Traces the call once with all sizes of the batch left open.
+
+        With the batch's size known, an input of a layer that merely has the
+        same size could be taken for one with a batch axis.
+        """
+
+        def open_sizes(axes):
+            return lambda x: tf.TensorSpec(
+                [None] * axes + x.shape.as_list()[axes:], x.dtype
+            )
+
+        def trace(weights, inputs):
+            def call():
+                outputs = self._call(weights, state, inputs, **options).outputs
+                return _stand_in_loss(outputs), outputs
+
+            if not check_gradients:
+                return call()
+            return differentiate(call, weights, again=True, layers=self.layers)
+
+        tf.function(trace, autograph=False).get_concrete_function(
+            keras.tree.map_structure(open_sizes(1), list(weights)),
+            keras.tree.map_structure(open_sizes(2), inputs),
+        )
+
+    def _call(
+        self, weights, state, inputs, *, second_order, xla, **options
+    ) -> TaskOutputs:
+        first = keras.tree.flatten(inputs)[0]
+        tasks = task_axis.size(first, 0)
+        xla = xla or is_traced_for_xla()
+        # One task needs no batching, and XLA compiles batched products into
+        # faster code than convolutions.
+        is_one = isinstance(tasks, int) and tasks == 1
+        alone = is_one and not xla and self.can_call_alone
+        merged = keras.tree.map_structure(task_axis.merge, inputs)
+        variables = self.state_variables
+        while True:
+            scope = TaskScope(
+                tasks=tasks,
+                weights={
+                    id(v): tf.reshape(w, w.shape[1:]) if alone else w
+                    for v, w in zip(self.adapted, weights, strict=True)
+                },
+                state=list(zip(variables, state, strict=True)),
+                batch=keras.tree.flatten(merged)[0].shape[0],
+                per_task=self._per_task,
+                second_order=second_order,
+                xla=xla,
+                single=alone,
+                **options,
+            )
+            try:
+                with (
+                    refuse_wrong_derivatives(second_order, xla, self.layers),
+                    scope,
+                ):
+                    outputs = self.model(merged, training=options["training"])
+                break
+            except Exception:
+                # Keras may wrap the exception, so the scope tells the cause.
+                if scope.stray is None or not self._mend(*scope.stray):
+                    raise
+        return TaskOutputs(
+            keras.tree.map_structure(
+                functools.partial(split_tasks, tasks=tasks), outputs
+            ),
+            [scope.get_current_value(v) for v in variables],
+            scope.recorded,
+            scope.losses,
+        )
+
+    def _mend(self, layer, variable) -> bool:
+        """Lets a layer that made a stray read fall back, if that helps."""
+        if layer is None:
+            return False
+        fresh = id(layer) not in self._per_task
+        if fresh:
+            self._fall_back(layer, f"its call uses {variable.path} itself")
+        also = self._per_task[id(layer)]
+        known = [*layer.variables, *also]
+        if any(v is variable for v in known):
+            return fresh
+        also.append(variable)
+        return True
+
+    def _needs_fallback(self, layer: keras.Layer) -> bool:
+        if isinstance(layer, keras.layers.RNN):
+            return self._owns_adapted(layer.variables)
+        noise_shape = getattr(layer, "noise_shape", None)
+        if noise_shape is not None and noise_shape[0] is not None:
+            return True
+        return find_rule(layer) is None and self._owns_adapted(
+            _own_variables(layer)
+        )
+
+    def _owns_adapted(self, variables) -> bool:
+        return any(id(v) in self._adapted_ids for v in variables)
+
+    def _fall_back(self, layer: keras.Layer, reason: str):
+        if isinstance(layer, keras.layers.RNN):
+            _forbid_cudnn(layer)
+        self._per_task[id(layer)] = []
+        logging.info(
+            "keras_meta calls layer '%s' (%s) once per task, which is exact "
+            "and slower: %s.",
+            layer.name,
+            type(layer).__name__,
+            reason,
+        )
+
+
+def _stand_in_loss(outputs) -> tf.Tensor:
+    """Returns a loss whose gradient by any output depends on the output."""
+    floats = [y for y in keras.tree.flatten(outputs) if y.dtype.is_floating]
+    squares = [tf.reduce_sum(tf.square(y)) for y in floats]
+    return tf.add_n([tf.cast(y, tf.float32) for y in squares])
+
+
+def _own_variables(layer: keras.Layer) -> list[keras.Variable]:
+    inherited = {
+        id(v)
+        for sublayer in layer._flatten_layers(
+            include_self=False, recursive=False
+        )
+        for v in sublayer.variables
+    }
+    return [v for v in layer.variables if id(v) not in inherited]
+
+
+def _install_hook(layer: keras.Layer):
+    """Wraps `layer.call` to compute by a rule inside a `TaskScope`."""
+    original = layer.call
+    if getattr(original, "is_keras_meta_hook", False):
+        return
+
+    @functools.wraps(original)
+    def call(*args, **kwargs):
+        scope = active_scope()
+        if scope is None:
+            return original(*args, **kwargs)
+        scope.callers.append(layer)
+        try:
+            compute = functools.partial(_dispatch, layer, original, scope)
+            if scope.shared is None:
+                return compute(args, kwargs)
+            return scope.shared.call(compute, layer, scope, args, kwargs)
+        finally:
+            scope.callers.pop()
+
+    call.is_keras_meta_hook = True
+    object.__setattr__(layer, "call", call)
+
+
+def _dispatch(layer, original, scope: TaskScope, args, kwargs):
+    if not scope.single and id(layer) in scope.per_task:
+        outputs = call_per_task(layer, original, scope, args, kwargs)
+        return with_batch_size(outputs, original, scope, (args, kwargs))
+    rule = find_rule(layer)
+    adapted = [v for v in _own_variables(layer) if scope.is_adapted(v)]
+    if scope.single:
+        adapted = []
+    needed = adapted or (
+        rule and (rule.always or (rule.in_xla and scope.is_xla_on_cpu))
+    )
+    if rule is None or not needed:
+        outputs = original(*args, **kwargs)
+        return with_batch_size(outputs, original, scope, (args, kwargs))
+    if adapted and not scope.has_batch_axis(args[0]):
+        scope.refuse_unbatched(adapted[0])
+    return rule.compute(layer, scope, *args, **kwargs)
+
+
+def _forbid_cudnn(layer: keras.layers.RNN):
+    """Keeps a recurrent layer off cuDNN, which has no second derivative."""
+    if getattr(layer, "use_cudnn", False) == "auto":
+        layer.use_cudnn = False

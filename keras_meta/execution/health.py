@@ -1,0 +1,510 @@
+"""Finding out on the host that a step went wrong inside a compiled graph."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import math
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_meta.batching.annotations import map_annotated
+from keras_meta.execution import replicas
+from keras_meta.execution.plan import PerThread
+from keras_meta.inner.class_numbers import ClassNumbers
+
+_UNDONE = (
+    " The step was undone: weights, optimizer, moving averages and metrics "
+    "are as they were before it."
+)
+_BAD_DATA = "The data or the model's weights contain NaN or infinity."
+_DIVERGES = (
+    "The inner loop diverges: lower the update rule's learning rate, or set "
+    "its clip_norm."
+)
+
+
+class Cause(enum.IntEnum):
+    """What kind of failure."""
+
+    NONE = 0
+    SUPPORT_LABEL = 1
+    QUERY_LABEL = 2
+    INNER_LOSS = 3
+    WEIGHTS = 4
+    PREDICTION = 5
+    OUTER_LOSS = 6
+
+
+class Failure(NamedTuple):
+    """What went wrong first.
+
+    Attributes:
+        cause: What kind of failure.
+        step: The step at which it went wrong.
+        task: The task in the batch.
+        value: The label if it is out of range, else 0.
+    """
+
+    cause: Cause
+    step: int
+    task: int
+    value: float
+
+    @classmethod
+    def of(cls, report: Sequence[float]) -> Failure:
+        """Makes a failure from the numbers of a report."""
+        cause, step, task, value = report
+        return cls(Cause(int(cause)), int(step), int(task), value)
+
+    @property
+    def is_outer(self) -> bool:
+        """Whether every inner loss was finite."""
+        return self.cause == Cause.OUTER_LOSS
+
+    def error(
+        self, classes: ClassNumbers | None, undone: bool = False
+    ) -> Exception:
+        """Returns what to raise.
+
+        Args:
+            classes: What labels may be, if they are class numbers.
+            undone: Whether a training step was undone because of it.
+        """
+        consequence = _UNDONE if undone else ""
+        if self.cause in _LABELS:
+            value = int(self.value) if self.value.is_integer() else self.value
+            return ValueError(
+                f"{classes.requirement} Task {self.task} of the batch has "
+                f"one in `{_LABELS[self.cause]}` that is not. Received: label "
+                f"{value}. {classes.way_out}{consequence}"
+            )
+        return FloatingPointError(self._loss_message(undone) + consequence)
+
+    def _loss_message(self, undone: bool) -> str:
+        if self.cause == Cause.OUTER_LOSS:
+            what = ", or its gradient," if undone else ""
+            return (
+                f"The loss of the query sets{what} is not finite, though "
+                "every inner loss is: the query sets contain NaN or infinity "
+                "or labels out of range, or the inner loop diverges."
+            )
+        if self.cause == Cause.PREDICTION:
+            return (
+                "The predictions for the query set of task "
+                f"{self.task} in the batch are not finite, though the adapted "
+                "weights are. `query_x` contains NaN or infinity, or the "
+                "inner loop diverges: lower the update rule's learning rate, "
+                "or set its clip_norm."
+            )
+        hint = _BAD_DATA if self.step == 0 else _DIVERGES
+        if self.cause == Cause.WEIGHTS:
+            return (
+                f"The adapted weights of task {self.task} in the batch are "
+                f"not finite after inner step {self.step}, the last one. {hint}"
+            )
+        return (
+            f"The inner loss is not finite at inner step {self.step} of task "
+            f"{self.task} in the batch. {hint}"
+        )
+
+
+_LABELS = {Cause.SUPPORT_LABEL: "support_y", Cause.QUERY_LABEL: "query_y"}
+
+
+def can_learn_from(
+    loss: tf.Tensor,
+    gradients: Sequence[tf.Tensor | None],
+    optimizer: keras.optimizers.Optimizer,
+) -> tf.Tensor:
+    """Tells whether a loss and the norms of its gradients are finite.
+
+    Finite gradients whose squares are not would become NaN in clipping by
+    the norm and in Adam.
+
+    Args:
+        loss: A scalar.
+        gradients: Its gradients, `None` where there is none.
+        optimizer: What they go to. One that scales the loss looks for a
+            scale at which gradients are finite, so they may not be.
+
+    Returns:
+        A boolean scalar.
+    """
+    needed = [loss]
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        known = [g for g in gradients if g is not None]
+        needed += [tf.reduce_sum(tf.square(g)) for g in known]
+    return tf.reduce_all([tf.math.is_finite(x) for x in needed])
+
+
+@dataclasses.dataclass
+class Report:
+    """A failure's cause, step, task and value, or zeros.
+
+    Attributes:
+        value: `[4]`, float64, which holds whole numbers up to 2**53.
+    """
+
+    value: tf.Tensor
+
+    @classmethod
+    def empty(cls) -> Report:
+        """Returns the report of a run without a failure."""
+        return cls(tf.zeros([len(Failure._fields)], tf.float64))
+
+    def assertions(self, classes: ClassNumbers | None) -> list[tf.Operation]:
+        """Returns operations that raise if there was a failure.
+
+        They serve where no host looks at reports: in a SavedModel.
+
+        Args:
+            classes: What labels may be, if they are class numbers.
+        """
+        _, step, task, _ = tf.unstack(self.value)
+        index = tf.cast(task, tf.int32)
+        return [
+            *self._label_assertions(classes),
+            self._require_no(
+                Cause.INNER_LOSS,
+                "The inner loss must be finite; `support_x` or `support_y` "
+                "contains NaN or infinity, or the inner loop diverges. It is "
+                "not at inner step",
+                tf.cast(step, tf.int32),
+                "of task",
+                index,
+            ),
+            self._require_no(
+                Cause.WEIGHTS,
+                "The adapted weights must be finite; `support_x` or "
+                "`support_y` contains NaN or infinity, or the inner loop "
+                "diverges. They are not in task",
+                index,
+            ),
+            self._require_no(
+                Cause.PREDICTION,
+                "The predictions must be finite; `query_x` contains NaN or "
+                "infinity, or the inner loop diverges. They are not in task",
+                index,
+            ),
+        ]
+
+    def without_wrong_labels(
+        self, outputs: Any, classes: ClassNumbers | None
+    ) -> Any:
+        """Returns outputs that nobody can take for those of good labels.
+
+        They raise if a label was out of range. XLA drops assertions; there
+        they are NaN.
+
+        Args:
+            outputs: Nested tensors.
+            classes: What labels may be, if they are class numbers.
+        """
+        if classes is None:
+            return outputs
+        is_bad = tf.reduce_any([self._is(cause) for cause in _LABELS])
+
+        def guard(y):
+            if not y.dtype.is_floating:
+                return tf.identity(y)
+            return tf.where(is_bad, tf.constant(math.nan, y.dtype), y)
+
+        with tf.control_dependencies(self._label_assertions(classes)):
+            return keras.tree.map_structure(
+                lambda y: map_annotated(guard, y), outputs
+            )
+
+    def _label_assertions(
+        self, classes: ClassNumbers | None
+    ) -> list[tf.Operation]:
+        if classes is None:
+            return []
+        _, _, task, value = tf.unstack(self.value)
+        return [
+            self._require_no(
+                cause,
+                f"{classes.requirement} {classes.way_out} Received in "
+                f"`{name}`: label",
+                value,
+                "in task",
+                tf.cast(task, tf.int32),
+            )
+            for cause, name in _LABELS.items()
+        ]
+
+    def _require_no(self, cause: Cause, *message) -> tf.Operation:
+        return tf.debugging.Assert(
+            tf.logical_not(self._is(cause)), list(message)
+        )
+
+    def _is(self, cause: Cause) -> tf.Tensor:
+        return tf.equal(self.value[0], float(cause))
+
+
+class Health:
+    """The first failure of a run, kept in a variable.
+
+    Operations that raise do not exist under XLA, so a step writes what went
+    wrong into a variable, and the host looks at it after the step.
+    """
+
+    def __init__(self):
+        # Each replica keeps a report of its own, and its number of tasks.
+        self._strategy = tf.distribute.get_strategy()
+        self._report = _of_each_replica(Report.empty().value, "health")
+        # TensorFlow keeps int32 variables off a GPU, where XLA would not
+        # reach them.
+        self._tasks = _of_each_replica(tf.zeros([], tf.int64), "tasks")
+        # Calls in other threads have reports of their own.
+        self._collected = PerThread(None)
+
+    @property
+    def is_ok(self) -> tf.Tensor:
+        """A boolean scalar, usable inside the step."""
+        return tf.equal(self._read()[0], float(Cause.NONE))
+
+    @property
+    def is_ok_everywhere(self) -> tf.Tensor:
+        """A boolean scalar: whether no replica has failed."""
+        return replicas.all_true(self.is_ok)
+
+    @property
+    def is_collecting(self) -> bool:
+        """Whether reports of this thread go to somebody who collects them."""
+        return self._collected.value is not None
+
+    def collecting(self) -> contextlib.AbstractContextManager[Report]:
+        """Keeps this thread's reports out of the variable.
+
+        Yields where they go instead.
+        """
+        return self._collected.using(Report.empty())
+
+    def merge(self, reports: tf.Tensor, tasks: int) -> None:
+        """Keeps the earliest of the failures that blocks reported.
+
+        Args:
+            reports: Collected reports, `[blocks, 4]`.
+            tasks: Tasks of a block.
+        """
+        failed = tf.not_equal(reports[:, 0], float(Cause.NONE))
+        at = tf.argmin(
+            tf.where(failed, reports[:, 1], reports.dtype.max),
+            output_type=tf.int32,
+        )
+        offset = tf.cast(at * tasks, reports.dtype)
+        found = reports[at] + tf.stack([0.0, 0.0, offset, 0.0])
+        self._keep(tf.logical_and(self.is_ok, tf.reduce_any(failed)), found)
+
+    def count_tasks(self, tasks: int | tf.Tensor) -> None:
+        """Tells how many tasks this replica has.
+
+        Args:
+            tasks: Number of tasks in the replica's part of the batch.
+        """
+        if not self.is_collecting and replicas.is_one_of_several():
+            self._tasks.assign(tf.cast(tasks, tf.int64))
+
+    def report_labels(
+        self, labels: tf.Tensor, classes: ClassNumbers, *, query: bool = False
+    ) -> None:
+        """Reports labels that are not class numbers.
+
+        Args:
+            labels: `[tasks, n, ...]`.
+            classes: What they may be.
+            query: Whether they are those of the query sets.
+        """
+        cause = Cause.QUERY_LABEL if query else Cause.SUPPORT_LABEL
+        self._first(
+            cause,
+            tf.logical_not(classes.contain(labels)),
+            values=labels,
+            axis=0,
+        )
+
+    def report_inner_losses(
+        self, losses: tf.Tensor, first: int | tf.Tensor = 0
+    ) -> None:
+        """Reports values that are not finite.
+
+        Args:
+            losses: `[steps, tasks]`.
+            first: Number of the first of the steps.
+        """
+        bad = tf.logical_not(tf.math.is_finite(losses))
+        self._first(Cause.INNER_LOSS, bad, first, axis=1)
+
+    def report_weights(self, weights: Sequence[tf.Tensor], step: int) -> None:
+        """Reports adapted weights that are not finite.
+
+        Args:
+            weights: `[tasks, *shape]` each.
+            step: How many steps were taken.
+        """
+        self._first(Cause.WEIGHTS, _bad_tasks(weights), step, axis=0)
+
+    def report_predictions(self, predictions) -> None:
+        """Reports predictions that are not finite.
+
+        Args:
+            predictions: Nested tensors, `[tasks, q, ...]` each.
+        """
+        outputs = keras.tree.flatten(predictions)
+        outputs = [y for y in outputs if y.dtype.is_floating]
+        if outputs:
+            self._first(Cause.PREDICTION, _bad_tasks(outputs), axis=0)
+
+    def report_outer(
+        self, is_finite: tf.Tensor, step: int | tf.Tensor = 0
+    ) -> None:
+        """Reports an outer loss, or gradient, that is not finite.
+
+        Args:
+            is_finite: Whether both are finite, a boolean scalar.
+            step: The step that it belongs to.
+        """
+        bad = tf.reshape(tf.logical_not(is_finite), [1])
+        self._first(Cause.OUTER_LOSS, bad, step, axis=0)
+
+    def take(self, collected: tf.Tensor | None = None) -> Failure | None:
+        """Returns the first failure that was reported, and forgets it.
+
+        If several replicas failed, it is the failure at the earliest step.
+        Its task is counted in the whole batch.
+
+        Args:
+            collected: The value of a collected report; by default what the
+                variables hold.
+        """
+        if collected is not None:
+            failure = Failure.of(collected.numpy().tolist())
+            return None if failure.cause == Cause.NONE else failure
+        reports = self._strategy.experimental_local_results(self._report)
+        found = [Failure.of(report.numpy().tolist()) for report in reports]
+        # Every step comes here, and each read of a variable takes its time.
+        if all(failure.cause == Cause.NONE for failure in found):
+            return None
+        sizes = self._strategy.experimental_local_results(self._tasks)
+        failures, before = [], 0
+        for failure, report, tasks in zip(found, reports, sizes, strict=True):
+            if failure.cause != Cause.NONE:
+                failures.append(failure._replace(task=failure.task + before))
+                report.assign(Report.empty().value)
+            before += int(tasks.numpy())
+        return min(failures, key=lambda failure: failure.step)
+
+    def check(
+        self,
+        classes: ClassNumbers | None,
+        undone: bool = False,
+        collected: tf.Tensor | None = None,
+    ) -> None:
+        """Raises if a failure was reported, and forgets it.
+
+        Args:
+            classes: What labels may be, if they are class numbers.
+            undone: Whether a training step was undone because of it.
+            collected: See `take`.
+
+        Raises:
+            FloatingPointError: If something was not finite.
+            ValueError: If a label was out of range.
+        """
+        failure = self.take(collected)
+        if failure is not None:
+            raise failure.error(classes, undone)
+
+    def check_labels(
+        self,
+        classes: ClassNumbers | None,
+        collected: tf.Tensor | None = None,
+    ) -> None:
+        """Raises if a label was out of range; forgets what was reported.
+
+        Args:
+            classes: What labels may be, if they are class numbers.
+            collected: See `take`.
+
+        Raises:
+            ValueError: If a label was out of range.
+        """
+        failure = self.take(collected)
+        if failure is not None and failure.cause in _LABELS:
+            raise failure.error(classes)
+
+    def _first(
+        self,
+        cause: Cause,
+        bad: tf.Tensor,
+        first: int | tf.Tensor = 0,
+        *,
+        values: tf.Tensor | None = None,
+        axis: int,
+    ) -> None:
+        """Keeps the first True, if nothing is kept.
+
+        Args:
+            cause: What kind of failure.
+            bad: What failed, `[tasks, ...]` or `[steps, tasks]`.
+            first: Number of the first of the steps.
+            values: What to keep of it, of the shape of `bad`.
+            axis: The axis of tasks; one before it is that of steps.
+        """
+        flat = tf.reshape(bad, [-1])
+        size = tf.size(flat)
+        # There may be nothing to look for, which `argmax` refuses.
+        numbers = tf.range(size)
+        at = tf.reduce_min(tf.where(flat, numbers, size))
+        tasks = tf.maximum(tf.shape(bad)[axis], 1)
+        per_task = tf.maximum(size // tasks, 1) if axis == 0 else 1
+        step = first + (at // tasks if axis else 0)
+        value = tf.zeros([], tf.float64)
+        if values is not None:
+            is_it = tf.reshape(tf.equal(numbers, at), tf.shape(bad))
+            values = tf.cast(values, tf.float64)
+            value = tf.reduce_sum(tf.where(is_it, values, 0.0))
+        found = [cause, step, at // per_task % tasks, value]
+        found = tf.stack([tf.cast(x, tf.float64) for x in found])
+        self._keep(tf.logical_and(self.is_ok, at < size), found)
+
+    def _read(self) -> tf.Tensor:
+        if self.is_collecting:
+            return self._collected.value.value
+        return self._report.read_value()
+
+    def _keep(self, new: tf.Tensor, found: tf.Tensor) -> None:
+        """Replaces the report by `found` if `new`."""
+        value = tf.where(new, found, self._read())
+        if self.is_collecting:
+            self._collected.value.value = value
+        else:
+            self._report.assign(value)
+
+
+def _of_each_replica(value: tf.Tensor, name: str) -> tf.Variable:
+    return tf.Variable(
+        value,
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.NONE,
+        name=name,
+    )
+
+
+def _bad_tasks(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns for each task whether a value is not finite, `[tasks]`."""
+
+    def is_bad(x):
+        finite = tf.math.is_finite(x)
+        return tf.reduce_any(
+            tf.logical_not(finite), list(range(1, x.shape.rank))
+        )
+
+    return tf.reduce_any(tf.stack([is_bad(x) for x in tensors]), axis=0)

@@ -1,0 +1,1 @@
+"""The inner loop: its problem, its objective, and the loops that run it."""

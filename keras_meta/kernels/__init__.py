@@ -1,0 +1,1 @@
+"""Operations that are exact to any order of derivative."""

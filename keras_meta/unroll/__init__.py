@@ -1,1 +1,0 @@
-"""The unrolled inner loop: task-batched calls, layer rules, the loop."""
