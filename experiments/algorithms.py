@@ -50,7 +50,8 @@ def make_learner(
         return MetaSGD(model, inner_rate, seed=seed, **options)
     if algorithm == "anil":
         return ANIL(model, inner_rate, **options)
-    return MAML(model, inner_rate, first_order=algorithm == "fomaml", **options)
+    meta_gradient = "first_order" if algorithm == "fomaml" else "unrolled"
+    return MAML(model, inner_rate, meta_gradient=meta_gradient, **options)
 
 
 def outer_rate(

@@ -12,6 +12,7 @@ if _keras.backend.backend() != "tensorflow":
 
 from keras_meta import callbacks
 from keras_meta import episodes
+from keras_meta import meta_gradients
 from keras_meta import models
 from keras_meta import optimizers
 from keras_meta import problems
@@ -24,6 +25,10 @@ from keras_meta.learners.learner import Learner
 from keras_meta.learners.maml import MAML
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.reptile import Reptile
+from keras_meta.meta_gradients.displacement import Displacement
+from keras_meta.meta_gradients.first_order import FirstOrder
+from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.unrolled import Unrolled
 from keras_meta.outer.optimizer_learner import OptimizerLearner
 from keras_meta.update_rules.adam import Adam
 from keras_meta.update_rules.coordinatewise_lstm import CoordinatewiseLSTM
@@ -46,14 +51,18 @@ __all__ = [
     "callbacks",
     "CoordinatewiseLSTM",
     "Curve",
+    "Displacement",
     "episodes",
     "evaluate_tasks",
+    "FirstOrder",
     "GradientDescent",
     "HierarchicalRNN",
     "Interval",
     "LearnedHyperparameters",
     "Learner",
     "MAML",
+    "meta_gradients",
+    "MetaGradient",
     "MetaLearnerLSTM",
     "MetaSGD",
     "models",
@@ -63,5 +72,6 @@ __all__ = [
     "problems",
     "Reptile",
     "RMSprop",
+    "Unrolled",
     "UpdateRule",
 ]

@@ -32,7 +32,7 @@ from keras_meta.optimizers import LSTMOptimizer
         (keras_meta.Adam, "beta_2"),
         (keras_meta.Adam, "epsilon"),
         (keras_meta.callbacks.AnnealStepWeights, "epochs"),
-        (keras_meta.callbacks.SwitchToSecondOrder, "epoch"),
+        (keras_meta.callbacks.SwitchMetaGradient, "meta_gradients"),
         (keras_meta.callbacks.LengthenUnroll, "steps"),
         (keras_meta.problems.batches, "seed"),
     ],

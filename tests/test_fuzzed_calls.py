@@ -197,7 +197,7 @@ LEARNER = {
     "evaluation_steps": 1,
     "adapt": "all",
     "inner_loss": "mse",
-    "first_order": False,
+    "meta_gradient": "unrolled",
     "checkpoint": "auto",
     "batch_statistics": "batch",
 }
@@ -604,8 +604,9 @@ ENTRY_POINTS = {
         lambda steps: callbacks.LengthenUnroll({0: steps}),
         given_arguments(steps=1),
     ),
-    "SwitchToSecondOrder": EntryPoint(
-        callbacks.SwitchToSecondOrder, given_arguments(epoch=1)
+    "SwitchMetaGradient": EntryPoint(
+        callbacks.SwitchMetaGradient,
+        given_arguments(meta_gradients={0: "first_order"}),
     ),
     "TaskEvaluation": EntryPoint(
         callbacks.TaskEvaluation,

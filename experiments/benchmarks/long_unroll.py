@@ -65,7 +65,12 @@ def make_step(mode, steps):
         ]
     )
     checkpoint = "auto" if mode == EVALUATION else mode
-    learner = keras_meta.MAML(model, 0.01, steps, checkpoint=checkpoint)
+    learner = keras_meta.MAML(
+        model,
+        0.01,
+        steps,
+        meta_gradient=keras_meta.Unrolled(checkpoint),
+    )
     learner.compile(
         keras.optimizers.Adam(1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

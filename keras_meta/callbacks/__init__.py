@@ -2,12 +2,12 @@
 
 from keras_meta.callbacks.anneal_step_weights import AnnealStepWeights
 from keras_meta.callbacks.lengthen_unroll import LengthenUnroll
-from keras_meta.callbacks.switch_to_second_order import SwitchToSecondOrder
+from keras_meta.callbacks.switch_meta_gradient import SwitchMetaGradient
 from keras_meta.callbacks.task_evaluation import TaskEvaluation
 
 __all__ = [
     "AnnealStepWeights",
     "LengthenUnroll",
-    "SwitchToSecondOrder",
+    "SwitchMetaGradient",
     "TaskEvaluation",
 ]

@@ -240,7 +240,7 @@ def _backpropagate(segment, constants, starts, cotangents, segments: int):
 def _refuse_another_derivative(*_):
     raise NotImplementedError(
         "A checkpointed inner loop can be differentiated once. For higher "
-        "derivatives of it pass checkpoint='off'."
+        "derivatives of it pass meta_gradient=Unrolled(checkpoint='off')."
     )
 
 

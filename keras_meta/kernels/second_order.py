@@ -292,9 +292,8 @@ def _missing_type(error: LookupError) -> str | None:
     return found and found[1]
 
 
-_OR_FIRST_ORDER = (
-    "first_order=True (for an OptimizerLearner, second_order=False)."
-)
+_OR_FIRST_ORDER = 'meta_gradient="first_order".'
+
 _CONSTANT = (
     "The inner loss must depend on the weights that adapt. Received: a loss "
     "without a gradient, such as a constant or one of the labels alone. "

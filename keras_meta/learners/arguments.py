@@ -8,12 +8,10 @@ import keras
 import numpy as np
 
 from keras_meta.checks import check_at_least
-from keras_meta.checks import check_bool
 from keras_meta.checks import check_choice
 from keras_meta.checks import describe
 from keras_meta.checks import is_finite_number
 from keras_meta.checks import is_number
-from keras_meta.inner.checkpoint import CHECKPOINTS
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.update_rule import UpdateRule
@@ -25,8 +23,6 @@ def check_arguments(
     model,
     steps,
     evaluation_steps,
-    first_order,
-    checkpoint,
     batch_statistics,
 ) -> None:
     """Checks the arguments of every learner; raises on a bad one."""
@@ -59,17 +55,14 @@ def check_arguments(
     check_at_least(1, steps=steps)
     if evaluation_steps is not None:
         check_at_least(0, evaluation_steps=evaluation_steps)
-    check_bool(first_order=first_order)
-    check_choice("checkpoint", checkpoint, CHECKPOINTS)
     check_choice("batch_statistics", batch_statistics, _BATCH_STATISTICS)
 
 
-def as_update_rule(update_rule, first_order: bool) -> UpdateRule:
-    """Returns an update rule that can learn, or raises.
+def as_update_rule(update_rule) -> UpdateRule:
+    """Returns an update rule, or raises.
 
     Args:
         update_rule: An update rule, or a number for `GradientDescent`.
-        first_order: Whether second derivatives are dropped.
     """
     if is_number(update_rule):
         if not is_finite_number(update_rule):
@@ -84,12 +77,6 @@ def as_update_rule(update_rule, first_order: bool) -> UpdateRule:
             "keras_meta.GradientDescent(0.1), or a number for its rate. "
             f"Received: update_rule={describe(update_rule)}. Optimizers of "
             "Keras change variables in place and cannot be differentiated."
-        )
-    if update_rule.attends and first_order:
-        raise ValueError(
-            "A rule learns where to take gradients by differentiating them. "
-            "Received: a rule with attention=True, and first_order=True. Use "
-            "second derivatives, or a rule without attention."
         )
     return update_rule
 

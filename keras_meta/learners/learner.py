@@ -19,12 +19,13 @@ from keras_meta.checks import check_at_least
 from keras_meta.checks import describe
 from keras_meta.execution.task_blocks import Inseparable
 from keras_meta.execution.undoing import Change
-from keras_meta.inner.checkpoint import checkpointed_unroll
-from keras_meta.inner.checkpoint import segment_length
-from keras_meta.inner.inner_loop import Carry
-from keras_meta.inner.inner_loop import InnerLoop
-from keras_meta.inner.inner_loop import Support
+from keras_meta.inner.few_shot import FewShotProblem
+from keras_meta.inner.few_shot import Support
+from keras_meta.inner.few_shot import whole_support
 from keras_meta.inner.inner_loss import InnerLoss
+from keras_meta.inner.solver import Carry
+from keras_meta.inner.solver import Solver
+from keras_meta.inner.solver import losses_only
 from keras_meta.learners.arguments import as_inner_loss
 from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_arguments
@@ -39,6 +40,9 @@ from keras_meta.learners.signature import default_signature
 from keras_meta.learners.tensors import as_tensor
 from keras_meta.learners.tensors import as_tensors
 from keras_meta.learners.texts import takes_texts
+from keras_meta.meta_gradients.get import as_meta_gradient
+from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.objective import Adaptation
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -72,13 +76,10 @@ class Learner(MetaTraining):
             activities and other losses that layers add on the query sets,
             through the outer loss; none acts in the inner loop. What layers
             add must be a mean over examples.
-        first_order: Whether to drop second derivatives.
-        checkpoint: What training keeps of the inner loop for the gradient:
-            `"off"`, all that every step computes; `"step"`, the adapted
-            weights between the steps, which are computed twice; `"sqrt"`,
-            those between about `sqrt(steps)` segments; `"auto"`, off up to
-            32 steps and in first order, `"sqrt"` otherwise. The gradient is
-            the same.
+        meta_gradient: How the gradient comes back through the inner loop: a
+            `keras_meta.MetaGradient`, or `"unrolled"`, `"first_order"` or
+            `"implicit"` for one with its default options. It may be changed
+            later.
         batch_statistics: What batch normalization normalizes with:
             `"batch"`, the statistics of the set that is passed through, so
             that a query's prediction depends on the other queries of its
@@ -100,8 +101,7 @@ class Learner(MetaTraining):
         evaluation_steps: int | None = None,
         adapt: str | Sequence | Callable[[keras.Variable], bool] = "all",
         inner_loss: str | keras.losses.Loss | Callable | None = None,
-        first_order: bool = False,
-        checkpoint: str = "auto",
+        meta_gradient: MetaGradient | str = "unrolled",
         batch_statistics: str = "batch",
         **kwargs,
     ):
@@ -111,8 +111,6 @@ class Learner(MetaTraining):
             model,
             steps,
             evaluation_steps,
-            first_order,
-            checkpoint,
             batch_statistics,
         )
         self.model = model
@@ -126,21 +124,33 @@ class Learner(MetaTraining):
         if inner_loss is not None:
             as_inner_loss(inner_loss)
         self.inner_loss = inner_loss
-        self.first_order = bool(first_order)
-        self.checkpoint = checkpoint
         self.batch_statistics = batch_statistics
-        self.update_rule = as_update_rule(update_rule, self.first_order)
+        self.update_rule = as_update_rule(update_rule)
         adapted = select_adapted(model, adapt)
         self.update_rule.ensure_attached(adapted, steps)
-        self._inner_loop = InnerLoop(
-            TaskBatched(model, adapted),
-            self.update_rule,
-            batch_statistics,
-            self.steps,
-        )
+        self._task_batched = TaskBatched(model, adapted)
+        self._solver = Solver(self.update_rule)
+        self.meta_gradient = meta_gradient
         # XLA has no strings.
         self.supports_jit = not takes_texts(model)
         self.built = True
+
+    @property
+    def meta_gradient(self) -> MetaGradient:
+        """How the gradient comes back through the inner loop."""
+        return self._meta_gradient
+
+    @meta_gradient.setter
+    def meta_gradient(self, value: MetaGradient | str) -> None:
+        value = as_meta_gradient(value)
+        self.check_meta_gradient(value)
+        self._meta_gradient = value
+        if getattr(self, "train_function", None) is not None:
+            self.make_train_function(force=True)
+
+    def check_meta_gradient(self, value: MetaGradient) -> None:
+        """Refuses a meta-gradient that the learner cannot take."""
+        value.check(self.update_rule)
 
     # Adaptation.
 
@@ -191,27 +201,63 @@ class Learner(MetaTraining):
     def _adapt_and_predict(
         self, inputs: dict[str, Any], training: bool, every_step: bool, steps
     ):
-        episode = Episode.from_inputs(inputs, self.model)
-        start = self._inner_loop.start(episode.tasks)
-        carry, outputs = self._unroll(
-            episode, start, steps, training, every_step
-        )
-        if every_step:
-            predictions = attach(*outputs[1])
-        else:
-            predictions, carry, losses = self._inner_loop.predict(
-                carry,
-                episode.support_x,
-                episode.query_x,
-                training=training,
-                xla=self._is_compiled_by_xla,
-            )
-            for loss in losses:
-                self.add_loss(loss)
+        adaptation = self._adapt(inputs, training, steps, every_step)
+        if not every_step:
+            return self.predict_tasks(adaptation, inputs, training)
+        predictions = attach(*adaptation.recorded[1])
         self._health.report_predictions(predictions)
         if training:
-            self._keep_state(start, carry)
+            self._keep_state(adaptation, adaptation.end)
         return predictions
+
+    def adapt_tasks(
+        self,
+        inputs: dict[str, Any],
+        training: bool = False,
+        steps: int | None = None,
+    ) -> Adaptation:
+        """Runs the inner loop on the support sets of a batch of tasks.
+
+        Args:
+            inputs: The inputs of `call`.
+            training: Whether this is a meta-training step.
+            steps: Number of inner steps; by default those of training or
+                evaluation.
+
+        Returns:
+            The adapted tasks.
+        """
+        if steps is None:
+            steps = self._number_of_steps(training)
+        return self._adapt(inputs, training, steps)
+
+    def predict_tasks(
+        self,
+        adaptation: Adaptation,
+        inputs: dict[str, Any],
+        training: bool = False,
+    ) -> Any:
+        """Predicts the query sets of adapted tasks.
+
+        Args:
+            adaptation: What `adapt_tasks` returned.
+            inputs: The inputs of `call`.
+            training: Whether this is a meta-training step.
+
+        Returns:
+            Predictions, `[tasks, q, ...]`.
+        """
+        data = Episode.from_inputs(inputs, self.model).as_inputs()
+        end = adaptation.end
+        result = self._problem(training).predict(
+            self._theta(), data, end.params, end.state
+        )
+        for loss in result.losses:
+            self.add_loss(loss)
+        self._health.report_predictions(result.outputs)
+        if training:
+            self._keep_state(adaptation, end._replace(state=result.state))
+        return result.outputs
 
     def _asserting(self, function: Callable, inputs: dict[str, Any]):
         """Calls a function; the graph raises what it reports."""
@@ -246,15 +292,19 @@ class Learner(MetaTraining):
         return swap(self._each_task(lambda x: swap(function(x)), inputs))
 
     def _trajectory(self, inputs: dict[str, Any], steps: int):
-        episode = Episode.from_inputs(inputs, self.model)
-        start = self._inner_loop.start(episode.tasks)
-        first, _ = self._predict_query(episode, start, False)
+        problem = self._problem(training=False)
+        data = Episode.from_inputs(inputs, self.model).as_inputs()
+        theta = self._theta()
+        start = self._solver.init(problem, theta, data)
+        first = problem.predict(theta, data, start.params, start.state).outputs
         first = keras.tree.map_structure(_with_first_axis, first)
-        _, outputs = self._unroll(episode, start, steps, False, True)
-        if outputs is None:
+        adaptation = self._adapt(inputs, False, steps, every_step=True)
+        if adaptation.recorded is None:
             return first
         predictions, notes = keras.tree.map_structure(
-            lambda y, ys: tf.concat([y, ys], axis=0), detach(first), outputs[1]
+            lambda y, ys: tf.concat([y, ys], axis=0),
+            detach(first),
+            adaptation.recorded[1],
         )
         return attach(predictions, notes)
 
@@ -300,165 +350,103 @@ class Learner(MetaTraining):
         inputs = keras.tree.map_structure(
             lambda x: x[tf.newaxis], as_tensors(inputs)
         )
-        episode = Episode.from_inputs(inputs, self.model)
-        start = self._inner_loop.start(episode.tasks)
-        carry, _ = self._reported(
-            lambda episode: self._unroll(episode, start, steps, False),
-            episode,
+        inputs = Episode.from_inputs(inputs, self.model).as_inputs()
+        adaptation = self._reported(
+            lambda inputs: self.adapt_tasks(inputs, steps=steps),
+            inputs,
             functools.partial(self._check_health, False),
         )
-        return clone_model(
-            self.model, self._inner_loop.one_task(carry, episode.support_x)
+        end = adaptation.end
+        values = self._problem(training=False).one_task(
+            inputs["support_x"], end.params, end.state
         )
+        return clone_model(self.model, values)
 
     def _number_of_steps(self, training: bool) -> int:
         if training or self.evaluation_steps is None:
             return self.steps
         return self.evaluation_steps
 
-    def _unroll(
+    def _problem(self, training: bool) -> FewShotProblem:
+        """Returns what the inner loop optimizes."""
+        return FewShotProblem(
+            variables=self.trainable_variables,
+            xla=self._is_compiled_by_xla,
+            task_batched=self._task_batched,
+            inner_loss=self._resolved_inner_loss,
+            batch_statistics=self.batch_statistics,
+            training=training,
+            support_of_step=self._support_of_step,
+        )
+
+    def _theta(self) -> list[tf.Tensor]:
+        """Returns the values of the meta-parameters."""
+        return [tf.convert_to_tensor(v.value) for v in self.trainable_variables]
+
+    def _adapt(
         self,
-        episode: Episode,
-        start: Carry,
-        steps: int,
+        inputs: dict[str, Any],
         training: bool,
+        steps: int,
         every_step: bool = False,
-    ):
-        """Runs the inner loop from `start`.
+    ) -> Adaptation:
+        """Runs the inner loop.
+
+        Args:
+            inputs: The inputs of `call`.
+            training: Whether this is a meta-training step.
+            steps: Number of steps.
+            every_step: Whether to record the predictions after each step.
 
         Returns:
-            The last `Carry`, and the outputs of all steps: the inner losses
-            before each step, `[steps, tasks]`, and with `every_step` the
-            predictions for the query sets after it.
+            The adapted tasks. It has recorded the inner losses before each
+            step, `[steps, tasks]`, and with `every_step` the predictions for
+            the query sets after it.
         """
-        require_same_choice(
-            self.model, self.adapt_spec, self._inner_loop.task_batched.adapted
-        )
+        problem = self._problem(training)
+        adapted = self._task_batched.adapted
+        require_same_choice(self.model, self.adapt_spec, adapted)
+        # Another learner may have attached the same rule in the meantime.
+        self.update_rule.ensure_attached(adapted, self.steps)
+        data = self._with_valid_support(Episode.from_inputs(inputs, self.model))
+        theta = self._theta()
+        start = self._solver.init(problem, theta, data)
+        run = self._solver.run
+        if training:
+            run = functools.partial(self.meta_gradient.solve, self._solver)
+        record = _record_losses
+        if every_step:
+            record = functools.partial(
+                _record_predictions, self._solver, problem
+            )
+        end, recorded = run(problem, theta, data, start, steps, record=record)
+        if recorded is not None:
+            self._health.report_inner_losses(recorded[0])
+        end = self._solver.finish(problem, theta, end)
+        self._health.report_weights(end.params, steps)
+        return Adaptation(adapted, start, end, recorded)
+
+    def _with_valid_support(self, episode: Episode) -> dict[str, Any]:
+        """Reports labels of support sets out of range, and replaces them."""
         self._health.count_tasks(episode.tasks)
         classes = self._support_classes
         if classes is not None:
             self._health.report_labels(episode.support_y, classes)
-        valid = episode.with_valid_labels(classes)
-        structure = valid.as_inputs()
-        variables = self._used_variables()
-        values = [tf.convert_to_tensor(v.value) for v in variables]
-        length = self._segment_length(steps, training)
-        shared = None
-        # The gradient of a segment reaches only what it is given.
-        if length is None:
-            with keras.StatelessScope(zip(variables, values, strict=True)):
-                shared = self._share(valid, start, steps, training)
+        return episode.with_valid_labels(classes).as_inputs()
 
-        def step(i, carry, constants):
-            values, inputs = constants
-            with keras.StatelessScope(zip(variables, values, strict=True)):
-                return self._step_and_outputs(
-                    Episode(**keras.tree.pack_sequence_as(structure, inputs)),
-                    i,
-                    Carry(*carry),
-                    training,
-                    every_step,
-                    shared,
-                )
+    def _support_of_step(
+        self, data: dict[str, Any], step: int | tf.Tensor
+    ) -> Support:
+        """Returns what a step learns from."""
+        return whole_support(data, step)
 
-        carry, outputs = checkpointed_unroll(
-            step,
-            tuple(start),
-            (values, keras.tree.flatten(structure)),
-            steps,
-            length,
-            lay_out=training and not self.first_order,
-            xla=self._is_compiled_by_xla,
-        )
-        if outputs is not None:
-            self._health.report_inner_losses(outputs[0])
-        carry = Carry(*carry)
-        weights, rule_state = self.update_rule.final(
-            carry.weights, carry.rule_state
-        )
-        self._health.report_weights(weights, steps)
-        return carry._replace(weights=weights, rule_state=rule_state), outputs
-
-    def _share(self, episode: Episode, start: Carry, steps: int, training):
-        """Computes what the steps have in common, see `InnerLoop.share`."""
-        first = self._support_of_step(episode, 0)
-        if steps < 2 or first.x is not episode.support_x:
-            return None
-        return self._inner_loop.share(
-            start,
-            first.x,
-            training=training,
-            first_order=self.first_order,
-            xla=self._is_compiled_by_xla,
-        )
-
-    def _step_and_outputs(
-        self, episode, i, carry: Carry, training: bool, every_step, shared
-    ):
-        """Takes step `i`; returns the new carry, a tuple, and the outputs."""
-        carry, losses = self._step(episode, i, carry, training, shared)
-        # They are only looked at; a loop would still backpropagate zeros.
-        losses = tf.stop_gradient(losses)
-        if not every_step:
-            return tuple(carry), (losses,)
-        points = carry.weights
-        weights, _ = self.update_rule.final(points, carry.rule_state)
-        predictions, carry = self._predict_query(
-            episode, carry._replace(weights=weights), training
-        )
-        carry = carry._replace(weights=points)
-        return tuple(carry), (losses, detach(predictions))
-
-    def _used_variables(self) -> list[keras.Variable]:
-        """Returns the learned variables that the steps of the loop read."""
-        adapted = {id(v) for v in self._inner_loop.task_batched.adapted}
-        return [v for v in self.trainable_variables if id(v) not in adapted]
-
-    def _segment_length(self, steps: int, training: bool) -> int | None:
-        if not training or (self.first_order and self.checkpoint == "auto"):
-            return None
-        return segment_length(self.checkpoint, steps)
-
-    def _step(
-        self, episode: Episode, i, carry: Carry, training: bool, shared=None
-    ):
-        """Takes step `i`; returns the new carry and the losses, `[tasks]`."""
-        return self._inner_loop.step(
-            carry,
-            self._support_of_step(episode, i),
-            self._resolved_inner_loss,
-            training=training,
-            first_order=self.first_order,
-            xla=self._is_compiled_by_xla,
-            shared=shared,
-        )
-
-    def _support_of_step(self, episode: Episode, i: int | tf.Tensor) -> Support:
-        """Returns what step `i` learns from."""
-        return Support(
-            episode.support_x,
-            episode.support_y,
-            episode.support_sample_weight,
-        )
-
-    def _predict_query(self, episode: Episode, carry: Carry, training: bool):
-        """Returns predictions for the query sets and the new carry."""
-        predictions, carry, _ = self._inner_loop.predict(
-            carry,
-            episode.support_x,
-            episode.query_x,
-            training=training,
-            xla=self._is_compiled_by_xla,
-        )
-        return predictions, carry
-
-    def _keep_state(self, start: Carry, end: Carry) -> None:
-        """Keeps what the step changed, unless the step failed."""
+    def _keep_state(self, adaptation: Adaptation, end: Carry) -> None:
+        """Keeps what a step changed, unless the step failed."""
         changes = [
             Change(variable, old, new)
             for variable, old, new in zip(
-                self._inner_loop.task_batched.state_variables,
-                start.state,
+                self._task_batched.state_variables,
+                adaptation.start.state,
                 end.state,
                 strict=True,
             )
@@ -552,8 +540,7 @@ class Learner(MetaTraining):
             "evaluation_steps": self.evaluation_steps,
             "adapt": serialize(adapt) if callable(adapt) else adapt,
             "inner_loss": serialize(self.inner_loss),
-            "first_order": self.first_order,
-            "checkpoint": self.checkpoint,
+            "meta_gradient": serialize(self.meta_gradient),
             "batch_statistics": self.batch_statistics,
         }
 
@@ -561,10 +548,36 @@ class Learner(MetaTraining):
     def from_config(cls, config: dict[str, Any]):
         """Makes a learner from `get_config`'s dict."""
         config = dict(config)
-        for key in ("model", "update_rule", "inner_loss", "adapt"):
+        for key in (
+            "model",
+            "update_rule",
+            "inner_loss",
+            "adapt",
+            "meta_gradient",
+        ):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key])
         return cls(**config)
+
+
+def _record_losses(theta, data, carry: Carry, losses: tf.Tensor):
+    carry, losses = losses_only(theta, data, carry, losses)
+    return carry, (losses,)
+
+
+def _record_predictions(
+    solver: Solver,
+    problem: FewShotProblem,
+    theta: Sequence[tf.Tensor],
+    data: dict[str, Any],
+    carry: Carry,
+    losses: tf.Tensor,
+):
+    result = solver.finish(problem, theta, carry)
+    predicted = problem.predict(theta, data, result.params, result.state)
+    _, recorded = _record_losses(theta, data, carry, losses)
+    carry = carry._replace(state=predicted.state)
+    return carry, (*recorded, detach(predicted.outputs))
 
 
 def _with_first_axis(x: tf.Tensor) -> tf.Tensor:

@@ -21,7 +21,7 @@ class MAML(Learner):
     """Learns an initialization from which few gradient steps suffice.
 
     The meta-gradient goes through the inner loop, second derivatives
-    included unless `first_order` is set.
+    included, unless `meta_gradient` says otherwise.
 
     Args:
         model: See `Learner`.
@@ -34,8 +34,8 @@ class MAML(Learner):
             and regularizers of weights by the sum of the weights.
             `keras_meta.callbacks.AnnealStepWeights` shifts them to
             the last step over the first epochs.
-        **kwargs: `evaluation_steps`, `adapt`, `inner_loss`, `first_order`,
-            `checkpoint`, `batch_statistics`, `name`; see `Learner`.
+        **kwargs: `evaluation_steps`, `adapt`, `inner_loss`, `meta_gradient`,
+            `batch_statistics`, `name`; see `Learner`.
 
     Example:
     ```python
@@ -76,9 +76,10 @@ class MAML(Learner):
                 trainable=False,
             )
 
-    def _outer_loss(self, x, y, sample_weight):
-        if self.step_weights is None:
-            return super()._outer_loss(x, y, sample_weight)
+    def outer_loss(self, x, y, sample_weight=None, adaptation=None):
+        """Weighs the losses after all steps; see `Learner.outer_loss`."""
+        if self.step_weights is None or adaptation is not None:
+            return super().outer_loss(x, y, sample_weight, adaptation)
         predictions = self(x, training=True, every_step=True)
         losses = []
         for i in range(self.steps):
@@ -95,7 +96,7 @@ class MAML(Learner):
                 )
             )
         weights = tf.convert_to_tensor(self.step_weights)
-        return y_pred, tf.tensordot(weights, tf.stack(losses), axes=1)
+        return tf.tensordot(weights, tf.stack(losses), axes=1), y_pred
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

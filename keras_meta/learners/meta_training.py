@@ -21,12 +21,14 @@ from keras_meta.execution.undoing import Change
 from keras_meta.execution.undoing import ModelState
 from keras_meta.execution.undoing import undone_unless
 from keras_meta.inner.inner_loss import averages_examples
+from keras_meta.learners.batch_objective import BatchObjective
 from keras_meta.learners.meta_evaluation import MetaEvaluation
 from keras_meta.learners.meta_evaluation import examples_of_task
 from keras_meta.learners.texts import has_texts
+from keras_meta.meta_gradients.objective import Adaptation
 
 
-class MetaGradient(NamedTuple):
+class StepResult(NamedTuple):
     """What a step computes from its tasks, before it changes anything.
 
     Attributes:
@@ -62,7 +64,7 @@ class MetaTraining(MetaEvaluation):
     state; the step is the same up to rounding. Large tasks for a convolutional
     network are taken one by one and without XLA, which is slower there.
 
-    It uses `_inner_loop` of the other part.
+    It uses `_task_batched`, `meta_gradient` and what adapts of the other part.
     """
 
     def __init__(self, **kwargs):
@@ -122,14 +124,14 @@ class MetaTraining(MetaEvaluation):
             result = self._computed(x, y, sample_weight)
             return self._apply(x, y, sample_weight, result)
 
-    def _computed(self, x, y, sample_weight) -> MetaGradient:
+    def _computed(self, x, y, sample_weight) -> StepResult:
         """Returns what a step computes.
 
         It changes no more than the trackers that Keras has for the losses of
         several outputs.
         """
         with self._model_state.held_back() as changes:
-            result = self._meta_gradient(x, y, sample_weight)
+            result = self._estimate(x, y, sample_weight)
         return result._replace(changes=changes)
 
     def _step_in_blocks(self, x, y, sample_weight, blocks: Blocks):
@@ -158,7 +160,7 @@ class MetaTraining(MetaEvaluation):
         self._health.merge(reports, blocks.size)
         number = tf.shape(reports)[0]
         means = iter(g / tf.cast(number, g.dtype) for g in gradients)
-        result = MetaGradient(
+        result = StepResult(
             [next(means) if is_learned else None for is_learned in learned],
             loss / tf.cast(number, loss.dtype),
             keras.tree.map_structure(merge_tasks, attach(*predictions)),
@@ -191,17 +193,34 @@ class MetaTraining(MetaEvaluation):
         size = task_blocks.block_size(x["support_y"].shape[0], bytes_per_task)
         return None if size is None else Blocks(size, jit_compile=True)
 
-    def _meta_gradient(self, x, y, sample_weight) -> MetaGradient:
+    def _estimate(self, x, y, sample_weight) -> StepResult:
         """Returns what the tasks say about the learned weights."""
-        with tf.GradientTape() as tape:
-            y_pred, loss = self._outer_loss(x, y, sample_weight)
-            scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, self.trainable_variables)
-        return MetaGradient(list(map(_densify, gradients)), loss, y_pred, [])
+        objective = BatchObjective(self, x, y, sample_weight)
+        estimate = self.meta_gradient.estimate(objective)
+        gradients = list(map(_densify, estimate.gradients))
+        return StepResult(gradients, estimate.loss, estimate.predictions, [])
 
-    def _outer_loss(self, x, y, sample_weight):
-        """Returns predictions for the query sets and the loss to minimize."""
-        y_pred = self(x, training=True)
+    def outer_loss(
+        self,
+        x: dict[str, Any],
+        y: Any,
+        sample_weight: Any = None,
+        adaptation: Adaptation | None = None,
+    ) -> tuple[tf.Tensor, Any]:
+        """Returns what training minimizes, and predictions for the queries.
+
+        Args:
+            x: The inputs of `call`.
+            y: Labels of the query sets, `[tasks, q, ...]`.
+            sample_weight: Weights of the query examples, `[tasks, q]`.
+            adaptation: The tasks as `adapt_tasks` returned them; by default
+                they are adapted here.
+        """
+        if adaptation is None:
+            y_pred = self(x, training=True)
+        else:
+            self._clear_losses()
+            y_pred = self.predict_tasks(adaptation, x, training=True)
         loss = self._compute_loss(
             x=x,
             y=y,
@@ -209,9 +228,9 @@ class MetaTraining(MetaEvaluation):
             sample_weight=sample_weight,
             training=True,
         )
-        return y_pred, loss
+        return loss, y_pred
 
-    def _apply(self, x, y, sample_weight, result: MetaGradient):
+    def _apply(self, x, y, sample_weight, result: StepResult):
         """Updates the learned weights; returns the step's logs."""
         self._health.report_outer(
             can_learn_from(result.loss, result.gradients, self.optimizer)
@@ -243,7 +262,7 @@ class MetaTraining(MetaEvaluation):
         """
         return (
             model_supports_jit(self)
-            and not self._inner_loop.task_batched.has_fallback
+            and not self._task_batched.has_fallback
             and not self._is_distributed
         )
 

@@ -10,14 +10,15 @@ import tensorflow as tf
 
 from keras_meta.batching import task_axis
 from keras_meta.checks import check_at_least
-from keras_meta.checks import check_bool
 from keras_meta.checks import check_whole
 from keras_meta.execution import replicas
 from keras_meta.execution.undoing import Change
-from keras_meta.inner.inner_loop import Support
+from keras_meta.inner.few_shot import Support
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.learner import Learner
-from keras_meta.learners.meta_training import MetaGradient
+from keras_meta.learners.meta_training import StepResult
+from keras_meta.meta_gradients.displacement import Displacement
+from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.update_rules.adam import Adam
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -75,24 +76,13 @@ class Reptile(Learner):
     ):
         if update_rule is None:
             update_rule = Adam(0.001, beta_1=0.0)
-        first_order = kwargs.pop("first_order", True)
-        check_bool(first_order=first_order)
-        if not first_order:
-            raise ValueError(
-                "Reptile takes no second derivatives. Received: "
-                "first_order=False; use keras_meta.MAML."
-            )
         if batch_size is not None:
             check_at_least(1, batch_size=batch_size)
             batch_size = int(batch_size)
         check_whole(seed=seed)
-        super().__init__(model, update_rule, steps, first_order=True, **kwargs)
-        if self.update_rule.trainable_variables:
-            raise ValueError(
-                "Reptile cannot learn rates: its update is no derivative. "
-                "Pass an update rule with learn=None, or use "
-                "keras_meta.MAML or keras_meta.MetaSGD."
-            )
+        super().__init__(
+            model, update_rule, steps, meta_gradient="displacement", **kwargs
+        )
         self.batch_size = batch_size
         self.seed = int(seed)
         # A weight, so that a loaded learner continues its draws. TensorFlow
@@ -104,6 +94,15 @@ class Reptile(Learner):
             initializer="zeros",
             trainable=False,
         )
+
+    def check_meta_gradient(self, value: MetaGradient) -> None:
+        """Refuses other meta-gradients; see `Learner`."""
+        super().check_meta_gradient(value)
+        if not isinstance(value, Displacement):
+            raise ValueError(
+                "Reptile's meta-gradient is a displacement. Received: "
+                f"meta_gradient={value}. Use keras_meta.MAML for others."
+            )
 
     def _prepare(self, x: dict[str, Any]) -> dict[str, Any]:
         """Repeats the support sets, shuffled, as often as the steps need."""
@@ -126,27 +125,7 @@ class Reptile(Learner):
         draws = tf.convert_to_tensor(self._draws)
         return [tf.cast(self.seed, draws.dtype), draws + 1]
 
-    def _meta_gradient(self, x, y, sample_weight) -> MetaGradient:
-        episode = Episode.from_inputs(x)
-        start = self._inner_loop.start(episode.tasks)
-        carry, _ = self._unroll(episode, start, self.steps, training=True)
-        y_pred, carry = self._predict_query(episode, carry, training=True)
-        self._keep_state(start, carry)
-        self._clear_losses()
-        loss = self._compute_loss(
-            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight
-        )
-        number = tf.distribute.get_strategy().num_replicas_in_sync
-        adapted = self._inner_loop.task_batched.adapted
-        moves = {}
-        for v, w in zip(adapted, carry.weights, strict=True):
-            move = tf.convert_to_tensor(v.value) - tf.reduce_mean(w, axis=0)
-            # As the optimizer divides by its loss scale.
-            moves[id(v)] = self.optimizer.scale_loss(move / number)
-        gradients = [moves.get(id(v)) for v in self.trainable_variables]
-        return MetaGradient(gradients, loss, y_pred, [])
-
-    def _apply(self, x, y, sample_weight, result: MetaGradient):
+    def _apply(self, x, y, sample_weight, result: StepResult):
         draws = tf.convert_to_tensor(self._draws)
         drawn = Change(self._draws, draws, draws + 1)
         result = result._replace(changes=[*result.changes, drawn])
@@ -155,19 +134,22 @@ class Reptile(Learner):
             warnings.filterwarnings("ignore", "Gradients do not exist")
             return super()._apply(x, y, sample_weight, result)
 
-    def _support_of_step(self, episode: Episode, i) -> Support:
-        if self.batch_size is None:
-            return super()._support_of_step(episode, i)
-        examples = task_axis.size(episode.support_y, 1)
-        start = i * self.batch_size
-        order = (start + tf.range(self.batch_size)) % examples
-        order = tf.broadcast_to(order, [episode.tasks, self.batch_size])
-        return super()._support_of_step(_take(episode, order), i)
+    def _support_of_step(
+        self, data: dict[str, Any], step: int | tf.Tensor
+    ) -> Support:
+        episode = Episode(**data)
+        if self.batch_size is not None:
+            examples = task_axis.size(episode.support_y, 1)
+            start = step * self.batch_size
+            order = (start + tf.range(self.batch_size)) % examples
+            order = tf.broadcast_to(order, [episode.tasks, self.batch_size])
+            episode = _take(episode, order)
+        return super()._support_of_step(episode.as_inputs(), step)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
         config = super().get_config()
-        del config["first_order"]
+        del config["meta_gradient"]
         return {**config, "batch_size": self.batch_size, "seed": self.seed}
 
 

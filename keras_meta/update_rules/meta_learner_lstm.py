@@ -37,8 +37,8 @@ class MetaLearnerLSTM(UpdateRule):
     LSTM that has seen gradients and losses. All of it is shared by all
     parameters, each with its own state. It is made for few-shot
     classification, `MAML(model, MetaLearnerLSTM(), steps=5,
-    first_order=True)`: its paper takes gradients as constants and learns the
-    initial parameters too.
+    meta_gradient="first_order")`: its paper takes gradients as constants and
+    learns the initial parameters too.
 
     Args:
         units: Units of the LSTM that sees gradients and losses.

@@ -14,8 +14,8 @@ from tests.reference import stacked
 
 layers = keras.layers
 
-MOMENTS = "moments directly .*first_order=True"
-MAX_POOL = "max-pooling operation directly .*first_order=True"
+MOMENTS = "moments directly .*meta_gradient=.first_order"
+MAX_POOL = "max-pooling operation directly .*meta_gradient=.first_order"
 
 
 def standardized(x):
@@ -282,7 +282,7 @@ WITHOUT_SECOND_DERIVATIVE = {
 @pytest.mark.parametrize("name", WITHOUT_SECOND_DERIVATIVE)
 def test_operations_without_second_derivative_are_refused(name, eagerly):
     layer = Mine(WITHOUT_SECOND_DERIVATIVE[name])
-    message = f"Layer 'mine' .*{name}.*first_order=True"
+    message = f"Layer 'mine' .*{name}.*meta_gradient=.first_order"
     with pytest.raises(ValueError, match=message):
         take_gradient(layer, eagerly=eagerly)
 
@@ -416,7 +416,7 @@ def differentiate_loss(loss, again=True):
 
 def test_cross_entropy_with_learned_labels_is_refused():
     loss = functools.partial(self_distillation, False)
-    with pytest.raises(ValueError, match="labels.*first_order=True"):
+    with pytest.raises(ValueError, match="labels.*meta_gradient=.first_order"):
         differentiate_loss(loss)
     assert differentiate_loss(loss, again=False).shape == (2, 3)
 

@@ -190,14 +190,35 @@ def test_a_number_as_step_weights():
         keras_meta.MAML(mlp(), steps=1, step_weights=0.5)
 
 
-def test_second_order_reptile():
-    with refuses(ValueError, "Reptile .*first_order=False.*keras_meta.MAML"):
-        keras_meta.Reptile(mlp(), first_order=False)
+@pytest.mark.parametrize("value", [None, 3, True, keras_meta.Unrolled])
+def test_a_meta_gradient_of_another_type(value):
+    with refuses(TypeError, "`meta_gradient` must be .*Use one of"):
+        keras_meta.MAML(mlp(), meta_gradient=value)
+
+
+def test_an_unknown_meta_gradient():
+    with refuses(ValueError, "`meta_gradient` .*'second_order'.*unrolled"):
+        keras_meta.MAML(mlp(), meta_gradient="second_order")
+
+
+def test_a_meta_gradient_stays_as_it_was_when_another_is_refused():
+    learner = keras_meta.MAML(mlp(), meta_gradient="first_order")
+    with refuses(ValueError, "`meta_gradient`"):
+        learner.meta_gradient = "exact"
+    assert learner.meta_gradient == keras_meta.FirstOrder()
+
+
+def test_a_derivative_for_reptile():
+    learner = keras_meta.Reptile(mlp())
+    with refuses(ValueError, "displacement.*Unrolled.*keras_meta.MAML"):
+        learner.meta_gradient = "unrolled"
 
 
 def test_reptile_with_learned_rates():
     rule = keras_meta.GradientDescent(0.1, learn="scalar")
-    with refuses(ValueError, "Reptile cannot learn rates.*learn=None"):
+    with refuses(
+        ValueError, "learned rates.*GradientDescent, which learns.*learn=None"
+    ):
         keras_meta.Reptile(mlp(), rule)
 
 
@@ -224,8 +245,8 @@ def test_seeds_of_numpy():
 
 def test_attention_needs_second_derivatives():
     rule = keras_meta.HierarchicalRNN([3, 2, 2], attention=True)
-    with refuses(ValueError, "attention=True, and first_order=True.*Use"):
-        keras_meta.MAML(mlp(), rule, first_order=True)
+    with refuses(ValueError, "attention=True, and .*FirstOrder.*Use"):
+        keras_meta.MAML(mlp(), rule, meta_gradient="first_order")
 
 
 def test_known_losses_compare_one_output():
@@ -256,8 +277,6 @@ def test_evaluation_of_less_than_two_tasks(tasks):
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (lambda **flag: keras_meta.MAML(mlp(), **flag), "first_order"),
-        (lambda **flag: keras_meta.Reptile(mlp(), **flag), "first_order"),
         (keras_meta.Momentum, "nesterov"),
         (keras_meta.HierarchicalRNN, "attention"),
         (keras_meta.optimizers.HierarchicalRNNOptimizer, "attention"),
@@ -296,8 +315,8 @@ def _classes():
 
 
 def test_truth_values_of_numpy():
-    learner = keras_meta.MAML(mlp(), first_order=np.bool_(True))
-    assert learner.first_order is True
+    rule = keras_meta.Momentum(0.1, nesterov=np.bool_(True))
+    assert rule.nesterov is True
 
 
 _INFINITIES = [float("nan"), float("inf"), np.float32("nan")]

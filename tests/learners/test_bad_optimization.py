@@ -63,7 +63,7 @@ def test_problems_without_an_end():
 
 
 def test_callbacks_of_meta_learners_are_refused():
-    switch = keras_meta.callbacks.SwitchToSecondOrder(1)
+    switch = keras_meta.callbacks.SwitchMetaGradient({0: "first_order"})
     with pytest.raises(ValueError, match="a meta-learner.*OptimizerLearner"):
         learner().fit(batches(2, num_batches=1), callbacks=[switch])
 

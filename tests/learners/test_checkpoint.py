@@ -39,10 +39,20 @@ def with_dropout(outputs):
     )
 
 
-def makes(learner, model=mlp, rule=lambda: 0.1, **options):
+def makes(
+    learner,
+    model=mlp,
+    rule=lambda: 0.1,
+    meta_gradient=keras_meta.Unrolled,
+    **options,
+):
     """Returns a function from `checkpoint` to a new learner."""
     return lambda checkpoint: learner(
-        model(WAYS), rule(), steps=STEPS, checkpoint=checkpoint, **options
+        model(WAYS),
+        rule(),
+        steps=STEPS,
+        meta_gradient=meta_gradient(checkpoint),
+        **options,
     )
 
 
@@ -57,7 +67,7 @@ MAKERS = {
     ),
     "every_step_counts": makes(MAML, step_weights="uniform"),
     "dropout": makes(MAML, with_dropout),
-    "first_order": makes(MAML, first_order=True),
+    "first_order": makes(MAML, meta_gradient=keras_meta.FirstOrder),
 }
 
 
@@ -123,7 +133,7 @@ def test_long_loops_are_checkpointed_by_default(monkeypatch):
         seen.append((checkpoint, steps))
 
     monkeypatch.setattr(
-        "keras_meta.learners.learner.segment_length", segment_length
+        "keras_meta.meta_gradients.unrolled.segment_length", segment_length
     )
     learner = compiled(keras_meta.MAML(mlp(), 0.1, 40))
     x, y = regression()
@@ -134,9 +144,9 @@ def test_long_loops_are_checkpointed_by_default(monkeypatch):
 
 
 def test_configuration_holds_the_setting():
-    learner = keras_meta.MAML(mlp(), checkpoint="step")
+    learner = keras_meta.MAML(mlp(), meta_gradient=keras_meta.Unrolled("step"))
     copy = keras_meta.MAML.from_config(learner.get_config())
-    assert copy.checkpoint == "step"
+    assert copy.meta_gradient == keras_meta.Unrolled("step")
 
 
 @pytest.mark.parametrize("value", ["always", None, True, 3])
@@ -144,4 +154,4 @@ def test_an_unknown_setting(value):
     with refuses(
         ValueError, f"`checkpoint` must be one of .*'sqrt'.*={value!r}"
     ):
-        keras_meta.MAML(mlp(), checkpoint=value)
+        keras_meta.Unrolled(checkpoint=value)

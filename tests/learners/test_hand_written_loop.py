@@ -162,7 +162,7 @@ def test_maml(jit_compile, steps_per_execution):
 def test_first_order_maml(jit_compile, steps_per_execution):
     _assert_fit_equals(
         _maml_by_hand(True),
-        keras_meta.MAML(_network(), 0.3, 2, first_order=True),
+        keras_meta.MAML(_network(), 0.3, 2, meta_gradient="first_order"),
         jit_compile,
         steps_per_execution,
     )

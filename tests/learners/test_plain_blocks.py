@@ -69,8 +69,10 @@ _LEARNERS = {
     "one step": _maml,
     "laid out": lambda: _maml(steps=3, pool="average"),
     "loop": lambda: _maml(update_rule=0.01, steps=12),
-    "checkpoints": lambda: _maml(steps=4, checkpoint="sqrt"),
-    "first order": lambda: _maml(steps=3, first_order=True),
+    "checkpoints": lambda: _maml(
+        steps=4, meta_gradient=keras_meta.Unrolled("sqrt")
+    ),
+    "first order": lambda: _maml(steps=3, meta_gradient="first_order"),
     "support statistics": lambda: _maml(batch_statistics="support"),
     "step weights": lambda: _maml(steps=2, step_weights="uniform"),
     "rates of steps": _per_step,

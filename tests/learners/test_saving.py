@@ -119,7 +119,7 @@ _ARGUMENTS = {
     "steps": 3,
     "evaluation_steps": 0,
     "adapt": ["norm"],
-    "first_order": True,
+    "meta_gradient": "first_order",
     "batch_statistics": "support",
     "step_weights": [0.0, 0.25, 0.75],
     "name": "quick_learner",
@@ -134,7 +134,7 @@ def test_every_argument_of_maml_survives_its_config():
     other = keras_meta.MAML.from_config(learner.get_config())
     assert other.name == "quick_learner"
     assert (other.steps, other.evaluation_steps) == (3, 0)
-    assert other.first_order
+    assert other.meta_gradient == keras_meta.FirstOrder()
     assert other.batch_statistics == "support"
     assert other.inner_loss is fourth_power
     np.testing.assert_array_equal(other.step_weights, [0.0, 0.25, 0.75])
@@ -160,9 +160,10 @@ def test_every_argument_of_reptile_survives_its_config():
 
 def test_every_argument_of_meta_sgd_survives_its_config():
     rate = keras.initializers.RandomUniform(0.1, 0.2, seed=4)
-    learner = keras_meta.MetaSGD(mlp(), rate, 2, first_order=True)
+    learner = keras_meta.MetaSGD(mlp(), rate, 2, meta_gradient="first_order")
     other = keras_meta.MetaSGD.from_config(learner.get_config())
-    assert (other.steps, other.first_order) == (2, True)
+    assert other.steps == 2
+    assert other.meta_gradient == keras_meta.FirstOrder()
     assert_same_weights(
         [r.numpy() for r in other.update_rule.rates],
         [r.numpy() for r in learner.update_rule.rates],

@@ -142,7 +142,7 @@ def assert_same_moves(make, monkeypatch, **options):
 QUICK = [
     ({"jit_compile": True}, "batch"),
     ({"run_eagerly": True}, "running"),
-    ({"first_order": True}, "running"),
+    ({"meta_gradient": "first_order"}, "running"),
     ({"checkpoint": "sqrt"}, "batch"),
     ({"step_weights": "uniform"}, "support"),
 ]

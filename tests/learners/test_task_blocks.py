@@ -116,7 +116,9 @@ def _assert_equal_fits(make, data, **options):
 _COVERED = ("first-order", "anil", "long", "checkpointed-batch-norm")
 _LEARNERS = {
     "maml": lambda: keras_meta.MAML(mlp(), 0.1, steps=2),
-    "first-order": lambda: keras_meta.MAML(mlp(), 0.1, first_order=True),
+    "first-order": lambda: keras_meta.MAML(
+        mlp(), 0.1, meta_gradient="first_order"
+    ),
     "multi-step": lambda: keras_meta.MAML(
         mlp(), 0.1, steps=2, step_weights="uniform"
     ),
@@ -130,10 +132,13 @@ _LEARNERS = {
         normalized_mlp(), 0.01, steps=12
     ),
     "checkpointed-batch-norm": lambda: keras_meta.MAML(
-        normalized_mlp(), 0.01, steps=4, checkpoint="sqrt"
+        normalized_mlp(),
+        0.01,
+        steps=4,
+        meta_gradient=keras_meta.Unrolled("sqrt"),
     ),
     "looped-batch-norm": lambda: keras_meta.MAML(
-        normalized_mlp(), 0.01, steps=3, first_order=True
+        normalized_mlp(), 0.01, steps=3, meta_gradient="first_order"
     ),
 }
 

@@ -170,7 +170,9 @@ def test_checkpointing_changes_nothing():
     start = model.get_weights()
     for checkpoint in ("off", "step"):
         model.set_weights(start)
-        learner = _learner(model, steps=3, checkpoint=checkpoint)
+        learner = _learner(
+            model, steps=3, meta_gradient=keras_meta.Unrolled(checkpoint)
+        )
         learner.train_on_batch(*_tasks())
         trained.append(learner.model.get_weights())
     assert_same_weights(*trained, atol=1e-6)

@@ -151,7 +151,10 @@ def test_a_meta_learner_learns_and_is_saved_with_it(tmp_path):
         ]
     )
     learner = keras_meta.MAML(
-        model, MetaLearnerLSTM(8, seed=0), steps=3, first_order=True
+        model,
+        MetaLearnerLSTM(8, seed=0),
+        steps=3,
+        meta_gradient="first_order",
     )
     learner.compile(
         keras.optimizers.Adam(0.01),

@@ -88,7 +88,7 @@ def make(setting, parameters, batches, precision=None, **compile_options):
         _network(setting, parameters),
         update_rule=GradientDescent(setting.inner_rate),
         steps=setting.steps,
-        first_order=setting.first_order,
+        meta_gradient="first_order" if setting.first_order else "unrolled",
         adapt="head" if setting.head_only else "all",
     )
     learner.compile(

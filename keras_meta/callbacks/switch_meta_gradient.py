@@ -1,0 +1,70 @@
+"""Other meta-gradients in other epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+
+from keras_meta.checks import describe
+from keras_meta.checks import is_whole
+from keras_meta.learners.learner import Learner
+from keras_meta.meta_gradients.get import as_meta_gradient
+from keras_meta.meta_gradients.meta_gradient import MetaGradient
+
+
+class SwitchMetaGradient(keras.callbacks.Callback):
+    """Changes a learner's meta-gradient from epoch to epoch.
+
+    The first epochs can take first-order gradients, which are cheaper, and
+    later ones exact gradients.
+
+    Args:
+        meta_gradients: The meta-gradient from an epoch on, an object or a
+            name, by the number of that epoch.
+
+    Raises:
+        ValueError: If epoch 0 is missing, or if `fit` is of another model
+            than a gradient-based meta-learner.
+        TypeError: If one is not a meta-gradient.
+
+    Example:
+    >>> callback = SwitchMetaGradient({0: "first_order", 10: "unrolled"})
+
+    References:
+        - [Antoniou et al., 2019](https://arxiv.org/abs/1810.09502),
+          section 4, derivative-order annealing.
+    """
+
+    def __init__(self, meta_gradients: Mapping[int, MetaGradient | str]):
+        super().__init__()
+        is_mapping = isinstance(meta_gradients, Mapping)
+        is_by_epoch = is_mapping and all(map(is_whole, meta_gradients))
+        if not is_by_epoch or 0 not in meta_gradients:
+            raise ValueError(
+                "`meta_gradients` must say by the number of an epoch which "
+                "meta-gradient to take from it on, and have an epoch 0. "
+                f"Received: meta_gradients={describe(meta_gradients)}. Write "
+                '{0: "first_order", 10: "unrolled"}, for instance.'
+            )
+        self.meta_gradients = {
+            epoch: as_meta_gradient(value)
+            for epoch, value in meta_gradients.items()
+        }
+
+    def on_train_begin(self, logs=None):
+        """Checks that the learner can take all of them."""
+        if not isinstance(self.model, Learner):
+            raise ValueError(
+                "SwitchMetaGradient needs a gradient-based meta-learner such "
+                f"as keras_meta.MAML. Received: {type(self.model).__name__}"
+            )
+        for meta_gradient in self.meta_gradients.values():
+            self.model.check_meta_gradient(meta_gradient)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Sets the meta-gradient for the epoch that begins."""
+        latest = max(e for e in self.meta_gradients if e <= epoch)
+        meta_gradient = self.meta_gradients[latest]
+        if self.model.meta_gradient != meta_gradient:
+            self.model.meta_gradient = meta_gradient

@@ -1,0 +1,230 @@
+"""Adapting a Keras model to the support sets of tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_meta.batching import task_axis
+from keras_meta.batching.shared_calls import SharedCalls
+from keras_meta.batching.task_batched import TaskBatched
+from keras_meta.batching.task_batched import TaskOutputs
+from keras_meta.inner.inner_loss import InnerLoss
+from keras_meta.inner.problem import Derivatives
+from keras_meta.inner.problem import InnerProblem
+
+
+class Support(NamedTuple):
+    """What one step learns from.
+
+    Attributes:
+        x: Inputs, nested as the model expects them, each `[tasks, n, ...]`.
+        y: Labels, `[tasks, n, ...]`.
+        sample_weight: Weights of the examples, `[tasks, n]`, or `None`.
+    """
+
+    x: Any
+    y: tf.Tensor
+    sample_weight: tf.Tensor | None = None
+
+
+def whole_support(data: Mapping[str, Any], step: int | tf.Tensor) -> Support:
+    """Returns the whole support set, for every step.
+
+    Args:
+        data: A batch of tasks, see `Learner.call`.
+        step: Number of the step.
+    """
+    return Support(
+        data["support_x"],
+        data["support_y"],
+        data.get("support_sample_weight"),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FewShotProblem(InnerProblem):
+    """Few-shot tasks: a model adapts to support sets and predicts queries.
+
+    Its data are the inputs of `Learner.call`.
+
+    Attributes:
+        task_batched: The model. Its adapted variables are the parameters,
+            and with `theta_per_task` all others that `theta` has, after them.
+        inner_loss: What a step descends.
+        batch_statistics: See `keras_meta.learners.learner.Learner`.
+        training: Whether layers run in training mode.
+        support_of_step: Maps the data and the number of a step to what the
+            step learns from.
+        shared: What all steps share, see `prepared`.
+    """
+
+    task_batched: TaskBatched
+    inner_loss: InnerLoss
+    batch_statistics: str
+    training: bool
+    support_of_step: Callable[[Any, int | tf.Tensor], Support] = whole_support
+    shared: SharedCalls | None = None
+
+    @property
+    def layers(self) -> Sequence[keras.Layer]:
+        """All layers of the model."""
+        return self.task_batched.layers
+
+    def start(self, theta, data):
+        """Begins at the learned initialization; see `InnerProblem.start`."""
+        tasks = task_axis.size(data["support_y"], 0)
+        values = self._adapted_values(theta)
+        if not self.theta_per_task:
+            values = [task_axis.stack(value, tasks) for value in values]
+        return values, self.task_batched.initial_state()
+
+    def loss(
+        self,
+        theta,
+        data,
+        params,
+        state,
+        step,
+        derivatives=Derivatives.NONE,
+    ):
+        """Returns the losses of support sets; see `InnerProblem.loss`."""
+        support = self.support_of_step(data, step)
+        result = self._on_support(theta, support.x, params, state, derivatives)
+        losses = self.inner_loss(
+            support.y, result.outputs, support.sample_weight
+        )
+        return losses, result.state
+
+    def prepared(self, theta, data, params, state, derivatives):
+        """Calls layers once that do not adapt; see `InnerProblem.prepared`."""
+        x = self.support_of_step(data, 0).x
+        if (
+            x is not data["support_x"]
+            or self.theta_per_task
+            or not self.task_batched.has_common_layers
+        ):
+            return self
+        problem = dataclasses.replace(self, shared=SharedCalls(x))
+        problem._on_support(theta, x, params, state, derivatives)
+        return problem
+
+    def predict(
+        self,
+        theta: Sequence[tf.Tensor],
+        data: Mapping[str, Any],
+        params: Sequence[tf.Tensor],
+        state: Sequence[tf.Tensor],
+    ) -> TaskOutputs:
+        """Predicts query sets.
+
+        Args:
+            theta: Values of the meta-parameters.
+            data: The tasks. Support sets serve for batch statistics.
+            params: The adapted parameters.
+            state: The state after the inner loop.
+
+        Returns:
+            The predictions, the state after them, and the losses that layers
+            added.
+        """
+        statistics = self._statistics
+        if self.batch_statistics == "support":
+            statistics = self._call(
+                theta, data["support_x"], params, state
+            ).statistics
+        return self._call(
+            theta, data["query_x"], params, state, statistics=statistics
+        )
+
+    def one_task(
+        self, support_x: Any, params: Sequence[tf.Tensor], state
+    ) -> Mapping[int, tf.Tensor]:
+        """Returns the values of the first task's variables by `id(variable)`.
+
+        Moving averages of batch normalization layers become the support
+        set's statistics, unless the layers use moving averages.
+
+        Args:
+            support_x: Inputs of the support sets, `[tasks, n, ...]` each.
+            params: The adapted parameters.
+            state: The state after the inner loop.
+        """
+        adapted = self.task_batched.adapted
+        values = {id(v): w[0] for v, w in zip(adapted, params, strict=True)}
+        if self.batch_statistics == "running":
+            return values
+        statistics = self.task_batched(
+            params,
+            state,
+            support_x,
+            training=self.training,
+            second_order=False,
+        ).statistics
+        for layer in self.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                for mean, variance in statistics.get(id(layer), [])[-1:]:
+                    values[id(layer.moving_mean)] = mean[0]
+                    values[id(layer.moving_variance)] = variance[0]
+        return values
+
+    def _on_support(
+        self, theta, x, params, state, derivatives: Derivatives
+    ) -> TaskOutputs:
+        return self._call(
+            theta,
+            x,
+            params,
+            state,
+            statistics=self._statistics,
+            second_order=derivatives is Derivatives.SECOND,
+            shared=self.shared,
+        )
+
+    def _call(
+        self, theta, x, params, state, *, second_order=False, **options
+    ) -> TaskOutputs:
+        """Calls the model for all tasks."""
+        values, fixed = list(params), []
+        if self.theta_per_task:
+            fixed = self._adapted_values(theta)[len(values) :]
+        with self._scope_of_shared(theta):
+            return self.task_batched(
+                [*values, *fixed],
+                state,
+                x,
+                training=self.training,
+                second_order=second_order,
+                xla=self.xla,
+                **options,
+            )
+
+    def _adapted_values(self, theta: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns the values of the variables that differ between tasks."""
+        values = {
+            id(v): value for v, value in zip(self.variables, theta, strict=True)
+        }
+        return [
+            values.get(id(v), tf.convert_to_tensor(v.value))
+            for v in self.task_batched.adapted
+        ]
+
+    def _scope_of_shared(
+        self, theta: Sequence[tf.Tensor]
+    ) -> contextlib.AbstractContextManager:
+        """Gives the variables that all tasks share their values."""
+        if self.theta_per_task:
+            return contextlib.nullcontext()
+        return self.scope(theta)
+
+    @property
+    def _statistics(self) -> str:
+        return "running" if self.batch_statistics == "running" else "batch"

@@ -1,0 +1,77 @@
+"""Reptile's step toward adapted parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import keras
+import tensorflow as tf
+
+from keras_meta.inner.solver import losses_only
+from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.objective import Estimate
+from keras_meta.meta_gradients.objective import MetaObjective
+from keras_meta.update_rules.update_rule import UpdateRule
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+@dataclasses.dataclass(frozen=True)
+class Displacement(MetaGradient):
+    """Takes the way that the inner loop went, backwards, as the gradient.
+
+    The gradient for the initialization is `start - mean over tasks of p[T]`,
+    with the adapted parameters `p[T]`. It is not the derivative of a loss:
+    query sets do not enter. With `keras.optimizers.SGD(e)` the
+    initialization moves by the fraction `e` of the way.
+
+    It costs the inner loop alone, in time and memory. It learns nothing but
+    an initialization, so there may be no learned rates, rules or losses.
+
+    Example:
+    >>> import keras_meta
+    >>> meta_gradient = keras_meta.Displacement()
+
+    References:
+        - [Nichol et al., 2018](https://arxiv.org/abs/1803.02999),
+          algorithm 2.
+    """
+
+    takes_second_derivatives: ClassVar[bool] = False
+
+    def check(self, rule: UpdateRule) -> None:
+        """Refuses rules that learn; see `MetaGradient.check`."""
+        super().check(rule)
+        if rule.trainable_variables:
+            raise ValueError(
+                "A displacement says nothing of learned rates or rules. "
+                f"Received: update_rule={type(rule).__name__}, which learns, "
+                f"and meta_gradient={self}. Pass an update rule with "
+                "learn=None, or use keras_meta.MAML or keras_meta.MetaSGD."
+            )
+
+    def solve(
+        self, solver, problem, theta, data, carry, steps, record=losses_only
+    ):
+        """Runs the inner loop; see `MetaGradient.solve`."""
+        theta = list(map(tf.stop_gradient, theta))
+        carry = keras.tree.map_structure(tf.stop_gradient, carry)
+        return solver.run(problem, theta, data, carry, steps, record=record)
+
+    def estimate(self, objective: MetaObjective) -> Estimate:
+        """Returns how far the parameters went; see `MetaGradient.estimate`."""
+        adaptation = objective.adapt()
+        loss, predictions = objective.outer_loss(adaptation)
+        moves = {
+            id(variable): objective.scaled(
+                tf.reduce_mean(before - after, axis=0) / objective.replicas
+            )
+            for variable, before, after in zip(
+                adaptation.variables,
+                adaptation.start.params,
+                adaptation.end.params,
+                strict=True,
+            )
+        }
+        gradients = [moves.get(id(v)) for v in objective.variables]
+        return Estimate(gradients, loss, predictions)

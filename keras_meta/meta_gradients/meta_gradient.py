@@ -1,0 +1,155 @@
+"""The interface of all meta-gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+from typing import ClassVar
+
+import tensorflow as tf
+
+from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.solver import Carry
+from keras_meta.inner.solver import Record
+from keras_meta.inner.solver import Solver
+from keras_meta.inner.solver import losses_only
+from keras_meta.meta_gradients.objective import Estimate
+from keras_meta.meta_gradients.objective import MetaObjective
+from keras_meta.update_rules.update_rule import UpdateRule
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaGradient:
+    """How the gradient of an inner loop comes back to the meta-parameters.
+
+    A meta-gradient is a set of immutable options. The inner loop, a `Solver`,
+    knows nothing of it; the meta-gradient runs the solver and decides what
+    derivative its result has. Everything learned is explicit, `theta`.
+
+    To add one, subclass this as a frozen dataclass whose fields are the
+    options, register it with Keras, and override `solve`.
+
+    Attributes:
+        takes_second_derivatives: Whether the gradients of the inner steps
+            are differentiated again. A rule that learns where gradients are
+            taken needs it.
+
+    Example:
+    >>> import dataclasses
+    >>> import keras
+    >>> import keras_meta
+    >>> import tensorflow as tf
+    >>> from keras_meta.meta_gradients import Derivatives, losses_only
+    >>>
+    >>> @keras.saving.register_keras_serializable("example")
+    ... @dataclasses.dataclass(frozen=True)
+    ... class LastSteps(keras_meta.MetaGradient):
+    ...     \"\"\"Goes back through the last steps only.\"\"\"
+    ...
+    ...     length: int = 1
+    ...
+    ...     def solve(
+    ...         self, solver, problem, theta, data, carry, steps,
+    ...         record=losses_only,
+    ...     ):
+    ...         early = max(steps - self.length, 0)
+    ...         carry, before = solver.run(
+    ...             problem, theta, data, carry, early, record=record
+    ...         )
+    ...         # As if the earlier steps had not depended on the start.
+    ...         start, _ = problem.start(theta, data)
+    ...         moved = [
+    ...             s + tf.stop_gradient(p - s)
+    ...             for s, p in zip(start, carry.params)
+    ...         ]
+    ...         carry, after = solver.run(
+    ...             problem, theta, data, carry._replace(params=moved),
+    ...             steps - early, first=early, record=record,
+    ...             derivatives=Derivatives.SECOND,
+    ...         )
+    ...         if before is None:
+    ...             return carry, after
+    ...         return carry, keras.tree.map_structure(
+    ...             lambda a, b: tf.concat([a, b], 0), before, after
+    ...         )
+    >>>
+    >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    >>> learner = keras_meta.MAML(model, 0.1, 5, meta_gradient=LastSteps(2))
+    >>> learner.compile("adam", "mse")
+    """
+
+    takes_second_derivatives: ClassVar[bool] = True
+
+    def check(self, rule: UpdateRule) -> None:
+        """Refuses an update rule whose gradient would be wrong.
+
+        Args:
+            rule: How the inner loop takes its steps.
+
+        Raises:
+            ValueError: If the meta-gradient cannot learn the rule.
+        """
+        if rule.attends and not self.takes_second_derivatives:
+            raise ValueError(
+                "A rule learns where to take gradients by differentiating "
+                "them. Received: a rule with attention=True, and "
+                f"meta_gradient={self}. Use keras_meta.Unrolled(), or a rule "
+                "without attention."
+            )
+
+    def solve(
+        self,
+        solver: Solver,
+        problem: InnerProblem,
+        theta: Sequence[tf.Tensor],
+        data: Any,
+        carry: Carry,
+        steps: int,
+        record: Record = losses_only,
+    ) -> tuple[Carry, Any]:
+        """Runs the inner loop, so that its result has the right derivative.
+
+        Args:
+            solver: The inner loop.
+            problem: What it optimizes.
+            theta: Values of the meta-parameters.
+            data: What belongs to the tasks, nested tensors.
+            carry: The carry before the first step.
+            steps: How many steps to take, at least 1.
+            record: See `Solver.run`.
+
+        Returns:
+            The carry after the last step, and what was recorded, stacked
+            along a new first axis of size `steps`.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `solve`."
+        )
+
+    def estimate(self, objective: MetaObjective) -> Estimate:
+        """Returns what a batch of tasks says about the meta-parameters.
+
+        By default that is the derivative of the outer loss. Override it for
+        a meta-gradient that is no derivative of what `solve` computes.
+
+        Args:
+            objective: The outer loss of the batch.
+        """
+        with tf.GradientTape() as tape:
+            loss, predictions = objective.outer_loss()
+            scaled = objective.scaled(loss)
+        gradients = tape.gradient(scaled, list(objective.variables))
+        return Estimate(gradients, loss, predictions)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MetaGradient:
+        """Makes a meta-gradient from `get_config`'s dict."""
+        return cls(**config)

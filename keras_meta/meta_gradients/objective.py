@@ -1,0 +1,74 @@
+"""What a meta-gradient is estimated of, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+from typing import Protocol
+
+import keras
+import tensorflow as tf
+
+from keras_meta.inner.solver import Carry
+
+
+class Adaptation(NamedTuple):
+    """Tasks whose inner loop has run.
+
+    Attributes:
+        variables: The variables that adapted.
+        start: The carry before the first step; its parameters are the
+            initial values of `variables`, `[tasks, *shape]` each.
+        end: The carry after the last step.
+        recorded: What was recorded of the steps, `[steps, ...]`, or `None`
+            without steps.
+    """
+
+    variables: Sequence[keras.Variable]
+    start: Carry
+    end: Carry
+    recorded: Any
+
+
+class Estimate(NamedTuple):
+    """What a batch of tasks says about the meta-parameters.
+
+    Attributes:
+        gradients: One for each meta-parameter, or `None` where there is
+            none.
+        loss: The outer loss, a scalar.
+        predictions: The predictions for the query sets, `[tasks, q, ...]`.
+    """
+
+    gradients: list[tf.Tensor | None]
+    loss: tf.Tensor
+    predictions: Any
+
+
+class MetaObjective(Protocol):
+    """The outer loss of one batch of tasks, as a train step sees it."""
+
+    @property
+    def variables(self) -> Sequence[keras.Variable]:
+        """The meta-parameters."""
+
+    @property
+    def replicas(self) -> int:
+        """Number of devices that share the batch; gradients are summed."""
+
+    def adapt(self) -> Adaptation:
+        """Runs the inner loop."""
+
+    def outer_loss(
+        self, adaptation: Adaptation | None = None
+    ) -> tuple[tf.Tensor, Any]:
+        """Returns the outer loss, a scalar, and predictions for queries.
+
+        Args:
+            adaptation: What `adapt` returned; by default the learner is
+                called, which adapts.
+        """
+
+    def scaled(self, value: tf.Tensor) -> tf.Tensor:
+        """Returns a loss, or a gradient, times the optimizer's loss scale."""
