@@ -108,7 +108,7 @@ def test_texts_train_as_the_numbers_they_become(kind, algorithm):
     start = model.get_weights()
     learner = _learner(model, algorithm)
     learner.train_on_batch(x, y)
-    assert not learner._inner_loop.task_batched.has_fallback
+    assert not learner._task_batched.has_fallback
     trained = model.get_weights()
     model.set_weights(start)
     other = compiled(algorithm(numbers, 0.5, 2), loss=crossentropy())
@@ -247,7 +247,7 @@ def test_a_layer_that_is_called_per_task_may_have_a_table(algorithm):
     data = dataset(_tasks(batches=(1,)))
     learner = _learner(model, algorithm)
     learner.fit(data, verbose=0)
-    assert learner._inner_loop.task_batched.has_fallback
+    assert learner._task_batched.has_fallback
 
 
 def test_a_layer_that_packs_rows_is_still_called_per_task(float64):
