@@ -21,12 +21,14 @@ from keras_meta.evaluation import Interval
 from keras_meta.evaluation import adaptation_curve
 from keras_meta.evaluation import evaluate_tasks
 from keras_meta.learners.anil import ANIL
+from keras_meta.learners.implicit_maml import ImplicitMAML
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.maml import MAML
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.reptile import Reptile
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.first_order import FirstOrder
+from keras_meta.meta_gradients.implicit import Implicit
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.unrolled import Unrolled
 from keras_meta.outer.optimizer_learner import OptimizerLearner
@@ -57,6 +59,8 @@ __all__ = [
     "FirstOrder",
     "GradientDescent",
     "HierarchicalRNN",
+    "Implicit",
+    "ImplicitMAML",
     "Interval",
     "LearnedHyperparameters",
     "Learner",

@@ -59,7 +59,8 @@ class FewShotProblem(InnerProblem):
     Attributes:
         task_batched: The model. Its adapted variables are the parameters,
             and with `theta_per_task` all others that `theta` has, after them.
-        inner_loss: What a step descends.
+        inner_loss: What a step descends, but for the proximal term.
+        proximal: See `keras_meta.learners.learner.Learner`.
         batch_statistics: See `keras_meta.learners.learner.Learner`.
         training: Whether layers run in training mode.
         support_of_step: Maps the data and the number of a step to what the
@@ -69,6 +70,7 @@ class FewShotProblem(InnerProblem):
 
     task_batched: TaskBatched
     inner_loss: InnerLoss
+    proximal: float = 0.0
     batch_statistics: str
     training: bool
     support_of_step: Callable[[Any, int | tf.Tensor], Support] = whole_support
@@ -102,6 +104,8 @@ class FewShotProblem(InnerProblem):
         losses = self.inner_loss(
             support.y, result.outputs, support.sample_weight
         )
+        if self.proximal:
+            losses += self._proximal_terms(theta, params, losses.dtype)
         return losses, result.state
 
     def prepared(self, theta, data, params, state, derivatives):
@@ -176,6 +180,18 @@ class FewShotProblem(InnerProblem):
                     values[id(layer.moving_variance)] = variance[0]
         return values
 
+    def _proximal_terms(self, theta, params, dtype: tf.DType) -> tf.Tensor:
+        """Returns the proximal term of each task, `[tasks]`."""
+        starts = self._adapted_values(theta)[: len(params)]
+        if not self.theta_per_task:
+            starts = [start[tf.newaxis] for start in starts]
+        squares = [
+            tf.reduce_sum(tf.square(p - s), list(range(1, p.shape.rank)))
+            for p, s in zip(params, starts, strict=True)
+        ]
+        total = tf.add_n([tf.cast(square, dtype) for square in squares])
+        return self.proximal / 2 * total
+
     def _on_support(
         self, theta, x, params, state, derivatives: Derivatives
     ) -> TaskOutputs:
@@ -212,8 +228,9 @@ class FewShotProblem(InnerProblem):
         values = {
             id(v): value for v, value in zip(self.variables, theta, strict=True)
         }
+        # Frozen variables may adapt without being learned.
         return [
-            values.get(id(v), tf.convert_to_tensor(v.value))
+            values[id(v)] if id(v) in values else tf.convert_to_tensor(v.value)
             for v in self.task_batched.adapted
         ]
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_meta.checks import check_at_least
 from keras_meta.checks import check_choice
+from keras_meta.checks import check_number_at_least
 from keras_meta.checks import describe
 from keras_meta.checks import is_finite_number
 from keras_meta.checks import is_number
@@ -23,6 +24,7 @@ def check_arguments(
     model,
     steps,
     evaluation_steps,
+    proximal,
     batch_statistics,
 ) -> None:
     """Checks the arguments of every learner; raises on a bad one."""
@@ -55,6 +57,7 @@ def check_arguments(
     check_at_least(1, steps=steps)
     if evaluation_steps is not None:
         check_at_least(0, evaluation_steps=evaluation_steps)
+    check_number_at_least(0, proximal=proximal)
     check_choice("batch_statistics", batch_statistics, _BATCH_STATISTICS)
 
 

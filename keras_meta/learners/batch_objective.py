@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.inner.solver import Carry
 from keras_meta.meta_gradients.objective import Adaptation
 
 if typing.TYPE_CHECKING:
@@ -53,6 +54,10 @@ class BatchObjective:
         return self.learner.outer_loss(
             self.x, self.y, self.sample_weight, adaptation
         )
+
+    def inner_gradients(self, carry: Carry) -> list[tf.Tensor]:
+        """Returns the gradients of the inner loss; see `MetaObjective`."""
+        return self.learner.inner_gradients(self.x, carry)
 
     def scaled(self, value: tf.Tensor) -> tf.Tensor:
         """Returns a value times the optimizer's loss scale."""

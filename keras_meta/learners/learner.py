@@ -76,6 +76,9 @@ class Learner(MetaTraining):
             activities and other losses that layers add on the query sets,
             through the outer loss; none acts in the inner loop. What layers
             add must be a mean over examples.
+        proximal: Strength of a proximal term in the inner loss,
+            `proximal / 2 * |weights - initialization|^2`, which keeps the
+            adapted weights near the initialization.
         meta_gradient: How the gradient comes back through the inner loop: a
             `keras_meta.MetaGradient`, or `"unrolled"`, `"first_order"` or
             `"implicit"` for one with its default options. It may be changed
@@ -101,6 +104,7 @@ class Learner(MetaTraining):
         evaluation_steps: int | None = None,
         adapt: str | Sequence | Callable[[keras.Variable], bool] = "all",
         inner_loss: str | keras.losses.Loss | Callable | None = None,
+        proximal: float = 0.0,
         meta_gradient: MetaGradient | str = "unrolled",
         batch_statistics: str = "batch",
         **kwargs,
@@ -111,6 +115,7 @@ class Learner(MetaTraining):
             model,
             steps,
             evaluation_steps,
+            proximal,
             batch_statistics,
         )
         self.model = model
@@ -124,6 +129,7 @@ class Learner(MetaTraining):
         if inner_loss is not None:
             as_inner_loss(inner_loss)
         self.inner_loss = inner_loss
+        self.proximal = float(proximal)
         self.batch_statistics = batch_statistics
         self.update_rule = as_update_rule(update_rule)
         adapted = select_adapted(model, adapt)
@@ -145,6 +151,7 @@ class Learner(MetaTraining):
         value = as_meta_gradient(value)
         self.check_meta_gradient(value)
         self._meta_gradient = value
+        self._log_of(value.logs)
         if getattr(self, "train_function", None) is not None:
             self.make_train_function(force=True)
 
@@ -230,6 +237,23 @@ class Learner(MetaTraining):
         if steps is None:
             steps = self._number_of_steps(training)
         return self._adapt(inputs, training, steps)
+
+    def inner_gradients(
+        self, inputs: dict[str, Any], carry: Carry
+    ) -> list[tf.Tensor]:
+        """Returns the gradients of the inner loss, `[tasks, *shape]` each.
+
+        Args:
+            inputs: The inputs of `call`.
+            carry: Where to take them: a carry of `adapt_tasks`.
+        """
+        data = self._with_valid_support(
+            Episode.from_inputs(inputs, self.model)
+        )
+        gradients, _, _ = self._solver.gradients(
+            self._problem(training=True), self._theta(), data, carry, self.steps
+        )
+        return gradients
 
     def predict_tasks(
         self,
@@ -374,6 +398,7 @@ class Learner(MetaTraining):
             xla=self._is_compiled_by_xla,
             task_batched=self._task_batched,
             inner_loss=self._resolved_inner_loss,
+            proximal=self.proximal,
             batch_statistics=self.batch_statistics,
             training=training,
             support_of_step=self._support_of_step,
@@ -540,6 +565,7 @@ class Learner(MetaTraining):
             "evaluation_steps": self.evaluation_steps,
             "adapt": serialize(adapt) if callable(adapt) else adapt,
             "inner_loss": serialize(self.inner_loss),
+            "proximal": self.proximal,
             "meta_gradient": serialize(self.meta_gradient),
             "batch_statistics": self.batch_statistics,
         }

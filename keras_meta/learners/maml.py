@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_meta.batching.annotations import map_annotated
 from keras_meta.learners.arguments import as_step_weights
 from keras_meta.learners.learner import Learner
+from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -54,6 +55,8 @@ class MAML(Learner):
           section 4, for the multi-step loss and learned rates.
     """
 
+    step_weights: keras.Variable | None = None
+
     def __init__(
         self,
         model: keras.Model,
@@ -64,7 +67,6 @@ class MAML(Learner):
         **kwargs: Any,
     ):
         super().__init__(model, update_rule, steps, **kwargs)
-        self.step_weights = None
         if step_weights is not None:
             if isinstance(step_weights, str) and step_weights == "uniform":
                 step_weights = np.full(steps, 1 / steps)
@@ -74,6 +76,18 @@ class MAML(Learner):
                 shape=(steps,),
                 initializer=lambda shape, dtype: tf.cast(values, dtype),
                 trainable=False,
+            )
+            self.check_meta_gradient(self.meta_gradient)
+
+    def check_meta_gradient(self, value: MetaGradient) -> None:
+        """Refuses what cannot weigh the steps; see `Learner`."""
+        super().check_meta_gradient(value)
+        if self.step_weights is not None and not value.differentiates_steps:
+            raise ValueError(
+                "`step_weights` weigh losses after every inner step, which "
+                f"{type(value).__name__} does not differentiate. Received: "
+                f"meta_gradient={value}. Leave out step_weights, or use "
+                "keras_meta.Unrolled() or keras_meta.FirstOrder()."
             )
 
     def outer_loss(self, x, y, sample_weight=None, adaptation=None):

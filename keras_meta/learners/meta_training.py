@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -36,12 +39,14 @@ class StepResult(NamedTuple):
         loss: The outer loss, a scalar.
         predictions: The predictions for the query sets, `[tasks, q, ...]`.
         changes: New values of moving averages and seeds.
+        logs: Further scalars for the logs, by name.
     """
 
     gradients: list[tf.Tensor | None]
     loss: tf.Tensor
     predictions: Any
     changes: list[Change]
+    logs: Mapping[str, tf.Tensor]
 
 
 class Blocks(NamedTuple):
@@ -70,8 +75,16 @@ class MetaTraining(MetaEvaluation):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self._model_state = ModelState()
+        self._trackers: dict[str, keras.metrics.Mean] = {}
+        self._has_warned = False
 
     fit = refuses_endless(keras.Model.fit)
+
+    def _log_of(self, names: Sequence[str]) -> None:
+        """Makes metrics for what a meta-gradient adds to the logs."""
+        for name in names:
+            if name not in self._trackers:
+                self._trackers[name] = keras.metrics.Mean(name)
 
     def train_step(self, data):
         """Takes one meta-training step on a batch of tasks."""
@@ -149,9 +162,10 @@ class MetaTraining(MetaEvaluation):
             learned[:] = [g is not None for g in result.gradients]
             gradients = [g for g in result.gradients if g is not None]
             predictions = detach(result.predictions)
-            return (gradients, result.loss), (predictions, report.value)
+            sums = gradients, result.loss, dict(result.logs)
+            return sums, (predictions, report.value)
 
-        (gradients, loss), (predictions, reports) = task_blocks.map_blocks(
+        (gradients, loss, logs), (predictions, reports) = task_blocks.map_blocks(
             block,
             blocks.size,
             (x, y, sample_weight),
@@ -165,6 +179,7 @@ class MetaTraining(MetaEvaluation):
             loss / tf.cast(number, loss.dtype),
             keras.tree.map_structure(merge_tasks, attach(*predictions)),
             changes=[],
+            logs={k: x / tf.cast(number, x.dtype) for k, x in logs.items()},
         )
         with self._undone_if_failed():
             return self._apply(x, y, sample_weight, result)
@@ -198,7 +213,9 @@ class MetaTraining(MetaEvaluation):
         objective = BatchObjective(self, x, y, sample_weight)
         estimate = self.meta_gradient.estimate(objective)
         gradients = list(map(_densify, estimate.gradients))
-        return StepResult(gradients, estimate.loss, estimate.predictions, [])
+        return StepResult(
+            gradients, estimate.loss, estimate.predictions, [], estimate.logs
+        )
 
     def outer_loss(
         self,
@@ -241,6 +258,8 @@ class MetaTraining(MetaEvaluation):
         self.optimizer.apply_gradients(
             zip(result.gradients, self.trainable_variables, strict=True)
         )
+        for name, value in result.logs.items():
+            self._trackers[name].update_state(value)
         return self._log(x, y, result.predictions, sample_weight, result.loss)
 
     def _undone_if_failed(self) -> contextlib.AbstractContextManager[None]:
@@ -276,8 +295,30 @@ class MetaTraining(MetaEvaluation):
             if self._takes_many_steps:
                 function = self._in_one_loop(function)
             # Only the library's own step is known to undo itself.
-            self.train_function = self._checked(function, self._has_own_step)
+            function = self._checked(function, self._has_own_step)
+            self.train_function = self._warning(function)
         return self.train_function
+
+    def _warning(self, function):
+        """Makes a training function pass on what its meta-gradient warns of.
+
+        A learner warns once.
+        """
+        if not self.meta_gradient.logs:
+            return function
+
+        def call_and_warn(iterator):
+            logs = function(iterator)
+            if not self._has_warned:
+                message = self.meta_gradient.warning(
+                    {name: float(logs[name]) for name in self._trackers}
+                )
+                if message is not None:
+                    self._has_warned = True
+                    warnings.warn(message, stacklevel=2)
+            return logs
+
+        return call_and_warn
 
     def _in_one_loop(self, function):
         """Compiles all steps of an execution together, if they are small."""

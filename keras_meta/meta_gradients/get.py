@@ -7,12 +7,14 @@ from collections.abc import Callable
 from keras_meta.checks import describe
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.first_order import FirstOrder
+from keras_meta.meta_gradients.implicit import Implicit
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.unrolled import Unrolled
 
 _BY_NAME: dict[str, Callable[[], MetaGradient]] = {
     "displacement": Displacement,
     "first_order": FirstOrder,
+    "implicit": Implicit,
     "unrolled": Unrolled,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 from typing import ClassVar
@@ -34,6 +35,9 @@ class MetaGradient:
         takes_second_derivatives: Whether the gradients of the inner steps
             are differentiated again. A rule that learns where gradients are
             taken needs it.
+        differentiates_steps: Whether what is recorded of the inner steps can
+            be differentiated, as losses after every step need.
+        logs: Names of what `estimate` adds to the logs of training.
 
     Example:
     >>> import dataclasses
@@ -80,6 +84,8 @@ class MetaGradient:
     """
 
     takes_second_derivatives: ClassVar[bool] = True
+    differentiates_steps: ClassVar[bool] = True
+    logs: ClassVar[tuple[str, ...]] = ()
 
     def check(self, rule: UpdateRule) -> None:
         """Refuses an update rule whose gradient would be wrong.
@@ -141,6 +147,14 @@ class MetaGradient:
             scaled = objective.scaled(loss)
         gradients = tape.gradient(scaled, list(objective.variables))
         return Estimate(gradients, loss, predictions)
+
+    def warning(self, logs: Mapping[str, float]) -> str | None:
+        """Returns what the user should know of a step, or `None`.
+
+        Args:
+            logs: The logs of training so far.
+        """
+        return None
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 from typing import NamedTuple
 from typing import Protocol
@@ -39,11 +41,14 @@ class Estimate(NamedTuple):
             none.
         loss: The outer loss, a scalar.
         predictions: The predictions for the query sets, `[tasks, q, ...]`.
+        logs: Scalars for the logs, by the names that `MetaGradient.logs`
+            lists.
     """
 
     gradients: list[tf.Tensor | None]
     loss: tf.Tensor
     predictions: Any
+    logs: Mapping[str, tf.Tensor] = MappingProxyType({})
 
 
 class MetaObjective(Protocol):
@@ -68,6 +73,13 @@ class MetaObjective(Protocol):
         Args:
             adaptation: What `adapt` returned; by default the learner is
                 called, which adapts.
+        """
+
+    def inner_gradients(self, carry: Carry) -> list[tf.Tensor]:
+        """Returns the gradients of the inner loss, `[tasks, *shape]` each.
+
+        Args:
+            carry: Where to take them.
         """
 
     def scaled(self, value: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,239 @@
+"""The gradient of a minimum, by the implicit function theorem."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import keras
+import tensorflow as tf
+
+from keras_meta.checks import check_choice
+from keras_meta.checks import check_number_at_least
+from keras_meta.checks import check_positive
+from keras_meta.checks import check_positive_number
+from keras_meta.inner.problem import Derivatives
+from keras_meta.inner.solver import losses_only
+from keras_meta.meta_gradients import linear_solvers
+from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.objective import Estimate
+from keras_meta.meta_gradients.objective import MetaObjective
+from keras_meta.update_rules.update_rule import UpdateRule
+
+_NORM = "inner_gradient_norm"
+_METHODS = ("conjugate_gradient", "neumann", "identity")
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+@dataclasses.dataclass(frozen=True)
+class Implicit(MetaGradient):
+    """Differentiates the minimum that the inner loop finds, not its steps.
+
+    Where the gradient `g` of the inner loss `l(p, theta)` is zero, the
+    parameters `p` are a function of the meta-parameters, with
+
+        dL / dtheta = -(dg / dtheta)^T w,    H w = dL / dp,
+
+    `H` the Hessian of the inner loss. Nothing is kept of the steps, so
+    memory does not grow with their number, and any update rule may take
+    them, a learned rule excepted: at a minimum no rule matters. Each
+    step of a linear solver costs about two gradients of the inner loss.
+
+    Do not choose it where the inner loop stops early: the gradient is biased
+    then. Training logs how far it is from a minimum, as
+    `inner_gradient_norm`: the norm of the inner gradient after the last step
+    over that before the first one, the mean over tasks. `fit` warns where
+    it exceeds `largest_gradient`. The initialization matters only through
+    the inner loss, by a proximal term (see `ImplicitMAML`): without one its
+    gradient is zero, which is refused. Training data are constants.
+
+    Args:
+        method: How `H w = b` is solved: `"conjugate_gradient"`; `"neumann"`,
+            the sum of `steps` terms `rate (I - rate H)^k b`, which is what
+            backpropagation through as many steps of gradient descent at the
+            minimum would give; `"identity"`, its first term, `rate b`.
+        steps: The most steps of the linear solver, or terms of the series.
+        damping: What is added to the diagonal of `H`.
+        tolerance: Conjugate gradient stops when its residual is at most this
+            fraction of `b`.
+        rate: Rate of the Neumann series. It diverges where `H` has an
+            eigenvalue above `2 / rate`.
+        largest_gradient: The `inner_gradient_norm` above which `fit` warns.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        FloatingPointError: In `fit`, if the series diverges or `H` is not
+            positive definite.
+
+    Example:
+    >>> import keras_meta
+    >>> meta_gradient = keras_meta.Implicit(steps=5, damping=1.0)
+
+    References:
+        - [Rajeswaran et al., 2019](https://arxiv.org/abs/1909.04630),
+          section 3, for conjugate gradient.
+        - [Lorraine et al., 2020](https://arxiv.org/abs/1911.02590),
+          algorithm 3, for the Neumann series.
+        - [Luketina et al., 2016](https://arxiv.org/abs/1511.06727), section
+          2, for the identity.
+    """
+
+    differentiates_steps: ClassVar[bool] = False
+    logs: ClassVar[tuple[str, ...]] = (_NORM,)
+
+    method: str = "conjugate_gradient"
+    steps: int = 5
+    damping: float = 0.0
+    tolerance: float = 1e-6
+    rate: float = 0.1
+    largest_gradient: float = 0.1
+
+    def __post_init__(self):
+        check_choice("method", self.method, _METHODS)
+        check_positive(steps=self.steps)
+        check_number_at_least(0, damping=self.damping, tolerance=self.tolerance)
+        check_positive_number(
+            rate=self.rate, largest_gradient=self.largest_gradient
+        )
+
+    def check(self, rule: UpdateRule) -> None:
+        """Refuses rules that learn; see `MetaGradient.check`."""
+        super().check(rule)
+        if rule.trainable_variables:
+            raise ValueError(
+                "At a minimum it does not matter how the inner loop came "
+                "there, so an implicit gradient is zero for learned rates and "
+                f"rules. Received: update_rule={type(rule).__name__}, which "
+                f"learns, and meta_gradient={self}. Pass a rule with "
+                "learn=None, or meta_gradient=keras_meta.Unrolled()."
+            )
+
+    def warning(self, logs: Mapping[str, float]) -> str | None:
+        """Warns of a point that is not a minimum."""
+        norm = logs[_NORM]
+        if norm <= self.largest_gradient:
+            return None
+        return (
+            "The inner loop does not arrive at a minimum, so the implicit "
+            f"gradient is biased: after the last step the norm of the inner "
+            f"gradient is {norm:.2g} of that before the first one, and more "
+            f"than largest_gradient={self.largest_gradient}. Take more inner "
+            "steps, raise the update rule's rate or the proximal term, or "
+            "use meta_gradient=keras_meta.Unrolled()."
+        )
+
+    def solve(
+        self, solver, problem, theta, data, carry, steps, record=losses_only
+    ):
+        """Runs the inner loop; see `MetaGradient.solve`."""
+        constant_theta = list(map(tf.stop_gradient, theta))
+        carry = keras.tree.map_structure(tf.stop_gradient, carry)
+        end, recorded = solver.run(
+            problem, constant_theta, data, carry, steps, record=record
+        )
+        params = self._implied(solver, problem, theta, data, end, steps)
+        return end._replace(params=params), recorded
+
+    def _implied(self, solver, problem, theta, data, end, steps):
+        """Returns the parameters as a function of `theta`."""
+        params = list(map(tf.stop_gradient, end.params))
+
+        def inner_gradient(theta, params):
+            gradients, _, _ = solver.gradients(
+                problem,
+                theta,
+                data,
+                end._replace(params=params),
+                steps,
+                Derivatives.SECOND,
+            )
+            return gradients
+
+        @tf.custom_gradient
+        def implied(*theta):
+            def gradient(*upstream):
+                product = _hessian(inner_gradient, list(theta), params)
+                w = self._solve_linear(product, list(upstream))
+                with tf.GradientTape() as tape:
+                    tape.watch(theta)
+                    gradients = inner_gradient(list(theta), params)
+                found = tape.gradient(
+                    gradients, theta, output_gradients=[-x for x in w]
+                )
+                _require_influence(found)
+                return [
+                    tf.zeros_like(t) if g is None else g
+                    for g, t in zip(found, theta, strict=True)
+                ]
+
+            return [tf.identity(p) for p in params], gradient
+
+        return implied(*theta)
+
+    def _solve_linear(self, product, b):
+        """Returns `w` of `H w = b`."""
+
+        def damped(vectors):
+            return [
+                m + self.damping * v
+                for m, v in zip(product(vectors), vectors, strict=True)
+            ]
+
+        if self.method == "conjugate_gradient":
+            solution = linear_solvers.conjugate_gradient(
+                damped, b, self.steps, self.tolerance
+            )
+        else:
+            terms = self.steps if self.method == "neumann" else 1
+            solution = linear_solvers.neumann_series(
+                damped, b, terms, self.rate
+            )
+        return linear_solvers.invalid_as_nan(solution)
+
+    def estimate(self, objective: MetaObjective) -> Estimate:
+        """Returns the gradient, and how near the minimum is.
+
+        See `MetaGradient.estimate`.
+        """
+        with tf.GradientTape() as tape:
+            adaptation = objective.adapt()
+            loss, predictions = objective.outer_loss(adaptation)
+            scaled = objective.scaled(loss)
+        gradients = tape.gradient(scaled, list(objective.variables))
+        norms = [
+            linear_solvers.norm(objective.inner_gradients(carry))
+            for carry in (adaptation.start, adaptation.end)
+        ]
+        ratio = tf.reduce_mean(tf.math.divide_no_nan(norms[1], norms[0]))
+        return Estimate(
+            gradients, loss, predictions, {_NORM: ratio}
+        )
+
+
+def _hessian(inner_gradient, theta, params):
+    """Returns what multiplies by the Hessian of each task."""
+
+    def product(vectors):
+        with tf.GradientTape() as tape:
+            tape.watch(params)
+            gradients = inner_gradient(theta, params)
+        return tape.gradient(
+            gradients,
+            params,
+            output_gradients=vectors,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+
+    return product
+
+
+def _require_influence(gradients) -> None:
+    if all(g is None for g in gradients):
+        raise ValueError(
+            "The inner loss must depend on a meta-parameter: the minimum "
+            "of one that does not is the same for all of them, and so the "
+            "implicit gradient is zero. Received: an inner loss of the "
+            "adapted weights alone. Use keras_meta.ImplicitMAML, whose inner "
+            "loss has a proximal term, or keras_meta.Unrolled()."
+        )
