@@ -46,7 +46,8 @@ class Settings:
         instances: Problem instances of a batch.
         batches: Batches.
         objective: See `keras_meta.OptimizerLearner`.
-        second_order: See `keras_meta.OptimizerLearner`.
+        second_order: Whether the gradient through a window differentiates
+            the inner gradients.
         weights: Weights of the steps' losses: `"uniform"`, or `"linear"`,
             growing with the step.
         meta_rate: First rate of Adam, which falls to 0 as a cosine.
@@ -166,11 +167,10 @@ def train(
         _rule(settings),
         families,
         settings.steps,
-        truncation=settings.truncation,
+        meta_gradient=_meta_gradient(settings),
         evaluation_steps=settings.validation_steps,
         objective=settings.objective,
         step_weights=_step_weights(settings),
-        second_order=settings.second_order,
         tolerated_divergences=_TOLERATED_DIVERGENCES,
     )
     # Each is an iteration of the optimizer.
@@ -260,6 +260,13 @@ def _rule(settings: Settings) -> UpdateRule:
         output_scale=settings.output_scale,
         seed=settings.seed,
     )
+
+
+def _meta_gradient(settings: Settings) -> keras_meta.MetaGradient:
+    through = keras_meta.FirstOrder()
+    if settings.second_order:
+        through = keras_meta.Unrolled()
+    return keras_meta.Truncated(settings.truncation, through)
 
 
 def _step_weights(settings: Settings) -> np.ndarray | None:

@@ -30,6 +30,7 @@ from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.first_order import FirstOrder
 from keras_meta.meta_gradients.implicit import Implicit
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.truncated import Truncated
 from keras_meta.meta_gradients.unrolled import Unrolled
 from keras_meta.outer.optimizer_learner import OptimizerLearner
 from keras_meta.update_rules.adam import Adam
@@ -76,6 +77,7 @@ __all__ = [
     "problems",
     "Reptile",
     "RMSprop",
+    "Truncated",
     "Unrolled",
     "UpdateRule",
 ]

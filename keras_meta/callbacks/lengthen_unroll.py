@@ -19,7 +19,7 @@ class LengthenUnroll(keras.callbacks.Callback):
 
     Args:
         steps: Steps from an epoch on, by the number of that epoch. Each is a
-            multiple of the learner's `truncation`, and at most the `steps`
+            multiple of the learner's window, and at most the `steps`
             it was made with.
 
     Raises:

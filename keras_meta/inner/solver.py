@@ -41,6 +41,7 @@ class Record(Protocol):
         self,
         theta: Sequence[tf.Tensor],
         data: Any,
+        step: int | tf.Tensor,
         carry: Carry,
         losses: tf.Tensor,
     ) -> tuple[Carry, Any]:
@@ -49,6 +50,7 @@ class Record(Protocol):
         Args:
             theta: Values of the meta-parameters.
             data: What belongs to the tasks.
+            step: Number of the step.
             carry: The carry after the step.
             losses: The losses before it, `[tasks]`.
 
@@ -58,7 +60,11 @@ class Record(Protocol):
 
 
 def losses_only(
-    theta: Sequence[tf.Tensor], data: Any, carry: Carry, losses: tf.Tensor
+    theta: Sequence[tf.Tensor],
+    data: Any,
+    step: int | tf.Tensor,
+    carry: Carry,
+    losses: tf.Tensor,
 ) -> tuple[Carry, tf.Tensor]:
     """Records the losses, which cannot be differentiated; see `Record`.
 
@@ -145,6 +151,8 @@ class Solver:
         )
         if derivatives is Derivatives.FIRST:
             gradients = [tf.stop_gradient(g) for g in gradients]
+            if not problem.theta_in_loss:
+                losses = _with_gradients(losses, carry.params, gradients)
         return gradients, losses, state
 
     def step(
@@ -217,10 +225,11 @@ class Solver:
 
         def take(number, carry, constants):
             theta, data = constants
+            step = first + number
             carry, losses = self.step(
-                problem, theta, data, carry, first + number, derivatives
+                problem, theta, data, carry, step, derivatives
             )
-            return record(theta, data, carry, losses)
+            return record(theta, data, step, carry, losses)
 
         return checkpointed_unroll(
             take,
@@ -250,3 +259,33 @@ class Solver:
         if problem.theta_per_task:
             return function(*arguments)
         return call(theta, *arguments)
+
+
+def _with_gradients(
+    losses: tf.Tensor,
+    params: Sequence[tf.Tensor],
+    gradients: Sequence[tf.Tensor],
+) -> tf.Tensor:
+    """Returns losses whose gradients are known, to compute them only once.
+
+    Args:
+        losses: `[tasks]`.
+        params: `[tasks, *shape]` each.
+        gradients: Of each task's loss, of the shapes of `params`.
+    """
+
+    @tf.custom_gradient
+    def function(*params):
+        def gradient(upstream):
+            return [
+                tf.reshape(
+                    tf.cast(upstream, g.dtype),
+                    [-1, *[1] * (g.shape.rank - 1)],
+                )
+                * g
+                for g in gradients
+            ]
+
+        return tf.stop_gradient(losses), gradient
+
+    return function(*params)

@@ -247,9 +247,7 @@ class Learner(MetaTraining):
             inputs: The inputs of `call`.
             carry: Where to take them: a carry of `adapt_tasks`.
         """
-        data = self._with_valid_support(
-            Episode.from_inputs(inputs, self.model)
-        )
+        data = self._with_valid_support(Episode.from_inputs(inputs, self.model))
         gradients, _, _ = self._solver.gradients(
             self._problem(training=True), self._theta(), data, carry, self.steps
         )
@@ -586,8 +584,8 @@ class Learner(MetaTraining):
         return cls(**config)
 
 
-def _record_losses(theta, data, carry: Carry, losses: tf.Tensor):
-    carry, losses = losses_only(theta, data, carry, losses)
+def _record_losses(theta, data, step, carry: Carry, losses: tf.Tensor):
+    carry, losses = losses_only(theta, data, step, carry, losses)
     return carry, (losses,)
 
 
@@ -596,12 +594,13 @@ def _record_predictions(
     problem: FewShotProblem,
     theta: Sequence[tf.Tensor],
     data: dict[str, Any],
+    step: int | tf.Tensor,
     carry: Carry,
     losses: tf.Tensor,
 ):
     result = solver.finish(problem, theta, carry)
     predicted = problem.predict(theta, data, result.params, result.state)
-    _, recorded = _record_losses(theta, data, carry, losses)
+    _, recorded = _record_losses(theta, data, step, carry, losses)
     carry = carry._replace(state=predicted.state)
     return carry, (*recorded, detach(predicted.outputs))
 

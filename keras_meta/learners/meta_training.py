@@ -165,11 +165,13 @@ class MetaTraining(MetaEvaluation):
             sums = gradients, result.loss, dict(result.logs)
             return sums, (predictions, report.value)
 
-        (gradients, loss, logs), (predictions, reports) = task_blocks.map_blocks(
-            block,
-            blocks.size,
-            (x, y, sample_weight),
-            jit_compile=blocks.jit_compile,
+        (gradients, loss, logs), (predictions, reports) = (
+            task_blocks.map_blocks(
+                block,
+                blocks.size,
+                (x, y, sample_weight),
+                jit_compile=blocks.jit_compile,
+            )
         )
         self._health.merge(reports, blocks.size)
         number = tf.shape(reports)[0]

@@ -52,12 +52,22 @@ class Displacement(MetaGradient):
             )
 
     def solve(
-        self, solver, problem, theta, data, carry, steps, record=losses_only
+        self,
+        solver,
+        problem,
+        theta,
+        data,
+        carry,
+        steps,
+        first=0,
+        record=losses_only,
     ):
         """Runs the inner loop; see `MetaGradient.solve`."""
         theta = list(map(tf.stop_gradient, theta))
         carry = keras.tree.map_structure(tf.stop_gradient, carry)
-        return solver.run(problem, theta, data, carry, steps, record=record)
+        return solver.run(
+            problem, theta, data, carry, steps, first=first, record=record
+        )
 
     def estimate(self, objective: MetaObjective) -> Estimate:
         """Returns how far the parameters went; see `MetaGradient.estimate`."""

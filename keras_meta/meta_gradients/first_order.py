@@ -56,7 +56,15 @@ class FirstOrder(MetaGradient):
         check_choice("checkpoint", self.checkpoint, CHECKPOINTS)
 
     def solve(
-        self, solver, problem, theta, data, carry, steps, record=losses_only
+        self,
+        solver,
+        problem,
+        theta,
+        data,
+        carry,
+        steps,
+        first=0,
+        record=losses_only,
     ):
         """Runs the inner loop; see `MetaGradient.solve`."""
         segment = None
@@ -68,6 +76,7 @@ class FirstOrder(MetaGradient):
             data,
             carry,
             steps,
+            first=first,
             derivatives=Derivatives.FIRST,
             segment=segment,
             record=record,

@@ -124,15 +124,29 @@ class Implicit(MetaGradient):
         )
 
     def solve(
-        self, solver, problem, theta, data, carry, steps, record=losses_only
+        self,
+        solver,
+        problem,
+        theta,
+        data,
+        carry,
+        steps,
+        first=0,
+        record=losses_only,
     ):
         """Runs the inner loop; see `MetaGradient.solve`."""
         constant_theta = list(map(tf.stop_gradient, theta))
         carry = keras.tree.map_structure(tf.stop_gradient, carry)
         end, recorded = solver.run(
-            problem, constant_theta, data, carry, steps, record=record
+            problem,
+            constant_theta,
+            data,
+            carry,
+            steps,
+            first=first,
+            record=record,
         )
-        params = self._implied(solver, problem, theta, data, end, steps)
+        params = self._implied(solver, problem, theta, data, end, first + steps)
         return end._replace(params=params), recorded
 
     def _implied(self, solver, problem, theta, data, end, steps):
@@ -206,9 +220,7 @@ class Implicit(MetaGradient):
             for carry in (adaptation.start, adaptation.end)
         ]
         ratio = tf.reduce_mean(tf.math.divide_no_nan(norms[1], norms[0]))
-        return Estimate(
-            gradients, loss, predictions, {_NORM: ratio}
-        )
+        return Estimate(gradients, loss, predictions, {_NORM: ratio})
 
 
 def _hessian(inner_gradient, theta, params):

@@ -17,6 +17,8 @@ from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients.objective import Estimate
 from keras_meta.meta_gradients.objective import MetaObjective
+from keras_meta.meta_gradients.runs import Runs
+from keras_meta.meta_gradients.runs import Window
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -37,6 +39,8 @@ class MetaGradient:
             taken needs it.
         differentiates_steps: Whether what is recorded of the inner steps can
             be differentiated, as losses after every step need.
+        length: Steps of a window after which the meta-parameters learn, or
+            `None` for the whole run.
         logs: Names of what `estimate` adds to the logs of training.
 
     Example:
@@ -54,12 +58,13 @@ class MetaGradient:
     ...     length: int = 1
     ...
     ...     def solve(
-    ...         self, solver, problem, theta, data, carry, steps,
+    ...         self, solver, problem, theta, data, carry, steps, first=0,
     ...         record=losses_only,
     ...     ):
     ...         early = max(steps - self.length, 0)
     ...         carry, before = solver.run(
-    ...             problem, theta, data, carry, early, record=record
+    ...             problem, theta, data, carry, early, first=first,
+    ...             record=record,
     ...         )
     ...         # As if the earlier steps had not depended on the start.
     ...         start, _ = problem.start(theta, data)
@@ -69,7 +74,7 @@ class MetaGradient:
     ...         ]
     ...         carry, after = solver.run(
     ...             problem, theta, data, carry._replace(params=moved),
-    ...             steps - early, first=early, record=record,
+    ...             steps - early, first=first + early, record=record,
     ...             derivatives=Derivatives.SECOND,
     ...         )
     ...         if before is None:
@@ -85,6 +90,7 @@ class MetaGradient:
 
     takes_second_derivatives: ClassVar[bool] = True
     differentiates_steps: ClassVar[bool] = True
+    length: ClassVar[int | None] = None
     logs: ClassVar[tuple[str, ...]] = ()
 
     def check(self, rule: UpdateRule) -> None:
@@ -112,6 +118,7 @@ class MetaGradient:
         data: Any,
         carry: Carry,
         steps: int,
+        first: int | tf.Tensor = 0,
         record: Record = losses_only,
     ) -> tuple[Carry, Any]:
         """Runs the inner loop, so that its result has the right derivative.
@@ -123,6 +130,7 @@ class MetaGradient:
             data: What belongs to the tasks, nested tensors.
             carry: The carry before the first step.
             steps: How many steps to take, at least 1.
+            first: Number of the first one.
             record: See `Solver.run`.
 
         Returns:
@@ -147,6 +155,48 @@ class MetaGradient:
             scaled = objective.scaled(loss)
         gradients = tape.gradient(scaled, list(objective.variables))
         return Estimate(gradients, loss, predictions)
+
+    def begin(self, runs: Runs, theta: Sequence[tf.Tensor]) -> Any:
+        """Returns what is remembered of runs before their first window.
+
+        Args:
+            runs: The runs.
+            theta: Values of the meta-parameters.
+        """
+        return runs.start(theta)
+
+    def window(
+        self,
+        runs: Runs,
+        theta: Sequence[tf.Tensor],
+        memory: Any,
+        first: int | tf.Tensor,
+        steps: int,
+    ) -> Window:
+        """Returns what a window of runs says about the meta-parameters.
+
+        By default that is the derivative of what is minimized in the window;
+        the carry before it is a constant.
+
+        Args:
+            runs: The runs.
+            theta: Values of the meta-parameters.
+            memory: What `begin` or the window before returned.
+            first: Number of the window's first step.
+            steps: Steps of the window.
+        """
+        with tf.GradientTape() as tape:
+            tape.watch(theta)
+            carry = runs.resumed(theta, memory, first)
+            taken = runs.take(self.solve, theta, carry, first, steps)
+            value = tf.reduce_mean(taken.values)
+            scaled = runs.scaled(value)
+        gradients = tape.gradient(
+            scaled,
+            theta,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        return Window(gradients, taken.carry, taken.losses, value)
 
     def warning(self, logs: Mapping[str, float]) -> str | None:
         """Returns what the user should know of a step, or `None`.

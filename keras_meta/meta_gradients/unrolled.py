@@ -56,7 +56,15 @@ class Unrolled(MetaGradient):
         check_choice("checkpoint", self.checkpoint, CHECKPOINTS)
 
     def solve(
-        self, solver, problem, theta, data, carry, steps, record=losses_only
+        self,
+        solver,
+        problem,
+        theta,
+        data,
+        carry,
+        steps,
+        first=0,
+        record=losses_only,
     ):
         """Runs the inner loop; see `MetaGradient.solve`."""
         return solver.run(
@@ -65,6 +73,7 @@ class Unrolled(MetaGradient):
             data,
             carry,
             steps,
+            first=first,
             derivatives=Derivatives.SECOND,
             segment=segment_length(self.checkpoint, steps),
             record=record,

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from keras_meta._keras import model_supports_jit
 from keras_meta.checks import check_at_least
-from keras_meta.checks import check_bool
 from keras_meta.checks import check_choice
 from keras_meta.checks import check_positive
 from keras_meta.checks import describe
@@ -21,9 +20,16 @@ from keras_meta.execution.endless import refuses_endless
 from keras_meta.execution.health import Failure
 from keras_meta.execution.health import Health
 from keras_meta.execution.health import can_learn_from
+from keras_meta.inner.optimization import Instances
+from keras_meta.inner.optimization import OptimizationProblem
+from keras_meta.inner.solver import Solver
 from keras_meta.learners.arguments import as_step_weights
-from keras_meta.outer.optimization import Optimization
-from keras_meta.outer.optimization import Run
+from keras_meta.meta_gradients.first_order import FirstOrder
+from keras_meta.meta_gradients.get import as_meta_gradient
+from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.runs import Window
+from keras_meta.meta_gradients.truncated import Truncated
+from keras_meta.outer.optimization_runs import OptimizationRuns
 from keras_meta.outer.optimizer_arguments import as_problems
 from keras_meta.outer.optimizer_arguments import check_batch
 from keras_meta.outer.optimizer_arguments import check_no_loss
@@ -31,8 +37,7 @@ from keras_meta.problems.problem import Problem
 from keras_meta.update_rules.update_rule import UpdateRule
 from keras_meta.update_rules.update_rule import check_rule
 
-# Keeps the logarithm of a loss finite.
-_TINY = 1e-10
+_DEFAULT_META_GRADIENT = Truncated(20, FirstOrder())
 _AT_THE_START = (
     "No step has been taken, so the problem's data or its first parameters "
     "contain NaN or infinity."
@@ -48,9 +53,8 @@ class OptimizerLearner(keras.Model):
     """Trains an update rule to optimize: it learns from whole optimizations.
 
     A step of `fit` optimizes a batch of problem instances from the
-    beginning. It goes in windows of `truncation` steps; after each the
-    meta-gradient goes back through the window and the rule learns, while the
-    parameters and the rule's state go on.
+    beginning. With a windowed meta-gradient the rule learns after each
+    window, while the parameters and the rule's state go on.
 
     The meta-loss is `sum_t w_t L(theta_t)` over the steps of a window, the
     mean over instances. The logs hold its mean over all steps (`loss`) and
@@ -64,7 +68,14 @@ class OptimizerLearner(keras.Model):
         problem: The family of problems, or several. Several take turns,
             batch by batch.
         steps: Steps of an optimization in training.
-        truncation: Steps of a window, which divide `steps`; `None` for all.
+        meta_gradient: How the gradient comes back through a run: a
+            `keras_meta.MetaGradient` or a name. By default it goes back
+            through windows of 20 steps, and takes the gradients that the
+            rule sees as constants, as in Andrychowicz et al. Then what later
+            steps correct counts against a step too, so rules meta-trained on
+            long runs learn rates that die away; these want
+            `Truncated(20, Unrolled())`. A rule with attention needs it.
+            The steps of a window divide `steps`.
         evaluation_steps: Steps in `evaluate`; by default `steps`.
         step_weights: The `w_t` of the losses after the steps 1 to `steps`;
             `None` for 1 each. In `evaluate`, which may take other numbers of
@@ -72,12 +83,6 @@ class OptimizerLearner(keras.Model):
         objective: What is meant by `L`: `"loss"`, or `"log_ratio"`, the
             logarithm of the loss over that before the first step, in which
             problems of all sizes count alike.
-        second_order: Whether gradients that the rule sees are differentiated
-            as functions of the parameters. They count as constants in
-            Andrychowicz et al. Then what later steps correct counts against
-            a step too, so rules meta-trained on long runs learn rates that
-            die away; these want `second_order=True` and short windows. A
-            rule with attention needs it.
         tolerated_divergences: How many batches in a row may have a loss, or
             a meta-gradient, that is not finite before `fit` and `evaluate`
             raise. The rule learns nothing from such a batch from there on,
@@ -99,7 +104,7 @@ class OptimizerLearner(keras.Model):
     ...     keras_meta.CoordinatewiseLSTM(preprocessing=None, seed=1),
     ...     keras_meta.problems.Quadratic(),
     ...     steps=4,
-    ...     truncation=2,
+    ...     meta_gradient=keras_meta.Truncated(2),
     ... )
     >>> learner.compile(keras.optimizers.Adam(1e-3))
     >>> batches = keras_meta.problems.batches(8, num_batches=2)
@@ -120,11 +125,10 @@ class OptimizerLearner(keras.Model):
         problem: Problem | Sequence[Problem],
         steps: int = 100,
         *,
-        truncation: int | None = 20,
+        meta_gradient: MetaGradient | str = _DEFAULT_META_GRADIENT,
         evaluation_steps: int | None = None,
         step_weights: Sequence[float] | None = None,
         objective: str = "loss",
-        second_order: bool = False,
         tolerated_divergences: int = 0,
         name: str | None = None,
     ):
@@ -132,28 +136,16 @@ class OptimizerLearner(keras.Model):
         super().__init__(name=name, dtype=keras.config.floatx(), autocast=False)
         check_rule(rule)
         problems = as_problems(problem)
-        truncation = steps if truncation is None else truncation
         if evaluation_steps is None:
             evaluation_steps = steps
-        check_positive(
-            steps=steps,
-            truncation=truncation,
-            evaluation_steps=evaluation_steps,
-        )
+        check_positive(steps=steps, evaluation_steps=evaluation_steps)
         check_at_least(0, tolerated_divergences=tolerated_divergences)
-        check_bool(second_order=second_order)
         check_choice("objective", objective, ("loss", "log_ratio"))
         if len(problems) > 1 and not rule.fits_any_model:
             raise ValueError(
                 "A rule that learns something of each tensor has one problem. "
                 f"Received: rule={type(rule).__name__} and {len(problems)} "
                 "problems. Pass keras_meta.CoordinatewiseLSTM(), for instance."
-            )
-        if rule.attends and not second_order:
-            raise ValueError(
-                "A rule learns where to take gradients by differentiating "
-                "them. Received: a rule with attention=True, and "
-                "second_order=False. Pass second_order=True."
             )
         rule.ensure_attached(problems[0].variables, steps)
         if not rule.trainable_variables:
@@ -164,10 +156,8 @@ class OptimizerLearner(keras.Model):
             )
         self.rule = rule
         self.problems = problems
-        self.truncation = truncation
         self.evaluation_steps = evaluation_steps
         self.objective = objective
-        self.second_order = bool(second_order)
         self.tolerated_divergences = tolerated_divergences
         if step_weights is None:
             step_weights = np.ones(steps)
@@ -177,12 +167,25 @@ class OptimizerLearner(keras.Model):
         self._windows = tf.Variable(
             0, trainable=False, dtype=tf.int64, name="windows"
         )
+        self._meta_gradient = as_meta_gradient(meta_gradient)
+        self._meta_gradient.check(rule)
         self.steps = steps
         self._loss = _MeanOfSome("loss")
         self._final_loss = _MeanOfSome("final_loss")
         self._diverged = keras.metrics.Mean("diverged")
         self._health = Health()
         self.built = True
+
+    @property
+    def meta_gradient(self) -> MetaGradient:
+        """How the gradient comes back through a run."""
+        return self._meta_gradient
+
+    @property
+    def _length(self) -> int:
+        """Steps of a window."""
+        most = len(self._step_weights)
+        return min(self.meta_gradient.length or most, most)
 
     @property
     def steps(self) -> int:
@@ -196,12 +199,11 @@ class OptimizerLearner(keras.Model):
     def steps(self, steps: int) -> None:
         most = len(self._step_weights)
         fits = is_whole(steps) and 0 < steps <= most
-        if not fits or steps % self.truncation:
+        if not fits or steps % self._length:
             raise ValueError(
-                f"`steps` must be a multiple of truncation={self.truncation} "
-                f"and at most {most}. Received: steps={describe(steps)}. "
-                "Windows have `truncation` steps; with truncation=None there "
-                "is one."
+                f"`steps` must be a multiple of {self._length}, the steps of a "
+                f"window of {self.meta_gradient}, and at most {most}. "
+                f"Received: steps={describe(steps)}."
             )
         if not self._step_weights[:steps].any():
             raise ValueError(
@@ -209,7 +211,7 @@ class OptimizerLearner(keras.Model):
                 f"weights of which the first {steps} are, for steps={steps}."
             )
         self._steps = steps
-        self._windows.assign(steps // self.truncation)
+        self._windows.assign(steps // self._length)
 
     fit = refuses_endless(keras.Model.fit)
     evaluate = refuses_endless(keras.Model.evaluate)
@@ -286,102 +288,90 @@ class OptimizerLearner(keras.Model):
             return branches[0]()
         return tf.switch_case(tf.cast(turn, tf.int32), branches)
 
-    def _begin(self, problem: Problem, x):
+    def _begin(self, problem: Problem, x) -> OptimizationRuns:
         params, data = problem.draw(
             x["seed"][0], x["index"][0], x["index"].shape[0]
         )
-        optimization = Optimization(
-            problem, self.rule, self.second_order, bool(self.jit_compile)
+        self.rule.ensure_attached(problem.variables)
+        inner = OptimizationProblem(
+            problem=problem,
+            variables=self.rule.trainable_variables,
+            xla=bool(self.jit_compile),
         )
-        run = optimization.start(params)
-        losses, _ = optimization.evaluate(run, data, 0)
-        return optimization, run, data, losses
+        instances = Instances(params, data)
+        first_losses, _ = inner.loss((), instances, params, [], step=0)
+        is_ratio = self.objective == "log_ratio"
+        return OptimizationRuns(
+            Solver(self.rule),
+            inner,
+            instances,
+            tf.constant(self._step_weights, first_losses.dtype),
+            first_losses if is_ratio else None,
+            self.optimizer.scale_loss,
+        )
+
+    def _theta(self) -> list[tf.Tensor]:
+        """Returns the values of the rule's weights."""
+        variables = self.rule.trainable_variables
+        return [tf.convert_to_tensor(v.value) for v in variables]
 
     def _train_on(self, problem: Problem, x):
-        optimization, start, data, first_losses = self._begin(problem, x)
-        weights = tf.constant(self._step_weights, first_losses.dtype)
+        runs = self._begin(problem, x)
+        start = self.meta_gradient.begin(runs, self._theta())
         windows = tf.cast(self._windows.read_value(), tf.int32)
+        length = self._length
 
-        def window(number, flat, loss, _):
-            run = keras.tree.pack_sequence_as(start, flat)
-            first = number * self.truncation
-            with tf.GradientTape() as tape:
-                run, losses = optimization.take_steps(
-                    self._begun(run, number), data, first, self.truncation
-                )
-                values = self._values(losses[1:], first_losses)
-                part = tf.slice(weights, [first], [self.truncation])
-                window_loss = tf.tensordot(part, values, axes=1)
-                scaled = self.optimizer.scale_loss(window_loss)
-            self._health.report_inner_losses(losses, first)
-            self._learn(tape, scaled, first)
-            final_loss = tf.reduce_mean(losses[-1])
-            flat = keras.tree.flatten(run)
-            return number + 1, flat, loss + window_loss, final_loss
+        def take_window(number, flat, total, _):
+            first = number * length
+            window = self.meta_gradient.window(
+                runs,
+                self._theta(),
+                keras.tree.pack_sequence_as(start, flat),
+                first,
+                length,
+            )
+            self._health.report_inner_losses(window.losses, first)
+            self._learn(window, first)
+            final_loss = tf.reduce_mean(window.losses[-1])
+            flat = keras.tree.flatten(window.memory)
+            return number + 1, flat, total + window.value, final_loss
 
-        zero = tf.zeros([], first_losses.dtype)
-        _, _, loss, final_loss = tf.while_loop(
+        zero = tf.zeros([], runs.weights.dtype)
+        _, _, total, final_loss = tf.while_loop(
             lambda number, *_: number < windows,
-            window,
+            take_window,
             (tf.zeros([], tf.int32), keras.tree.flatten(start), zero, zero),
         )
-        sums = tf.cumsum(weights)
-        return loss / sums[windows * self.truncation - 1], final_loss
-
-    def _begun(self, run: Run, number: tf.Tensor) -> Run:
-        """Returns a run whose first state has a gradient, if it is learned."""
-
-        def learned_state():
-            return keras.tree.flatten(self.rule.init_state(run.params))
-
-        state = tf.cond(
-            tf.equal(number, 0),
-            learned_state,
-            lambda: keras.tree.flatten(run.rule_state),
-        )
-        state = keras.tree.pack_sequence_as(run.rule_state, state)
-        return Run(run.params, state)
+        sums = tf.cumsum(runs.weights)
+        return total / sums[windows * length - 1], final_loss
 
     def _evaluate_on(self, problem: Problem, x):
-        optimization, run, data, first_losses = self._begin(problem, x)
-        _, losses = optimization.take_steps(run, data, 0, self.evaluation_steps)
+        runs = self._begin(problem, x)
+        theta = self._theta()
+        _, losses = runs.run(
+            Solver.run, theta, runs.start(theta), 0, self.evaluation_steps
+        )
         self._health.report_inner_losses(losses)
-        loss = tf.reduce_mean(self._values(losses[1:], first_losses))
+        loss = tf.reduce_mean(runs.values(losses[1:]))
         self._health.report_outer(tf.math.is_finite(loss))
         return loss, tf.reduce_mean(losses[-1])
 
-    def _values(self, losses: tf.Tensor, first: tf.Tensor) -> tf.Tensor:
-        """Returns the mean over instances of what is minimized, `[steps]`.
-
-        Args:
-            losses: `[steps, instances]`.
-            first: Losses before the first step, `[instances]`.
-        """
-        if self.objective == "log_ratio":
-            losses = tf.math.log(losses + _TINY) - tf.math.log(first + _TINY)
-        return tf.reduce_mean(losses, axis=1)
-
-    def _learn(
-        self, tape: tf.GradientTape, loss: tf.Tensor, step: tf.Tensor
-    ) -> None:
+    def _learn(self, window: Window, first: tf.Tensor) -> None:
         """Learns from a window, unless something in it is not finite.
 
         Args:
-            tape: The tape of the window.
-            loss: What to lower.
-            step: The window's first step.
+            window: What it says.
+            first: The window's first step.
         """
-        variables = self.rule.trainable_variables
-        gradients = tape.gradient(
-            loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
         self._health.report_outer(
-            can_learn_from(loss, gradients, self.optimizer), step
+            can_learn_from(window.value, window.gradients, self.optimizer),
+            first,
         )
 
         def apply():
+            variables = self.rule.trainable_variables
             self.optimizer.apply_gradients(
-                zip(gradients, variables, strict=True)
+                zip(window.gradients, variables, strict=True)
             )
             return True
 
@@ -445,9 +435,9 @@ def _describe(failure: Failure, objective: str) -> str:
             f"at optimization step {failure.step}. {hint}"
         )
     hint = (
-        "Lower `truncation`; if losses can be negative, use objective='loss'."
+        "Take shorter windows; if losses can be negative, use objective='loss'."
         if objective == "log_ratio"
-        else "Lower `truncation`."
+        else "Take shorter windows."
     )
     return (
         "The meta-loss or its gradient is not finite in the window from "

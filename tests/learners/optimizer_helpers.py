@@ -59,13 +59,19 @@ def attending_rule():
     )
 
 
+def windows(length=2, second_order=False):
+    """The gradient through windows, the inner gradients constants or not."""
+    through = keras_meta.Unrolled() if second_order else keras_meta.FirstOrder()
+    return keras_meta.Truncated(length, through)
+
+
 def learner(rule=None, problem=None, steps=4, optimizer=None, **options):
     jit_compile = options.pop("jit_compile", False)
     made = keras_meta.OptimizerLearner(
         rule or small_rule(),
         problem or Valley(),
         steps,
-        **{"truncation": 2, **options},
+        **{"meta_gradient": windows(), **options},
     )
     made.compile(
         optimizer or keras.optimizers.SGD(RATE), jit_compile=jit_compile

@@ -6,7 +6,10 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
-from keras_meta.outer.optimization import Optimization
+from keras_meta.inner.optimization import Instances
+from keras_meta.inner.optimization import OptimizationProblem
+from keras_meta.inner.solver import Solver
+from keras_meta.outer.optimization_runs import OptimizationRuns
 from keras_meta.problems import batches
 
 from .optimizer_helpers import RATE
@@ -17,6 +20,7 @@ from .optimizer_helpers import by_hand
 from .optimizer_helpers import learner
 from .optimizer_helpers import small_rule
 from .optimizer_helpers import trajectory
+from .optimizer_helpers import windows
 
 
 @pytest.mark.slow_variants("False-True", "True-False", "True-True")
@@ -24,7 +28,11 @@ from .optimizer_helpers import trajectory
 @pytest.mark.parametrize("second_order", [False, True])
 def test_fit_equals_a_plain_loop(second_order, jit_compile):
     rule, twin = small_rule(), small_rule()
-    made = learner(rule, second_order=second_order, jit_compile=jit_compile)
+    made = learner(
+        rule,
+        meta_gradient=windows(2, second_order),
+        jit_compile=jit_compile,
+    )
     history = made.fit(batches(3, num_batches=1), verbose=0).history
     loss, final = by_hand(twin, Valley(), 4, 2, second_order=second_order)
     assert_equal_weights(rule, twin)
@@ -45,13 +53,28 @@ def test_eager_steps_are_the_same():
 @pytest.mark.slow
 def test_the_logarithm_of_the_ratio():
     rule, twin = small_rule(), small_rule()
-    made = learner(rule, objective="log_ratio", truncation=4)
+    made = learner(rule, objective="log_ratio", meta_gradient="first_order")
     history = made.fit(batches(3, num_batches=1), verbose=0).history
     loss, _ = by_hand(
         twin, Valley(), 4, 4, value=lambda x, first: tf.math.log(x / first)
     )
     np.testing.assert_allclose(history["loss"], [loss], rtol=1e-8)
     assert_equal_weights(rule, twin, 1e-8)
+
+
+def runs_of(problem, rule, params, data, dtype="float64"):
+    """Returns runs of four steps that count alike, and the rule's weights."""
+    variables = rule.trainable_variables
+    inner = OptimizationProblem(problem=problem, variables=variables)
+    runs = OptimizationRuns(
+        Solver(rule),
+        inner,
+        Instances(params, data),
+        tf.ones([4], dtype),
+        first_losses=None,
+        scaled=tf.identity,
+    )
+    return runs, [tf.convert_to_tensor(v) for v in variables]
 
 
 def _linear(params, gradients):
@@ -65,20 +88,15 @@ def _linear(params, gradients):
 def test_meta_gradient_of_a_window_equals_finite_differences(second_order):
     problem, rule = Valley(), small_rule()
     params, data = problem.draw(0, 0, 3)
-    optimization = Optimization(problem, rule, second_order)
-    run, _ = optimization.take_steps(optimization.start(params), data, 0, 2)
-    before = [tf.identity(x) for x in tf.nest.flatten(run)]
+    runs, theta = runs_of(problem, rule, params, data)
+    start = runs.take(Solver.run, theta, runs.start(theta), 0, 2).carry
 
     @tf.function
     def meta_gradient():
-        with tf.GradientTape() as tape:
-            start = tf.nest.pack_sequence_as(run, before)
-            _, losses = optimization.take_steps(start, data, 2, 2)
-            total = tf.reduce_sum(tf.reduce_mean(losses[1:], axis=1))
-        return total, tape.gradient(total, rule.trainable_variables)
+        window = windows(2, second_order).window(runs, theta, start, 2, 2)
+        return window.gradients
 
-    _, gradients = meta_gradient()
-    start = tf.nest.pack_sequence_as(run, before)
+    gradients = meta_gradient()
     recorded = _gradients_on_the_way(problem, rule, start, data)
 
     def value():
@@ -139,11 +157,10 @@ def test_the_unroll_equals_the_optimizer_of_keras():
     )
     rule = keras_meta.CoordinatewiseLSTM([4, 3], seed=2, output_scale=0.2)
     params, data = problem.draw(0, 5, 1)
-    optimization = Optimization(problem, rule)
+    rule.attach(problem.variables, 12)
+    runs, theta = runs_of(problem, rule, params, data, "float32")
     run, losses = tf.function(
-        lambda: optimization.take_steps(
-            optimization.start(params), data, 0, 12
-        ),
+        lambda: runs.run(Solver.run, theta, runs.start(theta), 0, 12),
         jit_compile=True,
     )()
 
@@ -166,7 +183,7 @@ def test_the_unroll_equals_the_optimizer_of_keras():
 @pytest.mark.slow
 def test_step_weights_choose_what_counts():
     rule, twin = small_rule(), small_rule()
-    made = learner(rule, truncation=4, step_weights=[0, 0, 0, 1])
+    made = learner(rule, meta_gradient="first_order", step_weights=[0, 0, 0, 1])
     history = made.fit(batches(3, num_batches=1), verbose=0).history
     only_last = lambda x, _: x[-1:]  # noqa: E731
     _, final = by_hand(twin, Valley(), 4, 4, value=only_last)
@@ -244,7 +261,10 @@ def test_training_learns_to_optimize(jit_compile):
         [8], preprocessing=None, output_scale=0.1, seed=0
     )
     made = keras_meta.OptimizerLearner(
-        rule, keras_meta.problems.Quadratic(4), steps=20, truncation=10
+        rule,
+        keras_meta.problems.Quadratic(4),
+        steps=20,
+        meta_gradient=windows(10),
     )
     made.compile(keras.optimizers.Adam(0.01), jit_compile=jit_compile)
     data = batches(64, seed=1, num_batches=1)
@@ -298,8 +318,10 @@ def test_mixed_precision_around_it_changes_nothing():
 def test_with_attention_the_losses_are_those_of_the_parameters():
     problem, rule = Valley(), attending_rule()
     params, data = problem.draw(0, 0, 3)
-    optimization = Optimization(problem, rule, second_order=True)
-    _, losses = optimization.take_steps(optimization.start(params), data, 0, 3)
+    runs, theta = runs_of(problem, rule, params, data)
+    _, losses = runs.run(
+        keras_meta.Unrolled().solve, theta, runs.start(theta), 0, 3
+    )
     points, state = params, rule.init_state(params)
     for i in range(4):
         result, _ = rule.final(points, state)
@@ -315,7 +337,7 @@ def test_with_attention_the_losses_are_those_of_the_parameters():
 def test_with_attention_both_directions_are_learned():
     rule = attending_rule()
     before = {w.name: tf.identity(w) for w in rule.weights}
-    made = learner(rule, second_order=True)
+    made = learner(rule, meta_gradient=windows(2, second_order=True))
     made.fit(batches(3, num_batches=1), verbose=0)
     for name in ("direction", "attention"):
         assert np.abs(rule._by_name[name] - before[name]).max() > 1e-9
@@ -324,7 +346,7 @@ def test_with_attention_both_directions_are_learned():
 @pytest.mark.slow
 def test_the_first_state_is_learned_too():
     rule = keras_meta.HierarchicalRNN([3, 2, 2], seed=0, dtype="float64")
-    made = learner(rule, truncation=4)
+    made = learner(rule, meta_gradient="first_order")
     before = [tf.identity(w) for w in rule.weights]
     made.fit(batches(3, num_batches=1), verbose=0)
     moved = {

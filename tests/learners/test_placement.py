@@ -24,9 +24,7 @@ def train_reptile():
 
 
 def train_optimizer():
-    learner = keras_meta.OptimizerLearner(
-        small_rule(), Valley(), steps=2, truncation=2
-    )
+    learner = keras_meta.OptimizerLearner(small_rule(), Valley(), steps=2)
     learner.compile("adam", run_eagerly=True)
     learner.fit(problems.batches(2), steps_per_epoch=1, verbose=0)
 

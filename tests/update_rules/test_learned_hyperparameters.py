@@ -69,7 +69,7 @@ def test_config_round_trip():
 def test_meta_training_finds_better_numbers():
     rule = LearnedHyperparameters(0.001)
     problem = keras_meta.problems.Quadratic(3)
-    learner = keras_meta.OptimizerLearner(rule, problem, 10, truncation=10)
+    learner = keras_meta.OptimizerLearner(rule, problem, 10)
     learner.compile(keras.optimizers.Adam(0.1))
     test = keras_meta.problems.batches(64, seed=1, num_batches=1)
     before = learner.evaluate(test, verbose=0)[1]

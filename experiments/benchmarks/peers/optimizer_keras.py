@@ -62,7 +62,10 @@ def _make_step(parameters, optimizer):
 
 def _make_window(setting, parameters):
     learner = keras_meta.OptimizerLearner(
-        _lstm(), _Bowl(parameters), setting.window, truncation=setting.window
+        _lstm(),
+        _Bowl(parameters),
+        setting.window,
+        meta_gradient="first_order",
     )
     learner.compile(
         keras.optimizers.Adam(

@@ -1,0 +1,106 @@
+"""Gradients that go back through windows of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+
+from keras_meta.checks import check_positive
+from keras_meta.checks import describe
+from keras_meta.inner.solver import losses_only
+from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.unrolled import Unrolled
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+@dataclasses.dataclass(frozen=True)
+class Truncated(MetaGradient):
+    """Differentiates windows of a long run, one after another.
+
+    A run of `T` steps is cut into windows of `length` steps. The gradient of
+    the losses in a window goes back to its first step,
+
+        sum over t in the window of dL(p[t], theta) / dtheta,
+
+    where the parameters before the window count as constants, and the
+    meta-parameters learn after each window.
+
+    Memory grows with `length` instead of `T`, and there are many meta-steps
+    a run. It is biased: what theta does to losses beyond a window is not
+    seen, which favours short horizons, such as learning rates that are too
+    small. Persistent or noise-reuse evolution strategies have no such bias.
+    An initialization acts through the first window alone, so meta-learners
+    of one take runs of at most `length` steps.
+
+    Args:
+        length: Steps of a window.
+        through: How the gradient goes back through a window: `Unrolled()` or
+            `FirstOrder()`, with their options.
+
+    Raises:
+        ValueError: If `length` is not positive.
+        TypeError: If `through` is not one of the two.
+
+    Example:
+    >>> import keras_meta
+    >>> meta_gradient = keras_meta.Truncated(20, keras_meta.FirstOrder())
+
+    References:
+        - [Werbos, 1990](https://doi.org/10.1109/5.58337).
+        - [Wu et al., 2018](https://arxiv.org/abs/1803.02021), for the bias.
+    """
+
+    length: int = 20
+    through: MetaGradient = Unrolled()
+
+    def __post_init__(self):
+        check_positive(length=self.length)
+        through = self.through
+        if not isinstance(through, MetaGradient) or not (
+            through.differentiates_steps and through.length is None
+        ):
+            raise TypeError(
+                "`through` must be keras_meta.Unrolled() or "
+                f"keras_meta.FirstOrder(). Received: {describe(through)}"
+            )
+
+    @property
+    def takes_second_derivatives(self) -> bool:
+        """Whether the gradients of the steps are differentiated again."""
+        return self.through.takes_second_derivatives
+
+    def solve(
+        self,
+        solver,
+        problem,
+        theta,
+        data,
+        carry,
+        steps,
+        first=0,
+        record=losses_only,
+    ):
+        """Runs one window; see `MetaGradient.solve`."""
+        if steps > self.length:
+            raise ValueError(
+                "A learned initialization acts through the first window "
+                f"alone. Received: {steps} inner steps, and "
+                f"meta_gradient={self}. Use windows of at least as many "
+                "steps, or keras_meta.Unrolled(checkpoint='sqrt'), which "
+                "needs little memory for long loops."
+            )
+        return self.through.solve(
+            solver, problem, theta, data, carry, steps, first, record
+        )
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        through = keras.saving.serialize_keras_object(self.through)
+        return {"length": self.length, "through": through}
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes a meta-gradient from `get_config`'s dict."""
+        through = keras.saving.deserialize_keras_object(config["through"])
+        return cls(config["length"], through)

@@ -1,0 +1,111 @@
+"""Runs of an update rule on drawn instances of a problem."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_meta.inner.optimization import Instances
+from keras_meta.inner.optimization import OptimizationProblem
+from keras_meta.inner.optimization import run_with_losses
+from keras_meta.inner.solver import Carry
+from keras_meta.inner.solver import Solver
+from keras_meta.meta_gradients.runs import Taken
+
+# Keeps the logarithm of a loss finite.
+_TINY = 1e-10
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizationRuns:
+    """What a windowed meta-gradient is estimated of, see `Runs`.
+
+    Attributes:
+        solver: The inner loop, with the rule that learns.
+        problem: What it optimizes.
+        data: The instances.
+        weights: Weights of the losses after the steps 1, 2, ....
+        first_losses: Losses before the first step, `[instances]`, if what is
+            minimized are logarithms of the ratio to them.
+        scaled: Returns a value times the optimizer's loss scale.
+    """
+
+    solver: Solver
+    problem: OptimizationProblem
+    data: Instances
+    weights: tf.Tensor
+    first_losses: tf.Tensor | None
+    scaled: Callable[[tf.Tensor], tf.Tensor]
+
+    def start(self, theta: Sequence[tf.Tensor]) -> Carry:
+        """Returns the carry before the first step."""
+        return self.solver.init(self.problem, theta, self.data)
+
+    def resumed(
+        self,
+        theta: Sequence[tf.Tensor],
+        carry: Carry,
+        first: int | tf.Tensor,
+    ) -> Carry:
+        """Returns a carry whose first state has a gradient; see `Runs`."""
+
+        def learned_state():
+            state = self.solver.init_rule(self.problem, theta, carry.params)
+            return keras.tree.flatten(state)
+
+        state = tf.cond(
+            tf.equal(first, 0),
+            learned_state,
+            lambda: keras.tree.flatten(carry.rule_state),
+        )
+        state = keras.tree.pack_sequence_as(carry.rule_state, state)
+        return carry._replace(rule_state=state)
+
+    def take(
+        self,
+        run: Callable,
+        theta: Sequence[tf.Tensor],
+        carry: Carry,
+        first: int | tf.Tensor,
+        steps: int,
+    ) -> Taken:
+        """Takes the steps of a window; see `Runs`."""
+        carry, losses = self.run(run, theta, carry, first, steps)
+        values = self.values(losses[1:])
+        part = tf.slice(self.weights, [first], [steps])
+        return Taken(carry, losses, tf.tensordot(part, values, axes=1))
+
+    def run(
+        self,
+        run: Callable,
+        theta: Sequence[tf.Tensor],
+        carry: Carry,
+        first: int | tf.Tensor,
+        steps: int,
+    ) -> tuple[Carry, tf.Tensor]:
+        """Takes steps, see `run_with_losses`."""
+        return run_with_losses(
+            run,
+            self.solver,
+            self.problem,
+            theta,
+            self.data,
+            carry,
+            first,
+            steps,
+        )
+
+    def values(self, losses: tf.Tensor) -> tf.Tensor:
+        """Returns what is minimized, of the shape of `losses`.
+
+        Args:
+            losses: `[steps, instances]`.
+        """
+        if self.first_losses is None:
+            return losses
+        first = tf.math.log(self.first_losses + _TINY)
+        return tf.math.log(losses + _TINY) - first
