@@ -282,14 +282,6 @@ def test_evaluation_of_less_than_two_tasks(tasks):
         (keras_meta.Momentum, "nesterov"),
         (keras_meta.HierarchicalRNN, "attention"),
         (keras_meta.optimizers.HierarchicalRNNOptimizer, "attention"),
-        (
-            lambda **flag: keras_meta.OptimizerLearner(
-                keras_meta.CoordinatewiseLSTM(),
-                keras_meta.problems.Quadratic(),
-                **flag,
-            ),
-            "second_order",
-        ),
         (lambda **flag: keras_meta.models.omniglot_conv(5, **flag), "pool"),
         (
             lambda **flag: _classes().sampler(
