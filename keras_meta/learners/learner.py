@@ -185,7 +185,9 @@ class Learner(MetaTraining):
             if training or every_step:
                 raise Inseparable("training takes blocks of its own")
             function = functools.partial(self._each_task, function)
-        check = functools.partial(self._check_health, training)
+        check = functools.partial(
+            self._health.check, undone=training, inputs=inputs
+        )
         return self._reported(function, inputs, check)
 
     def _adapt_and_predict(
@@ -217,7 +219,7 @@ class Learner(MetaTraining):
         """Calls a function; the graph raises what it reports."""
         with self._health.collecting() as report:
             predictions = function(inputs)
-        checks = report.assertions(self._support_classes)
+        checks = report.assertions(self._support_rule(inputs))
         with tf.control_dependencies(checks):
             return keras.tree.map_structure(tf.identity, predictions)
 
@@ -238,7 +240,7 @@ class Learner(MetaTraining):
         function = functools.partial(self._trajectory, steps=steps)
         if self._plan.value.one_by_one:
             function = functools.partial(self._trajectory_of_each, function)
-        return self._reported(function, inputs, self._check_labels)
+        return self._reported(function, inputs, self._health.check_labels)
 
     def _trajectory_of_each(self, function: Callable, inputs: dict[str, Any]):
         """Returns trajectories that are computed one after another."""
@@ -303,9 +305,9 @@ class Learner(MetaTraining):
         episode = Episode.from_inputs(inputs, self.model)
         start = self._inner_loop.start(episode.tasks)
         carry, _ = self._reported(
-            lambda episode: self._unroll(episode, start, steps, False),
-            episode,
-            functools.partial(self._check_health, False),
+            lambda _: self._unroll(episode, start, steps, False),
+            episode.as_inputs(),
+            functools.partial(self._health.check, inputs=inputs),
         )
         return clone_model(
             self.model, self._inner_loop.one_task(carry, episode.support_x)
@@ -335,10 +337,10 @@ class Learner(MetaTraining):
             self.model, self.adapt_spec, self._inner_loop.task_batched.adapted
         )
         self._health.count_tasks(episode.tasks)
-        classes = self._support_classes
-        if classes is not None:
-            self._health.report_labels(episode.support_y, classes)
-        valid = episode.with_valid_labels(classes)
+        rule = self._support_rule(episode.as_inputs())
+        if rule is not None:
+            self._health.report_labels(episode.support_y, rule)
+        valid = episode.with_valid_labels(rule)
         structure = valid.as_inputs()
         variables = self._used_variables()
         values = [tf.convert_to_tensor(v.value) for v in variables]
