@@ -33,7 +33,8 @@ def label_rules(
     labels = list(_by_path(y))
     if not any(InnerLoss(x).is_sparse for x in _existing(loss)):
         return [None] * len(labels)
-    specs = _by_path(outputs())
+    known = outputs()
+    specs = dict.fromkeys(labels) if known is None else _by_path(known)
     losses = _losses_of_outputs(loss, list(specs))
     if len(labels) == len(specs):
         paths = list(specs)

@@ -31,7 +31,7 @@ class OutputSpecs:
         try:
             specs = self._inputs_like(x, axes)
         except (AttributeError, TypeError):
-            # These are no inputs of a model, which others say.
+            # Inputs of other kinds are refused elsewhere.
             return None
         key = str(keras.tree.map_structure(lambda s: (s.shape, s.dtype), specs))
         if key not in self._known:
@@ -64,10 +64,9 @@ class OutputSpecs:
     def _traced(self, specs: Any) -> Any:
         try:
             return self._model.compute_output_spec(specs)
-        except (AttributeError, NotImplementedError, RuntimeError):
-            return None
-        except (TypeError, ValueError):
-            # Inputs that do not fit are refused where the model is called.
+        except (AttributeError, RuntimeError, TypeError, ValueError):
+            # Some models run eagerly only. Inputs that do not fit are refused
+            # where the model is called.
             return None
 
 

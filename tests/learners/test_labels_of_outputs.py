@@ -140,7 +140,14 @@ def test_an_output_without_a_loss_may_have_any_labels():
         ([CE], 0, DIGIT, ["3"]),
         (["mse", CE], 0, DIGIT, ["3"]),
         ({"digit": CE}, 0, DIGIT, ["3"]),
+        # Outputs of unknown shapes.
         (CE, 0, None, ["None"]),
+        (
+            {"digit": CE},
+            {"digit": 0, "letter": 0},
+            None,
+            ["['digit']None", None],
+        ),
         # What Keras refuses, and losses of other labels.
         ([CE, CE], [0, 0, 0], [DIGIT, LETTER], [None] * 3),
         ("mse", [0, 0], [DIGIT, LETTER], [None, None]),
