@@ -11,15 +11,19 @@ from collections.abc import Callable
 import tensorflow as tf
 from keras.src.saving.serialization_lib import ObjectSharingScope
 from keras.src.trainers.trainer import model_supports_jit
+from tensorflow.python import pywrap_tfe
 from tensorflow.python.framework import op_def_registry
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util
 
 __all__ = [
+    "as_it_is",
     "called_graphs",
     "give_gradient",
     "is_compiled",
     "is_differentiable",
+    "is_recording_stopped",
+    "is_rematerialized",
     "is_stateful",
     "is_traced_for_xla",
     "model_supports_jit",
@@ -88,6 +92,38 @@ def is_compiled(operation: tf.Operation) -> bool:
         return False
 
 
+def is_recording_stopped() -> bool:
+    """Whether no gradient tape of this thread records, for the moment.
+
+    So it is while `tf.recompute_grad`, or `keras.remat`, calls its function.
+    """
+    return pywrap_tfe.TFE_Py_TapeSetIsStopped()
+
+
+def is_rematerialized(operation: tf.Operation) -> bool:
+    """Whether an operation stands for a call by `tf.recompute_grad`."""
+    if operation.type != "IdentityN":
+        return False
+    try:
+        name = operation.get_attr("_gradient_op_type").decode()
+    except ValueError:
+        return False
+    # The gradient that a custom one is registered by calls the function that
+    # was given, through another one.
+    gradient = ops.gradient_registry.lookup(name)
+    for captured in ("tape_grad_fn", "grad_fn"):
+        gradient = _captured(gradient, captured)
+    return getattr(gradient, "__qualname__", "").startswith("recompute_grad.")
+
+
+def _captured(function: Callable | None, name: str) -> Callable | None:
+    """Returns what a function has of a name from around it, if anything."""
+    code = getattr(function, "__code__", None)
+    if code is None or name not in code.co_freevars:
+        return None
+    return function.__closure__[code.co_freevars.index(name)].cell_contents
+
+
 def is_stateful(operation_type: str) -> bool:
     """Whether operations of a type change a state or draw from one."""
     definition = op_def_registry.get(operation_type)
@@ -121,7 +157,13 @@ def raises_as_is(call: Callable) -> Callable:
         try:
             return call(*args, **kwargs)
         except Exception as error:
-            error._keras_call_info_injected = True
+            as_it_is(error)
             raise
 
     return marked
+
+
+def as_it_is(error: Exception) -> Exception:
+    """Marks an error of a layer, so that Keras passes it on unchanged."""
+    error._keras_call_info_injected = True
+    return error

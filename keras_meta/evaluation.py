@@ -19,6 +19,7 @@ from keras_meta.batching.annotations import map_annotated
 from keras_meta.batching.annotations import merge_tasks
 from keras_meta.checks import check_at_least
 from keras_meta.checks import describe
+from keras_meta.execution.not_finite import arguments_not_finite
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.learners.episode import check_query
 from keras_meta.learners.learner import Learner
@@ -153,6 +154,8 @@ def evaluate_tasks(
         whose result is a dict has an `Interval` for each of its entries.
 
     Raises:
+        FloatingPointError: If data or what is computed from them are not
+            finite.
         ValueError: If an argument is out of range, the learner is not
             compiled or has several outputs, or the data set ends early.
 
@@ -294,7 +297,7 @@ def _predictions(
             )
         y = as_tensor("query_y", y)
         if isinstance(learner, Learner):
-            learner.check_query_labels(y)
+            learner.check_query_labels(x, y)
         yield y, predictions
         done += y.shape[0]
         if done >= tasks:
@@ -330,6 +333,7 @@ def _measure(
     loss = InnerLoss(learner.loss, labels="query_y")
     steps = [_part(predictions, i) for i in range(predictions.shape[0])]
     results = [{"loss": loss(y, y_pred).numpy()} for y_pred in steps]
+    _refuse_bad_labels(y, results[0]["loss"])
     for name, metric in _metrics(learner, y, steps[0]).items():
         for result, y_pred in zip(results, steps, strict=True):
             result.update(_metric(name, metric, y, y_pred))
@@ -337,6 +341,16 @@ def _measure(
         name: np.stack([result[name] for result in results])
         for name in results[0]
     }
+
+
+def _refuse_bad_labels(y: tf.Tensor, losses: np.ndarray) -> None:
+    """Refuses labels that are not finite where the losses, `[tasks]`, tell."""
+    for task in np.flatnonzero(~np.isfinite(losses)).tolist():
+        if arguments_not_finite({"query_y": y}, ["query_y"], task):
+            raise FloatingPointError(
+                f"The loss of task {task} in the batch is not finite. "
+                "`query_y` of this task contains NaN or infinity."
+            )
 
 
 def _part(x: tf.Tensor, i: int) -> tf.Tensor:

@@ -18,6 +18,7 @@ from keras_meta.batching.fallback import call_per_task
 from keras_meta.batching.layer_rules import find_rule
 from keras_meta.batching.layer_rules.convolution import has_all_kernels
 from keras_meta.batching.shared_calls import SharedCalls
+from keras_meta.batching.task_scope import LostGradient
 from keras_meta.batching.task_scope import TaskScope
 from keras_meta.batching.task_scope import active_scope
 from keras_meta.kernels.second_order import differentiate
@@ -225,6 +226,8 @@ class TaskBatched:
                 ):
                     outputs = self.model(merged, training=options["training"])
                 break
+            except LostGradient as error:
+                raise ValueError(str(error)) from None
             except Exception:
                 # Keras may wrap the exception, so the scope tells the cause.
                 if scope.stray is None or not self._mend(*scope.stray):
@@ -318,6 +321,21 @@ def _install_hook(layer: keras.Layer):
 
     call.is_keras_meta_hook = True
     object.__setattr__(layer, "call", call)
+    rematerialize = functools.partial(
+        _unless_task_batched, layer.rematerialized_call
+    )
+    object.__setattr__(layer, "rematerialized_call", rematerialize)
+
+
+def _unless_task_batched(rematerialize, call, *args, **kwargs):
+    """Rematerializes a layer, but not in a task-batched call.
+
+    What TensorFlow recomputes has no second derivative, and would be
+    computed without the weights of the tasks.
+    """
+    return (
+        rematerialize(call, *args, **kwargs) if active_scope() is None else call
+    )
 
 
 def _dispatch(layer, original, scope: TaskScope, args, kwargs):

@@ -13,10 +13,19 @@ from collections.abc import Set
 import keras
 import tensorflow as tf
 
+from keras_meta._keras import as_it_is
+from keras_meta._keras import is_recording_stopped
+
 if typing.TYPE_CHECKING:
     from keras_meta.batching.shared_calls import SharedCalls
 
 _ACTIVE = threading.local()
+_REMATERIALIZED = (
+    "The weight '{}' is read within keras.remat or tf.recompute_grad, where "
+    "the weights of tasks have no gradient. Call the layer directly, as "
+    "`checkpoint` saves memory in the inner loop. For plain training, make "
+    "the layer within keras.RematScope, which has no effect in the inner loop."
+)
 
 
 def active_scope() -> TaskScope | None:
@@ -38,6 +47,13 @@ def outside() -> Iterator[None]:
 
 class StrayRead(Exception):
     """A layer read an adapted weight that it does not own."""
+
+
+class LostGradient(Exception):
+    """A layer read a weight where nothing of its gradient is recorded.
+
+    TensorFlow and Keras put words of their own around other errors.
+    """
 
 
 class TaskScope(keras.StatelessScope):
@@ -141,6 +157,7 @@ class TaskScope(keras.StatelessScope):
         """
         if not self.is_adapted(variable):
             return tf.convert_to_tensor(variable)[tf.newaxis]
+        self._require_gradient(variable)
         value = variable._maybe_autocast(self.weights[id(variable)])
         return value[tf.newaxis] if self.single else value
 
@@ -151,11 +168,24 @@ class TaskScope(keras.StatelessScope):
         if self.is_adapted(variable):
             if not self.single:
                 self.refuse(variable)
+            self._require_gradient(variable)
             return self.weights[id(variable)]
         value = super().get_current_value(variable)
         if value is None and self.original_scope is not None:
             value = self.original_scope.get_current_value(variable)
+            if value is not None and variable.trainable:
+                self._require_gradient(variable)
         return value
+
+    def _require_gradient(self, variable: keras.Variable) -> None:
+        """Stops where what stands for a weight would count as a constant.
+
+        `tf.recompute_grad` differentiates by variables and arguments alone,
+        and calls its function again outside of this scope.
+        """
+        if is_recording_stopped():
+            message = _REMATERIALIZED.format(variable.path)
+            raise as_it_is(LostGradient(message))
 
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]):
         """Keeps an assignment made by a layer out of the variable itself."""

@@ -15,16 +15,26 @@ import tensorflow as tf
 
 from keras_meta.batching.annotations import map_annotated
 from keras_meta.execution import replicas
+from keras_meta.execution.not_finite import arguments_not_finite
 from keras_meta.execution.plan import PerThread
-from keras_meta.inner.class_numbers import ClassNumbers
+from keras_meta.inner.class_numbers import LabelRule
 
 _UNDONE = (
     " The step was undone: weights, optimizer, moving averages and metrics "
     "are as they were before it."
 )
-_BAD_DATA = "The data or the model's weights contain NaN or infinity."
+_SUPPORT = ("support_x", "support_y", "support_sample_weight")
+_QUERY = ("query_x",)
+_BAD_DATA = (
+    "`support_x` or `support_y` contains NaN or infinity, or the model's "
+    "weights do."
+)
+_BAD_WEIGHTS = (
+    "`support_x` and `support_y` are finite, so the model's weights contain "
+    "NaN or infinity, or the loss overflows."
+)
 _DIVERGES = (
-    "The inner loop diverges: lower the update rule's learning rate, or set "
+    "the inner loop diverges: lower the update rule's learning rate, or set "
     "its clip_norm."
 )
 
@@ -33,12 +43,11 @@ class Cause(enum.IntEnum):
     """What kind of failure."""
 
     NONE = 0
-    SUPPORT_LABEL = 1
-    QUERY_LABEL = 2
-    INNER_LOSS = 3
-    WEIGHTS = 4
-    PREDICTION = 5
-    OUTER_LOSS = 6
+    LABEL = 1
+    INNER_LOSS = 2
+    WEIGHTS = 3
+    PREDICTION = 4
+    OUTER_LOSS = 5
 
 
 class Failure(NamedTuple):
@@ -49,18 +58,20 @@ class Failure(NamedTuple):
         step: The step at which it went wrong.
         task: The task in the batch.
         value: The label if it is out of range, else 0.
+        rule: The number of the rule that the label breaks, else 0.
     """
 
     cause: Cause
     step: int
     task: int
     value: float
+    rule: int
 
     @classmethod
     def of(cls, report: Sequence[float]) -> Failure:
         """Makes a failure from the numbers of a report."""
-        cause, step, task, value = report
-        return cls(Cause(int(cause)), int(step), int(task), value)
+        cause, step, task, value, rule = report
+        return cls(Cause(int(cause)), int(step), int(task), value, int(rule))
 
     @property
     def is_outer(self) -> bool:
@@ -68,41 +79,46 @@ class Failure(NamedTuple):
         return self.cause == Cause.OUTER_LOSS
 
     def error(
-        self, classes: ClassNumbers | None, undone: bool = False
+        self,
+        rules: Sequence[LabelRule],
+        undone: bool = False,
+        inputs: dict[str, Any] | None = None,
+        hint: str = "",
     ) -> Exception:
         """Returns what to raise.
 
         Args:
-            classes: What labels may be, if they are class numbers.
+            rules: The rules of labels, by their number.
             undone: Whether a training step was undone because of it.
+            inputs: The inputs of the learner, if they are at hand, to tell
+                which of them is at fault.
+            hint: What else may be the cause of a gradient that is not
+                finite.
         """
         consequence = _UNDONE if undone else ""
-        if self.cause in _LABELS:
-            value = int(self.value) if self.value.is_integer() else self.value
-            return ValueError(
-                f"{classes.requirement} Task {self.task} of the batch has "
-                f"one in `{_LABELS[self.cause]}` that is not. Received: label "
-                f"{value}. {classes.way_out}{consequence}"
-            )
-        return FloatingPointError(self._loss_message(undone) + consequence)
+        if self.cause == Cause.LABEL:
+            message = rules[self.rule].error(self.task, self.value)
+            return ValueError(message + consequence)
+        message = self._loss_message(undone, inputs)
+        if self.is_outer:
+            message += hint
+        return FloatingPointError(message + consequence)
 
-    def _loss_message(self, undone: bool) -> str:
+    def _loss_message(self, undone: bool, inputs: dict[str, Any] | None) -> str:
         if self.cause == Cause.OUTER_LOSS:
             what = ", or its gradient," if undone else ""
             return (
                 f"The loss of the query sets{what} is not finite, though "
-                "every inner loss is: the query sets contain NaN or infinity "
-                "or labels out of range, or the inner loop diverges."
+                "every inner loss is: `query_x` or `query_y` contains NaN, "
+                "infinity or labels out of range, or the inner loop diverges."
             )
         if self.cause == Cause.PREDICTION:
             return (
                 "The predictions for the query set of task "
                 f"{self.task} in the batch are not finite, though the adapted "
-                "weights are. `query_x` contains NaN or infinity, or the "
-                "inner loop diverges: lower the update rule's learning rate, "
-                "or set its clip_norm."
+                f"weights are. {self._query_hint(inputs)}"
             )
-        hint = _BAD_DATA if self.step == 0 else _DIVERGES
+        hint = self._support_hint(inputs)
         if self.cause == Cause.WEIGHTS:
             return (
                 f"The adapted weights of task {self.task} in the batch are "
@@ -113,8 +129,31 @@ class Failure(NamedTuple):
             f"{self.task} in the batch. {hint}"
         )
 
+    def _query_hint(self, inputs: dict[str, Any] | None) -> str:
+        if inputs is None:
+            return f"`query_x` contains NaN or infinity, or {_DIVERGES}"
+        found = arguments_not_finite(inputs, _QUERY, self.task)
+        return _name(found) if found else _sentence(_DIVERGES)
 
-_LABELS = {Cause.SUPPORT_LABEL: "support_y", Cause.QUERY_LABEL: "query_y"}
+    def _support_hint(self, inputs: dict[str, Any] | None) -> str:
+        found = []
+        if inputs is not None:
+            found = arguments_not_finite(inputs, _SUPPORT, self.task)
+        if found:
+            return _name(found)
+        if self.step:
+            return _sentence(_DIVERGES)
+        return _BAD_DATA if inputs is None else _BAD_WEIGHTS
+
+
+def _name(arguments: Sequence[str]) -> str:
+    names = " and ".join(f"`{name}`" for name in arguments)
+    verb = "contains" if len(arguments) == 1 else "contain"
+    return f"{names} of this task {verb} NaN or infinity."
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def can_learn_from(
@@ -145,10 +184,10 @@ def can_learn_from(
 
 @dataclasses.dataclass
 class Report:
-    """A failure's cause, step, task and value, or zeros.
+    """The fields of a failure, or zeros.
 
     Attributes:
-        value: `[4]`, float64, which holds whole numbers up to 2**53.
+        value: `[5]`, float64, which holds whole numbers up to 2**53.
     """
 
     value: tf.Tensor
@@ -158,18 +197,18 @@ class Report:
         """Returns the report of a run without a failure."""
         return cls(tf.zeros([len(Failure._fields)], tf.float64))
 
-    def assertions(self, classes: ClassNumbers | None) -> list[tf.Operation]:
+    def assertions(self, rule: LabelRule | None) -> list[tf.Operation]:
         """Returns operations that raise if there was a failure.
 
         They serve where no host looks at reports: in a SavedModel.
 
         Args:
-            classes: What labels may be, if they are class numbers.
+            rule: What labels must be, if they are class numbers.
         """
-        _, step, task, _ = tf.unstack(self.value)
+        _, step, task, *_ = tf.unstack(self.value)
         index = tf.cast(task, tf.int32)
         return [
-            *self._label_assertions(classes),
+            *self._label_assertions(rule),
             self._require_no(
                 Cause.INNER_LOSS,
                 "The inner loss must be finite; `support_x` or `support_y` "
@@ -194,9 +233,7 @@ class Report:
             ),
         ]
 
-    def without_wrong_labels(
-        self, outputs: Any, classes: ClassNumbers | None
-    ) -> Any:
+    def without_wrong_labels(self, outputs: Any, rule: LabelRule | None) -> Any:
         """Returns outputs that nobody can take for those of good labels.
 
         They raise if a label was out of range. XLA drops assertions; there
@@ -204,38 +241,36 @@ class Report:
 
         Args:
             outputs: Nested tensors.
-            classes: What labels may be, if they are class numbers.
+            rule: What labels must be, if they are class numbers.
         """
-        if classes is None:
+        if rule is None:
             return outputs
-        is_bad = tf.reduce_any([self._is(cause) for cause in _LABELS])
+        is_bad = self._is(Cause.LABEL)
 
         def guard(y):
             if not y.dtype.is_floating:
                 return tf.identity(y)
             return tf.where(is_bad, tf.constant(math.nan, y.dtype), y)
 
-        with tf.control_dependencies(self._label_assertions(classes)):
+        with tf.control_dependencies(self._label_assertions(rule)):
             return keras.tree.map_structure(
                 lambda y: map_annotated(guard, y), outputs
             )
 
-    def _label_assertions(
-        self, classes: ClassNumbers | None
-    ) -> list[tf.Operation]:
-        if classes is None:
+    def _label_assertions(self, rule: LabelRule | None) -> list[tf.Operation]:
+        if rule is None:
             return []
-        _, _, task, value = tf.unstack(self.value)
+        _, _, task, value, _ = tf.unstack(self.value)
+        classes = rule.classes
         return [
             self._require_no(
-                cause,
+                Cause.LABEL,
                 f"{classes.requirement} {classes.way_out} Received in "
-                f"`{name}`: label",
+                f"`{rule.argument}`: label",
                 value,
                 "in task",
                 tf.cast(task, tf.int32),
             )
-            for cause, name in _LABELS.items()
         ]
 
     def _require_no(self, cause: Cause, *message) -> tf.Operation:
@@ -261,6 +296,8 @@ class Health:
         # TensorFlow keeps int32 variables off a GPU, where XLA would not
         # reach them.
         self._tasks = _of_each_replica(tf.zeros([], tf.int64), "tasks")
+        # A graph has reported by these, so that they are kept.
+        self._rules: list[LabelRule] = []
         # Calls in other threads have reports of their own.
         self._collected = PerThread(None)
 
@@ -290,7 +327,7 @@ class Health:
         """Keeps the earliest of the failures that blocks reported.
 
         Args:
-            reports: Collected reports, `[blocks, 4]`.
+            reports: Collected reports, `[blocks, 5]`.
             tasks: Tasks of a block.
         """
         failed = tf.not_equal(reports[:, 0], float(Cause.NONE))
@@ -299,7 +336,7 @@ class Health:
             output_type=tf.int32,
         )
         offset = tf.cast(at * tasks, reports.dtype)
-        found = reports[at] + tf.stack([0.0, 0.0, offset, 0.0])
+        found = reports[at] + tf.stack([0.0, 0.0, offset, 0.0, 0.0])
         self._keep(tf.logical_and(self.is_ok, tf.reduce_any(failed)), found)
 
     def count_tasks(self, tasks: int | tf.Tensor) -> None:
@@ -311,23 +348,26 @@ class Health:
         if not self.is_collecting and replicas.is_one_of_several():
             self._tasks.assign(tf.cast(tasks, tf.int64))
 
-    def report_labels(
-        self, labels: tf.Tensor, classes: ClassNumbers, *, query: bool = False
-    ) -> None:
-        """Reports labels that are not class numbers.
+    def report_labels(self, labels: tf.Tensor, rule: LabelRule) -> None:
+        """Reports labels that break a rule.
 
         Args:
             labels: `[tasks, n, ...]`.
-            classes: What they may be.
-            query: Whether they are those of the query sets.
+            rule: What they must be.
         """
-        cause = Cause.QUERY_LABEL if query else Cause.SUPPORT_LABEL
         self._first(
-            cause,
-            tf.logical_not(classes.contain(labels)),
+            Cause.LABEL,
+            tf.logical_not(rule.classes.contain(labels)),
             values=labels,
+            rule=self._number(rule),
             axis=0,
         )
+
+    def _number(self, rule: LabelRule) -> int:
+        """Returns the number of a rule, which a report holds in its place."""
+        if rule not in self._rules:
+            self._rules.append(rule)
+        return self._rules.index(rule)
 
     def report_inner_losses(
         self, losses: tf.Tensor, first: int | tf.Tensor = 0
@@ -384,17 +424,18 @@ class Health:
                 variables hold.
         """
         if collected is not None:
-            failure = Failure.of(collected.numpy().tolist())
-            return None if failure.cause == Cause.NONE else failure
+            value = collected.numpy()
+            return Failure.of(value.tolist()) if value[0] else None
         reports = self._strategy.experimental_local_results(self._report)
-        found = [Failure.of(report.numpy().tolist()) for report in reports]
-        # Every step comes here, and each read of a variable takes its time.
-        if all(failure.cause == Cause.NONE for failure in found):
+        # Every step comes here. `numpy` of a variable would read it twice.
+        values = [report.value().numpy() for report in reports]
+        if not any(value[0] for value in values):
             return None
         sizes = self._strategy.experimental_local_results(self._tasks)
         failures, before = [], 0
-        for failure, report, tasks in zip(found, reports, sizes, strict=True):
-            if failure.cause != Cause.NONE:
+        for value, report, tasks in zip(values, reports, sizes, strict=True):
+            if value[0]:
+                failure = Failure.of(value.tolist())
                 failures.append(failure._replace(task=failure.task + before))
                 report.assign(Report.empty().value)
             before += int(tasks.numpy())
@@ -402,16 +443,19 @@ class Health:
 
     def check(
         self,
-        classes: ClassNumbers | None,
-        undone: bool = False,
         collected: tf.Tensor | None = None,
+        *,
+        undone: bool = False,
+        inputs: dict[str, Any] | None = None,
+        hint: str = "",
     ) -> None:
         """Raises if a failure was reported, and forgets it.
 
         Args:
-            classes: What labels may be, if they are class numbers.
-            undone: Whether a training step was undone because of it.
             collected: See `take`.
+            undone: Whether a training step was undone because of it.
+            inputs: See `Failure.error`.
+            hint: See `Failure.error`.
 
         Raises:
             FloatingPointError: If something was not finite.
@@ -419,25 +463,20 @@ class Health:
         """
         failure = self.take(collected)
         if failure is not None:
-            raise failure.error(classes, undone)
+            raise failure.error(self._rules, undone, inputs, hint)
 
-    def check_labels(
-        self,
-        classes: ClassNumbers | None,
-        collected: tf.Tensor | None = None,
-    ) -> None:
-        """Raises if a label was out of range; forgets what was reported.
+    def check_labels(self, collected: tf.Tensor) -> None:
+        """Raises if a label was out of range.
 
         Args:
-            classes: What labels may be, if they are class numbers.
-            collected: See `take`.
+            collected: The value of a collected report.
 
         Raises:
             ValueError: If a label was out of range.
         """
         failure = self.take(collected)
-        if failure is not None and failure.cause in _LABELS:
-            raise failure.error(classes)
+        if failure is not None and failure.cause == Cause.LABEL:
+            raise failure.error(self._rules)
 
     def _first(
         self,
@@ -446,6 +485,7 @@ class Health:
         first: int | tf.Tensor = 0,
         *,
         values: tf.Tensor | None = None,
+        rule: int = 0,
         axis: int,
     ) -> None:
         """Keeps the first True, if nothing is kept.
@@ -455,6 +495,7 @@ class Health:
             bad: What failed, `[tasks, ...]` or `[steps, tasks]`.
             first: Number of the first of the steps.
             values: What to keep of it, of the shape of `bad`.
+            rule: The number of the rule of labels that it breaks.
             axis: The axis of tasks; one before it is that of steps.
         """
         flat = tf.reshape(bad, [-1])
@@ -470,7 +511,7 @@ class Health:
             is_it = tf.reshape(tf.equal(numbers, at), tf.shape(bad))
             values = tf.cast(values, tf.float64)
             value = tf.reduce_sum(tf.where(is_it, values, 0.0))
-        found = [cause, step, at // per_task % tasks, value]
+        found = [cause, step, at // per_task % tasks, value, rule]
         found = tf.stack([tf.cast(x, tf.float64) for x in found])
         self._keep(tf.logical_and(self.is_ok, at < size), found)
 

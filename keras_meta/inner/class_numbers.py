@@ -51,12 +51,14 @@ class ClassNumbers:
     def way_out(self) -> str:
         """The sentence of an error that says what to do."""
         return (
-            "Relabel each task's classes with whole numbers from 0 on, or "
-            "give the model more outputs."
+            "Relabel the classes with whole numbers from 0 on, or give the "
+            "model more outputs."
         )
 
     def contain(self, labels: tf.Tensor) -> tf.Tensor:
         """Returns which labels are allowed, of the shape of `labels`."""
+        if labels.dtype == tf.string:
+            return tf.zeros_like(labels, tf.bool)
         if labels.dtype.is_bool:
             labels = tf.cast(labels, tf.int32)
         is_whole = True
@@ -86,3 +88,30 @@ class ClassNumbers:
         fits = self.contain(labels)
         zeros = tf.zeros_like(labels)
         return tf.cast(tf.where(fits, labels, zeros), tf.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelRule:
+    """What the labels of one argument must be.
+
+    Attributes:
+        argument: What errors call the labels, such as `query_y['digit']`.
+        classes: The class numbers that they may be.
+    """
+
+    argument: str
+    classes: ClassNumbers
+
+    def error(self, task: int, label: float) -> str:
+        """Returns the message of an error.
+
+        Args:
+            task: The task in the batch.
+            label: One of its labels, which is not allowed.
+        """
+        label = int(label) if label.is_integer() else label
+        return (
+            f"{self.classes.requirement} Task {task} of the batch has one in "
+            f"`{self.argument}` that is not. Received: label {label}. "
+            f"{self.classes.way_out}"
+        )

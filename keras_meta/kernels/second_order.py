@@ -1,6 +1,7 @@
 """Refuses operations whose second derivative TensorFlow gets wrong.
 
 Several kinds are known. `tf.nn.moments` hides its mean from differentiation.
+`tf.recompute_grad` has no second derivative.
 Max pooling is wrong under XLA. The cross-entropy of logits leaves out how its
 gradient depends on the labels, and `tf.nn.ctc_loss` gives NaN. And there are
 gradient operations that have no derivative, or one that TensorFlow takes for
@@ -24,6 +25,7 @@ import tensorflow as tf
 from keras_meta._keras import called_graphs
 from keras_meta._keras import is_compiled
 from keras_meta._keras import is_differentiable
+from keras_meta._keras import is_rematerialized
 from keras_meta.kernels import missing_gradients  # noqa: F401 registers them
 
 # They have a derivative that always fails.
@@ -119,6 +121,7 @@ def differentiate(
     if again and not tf.executing_eagerly():
         backward = _operations()[start + len(forward) :]
         _refuse_wrong_losses(forward, weights, layers)
+        _refuse_rematerialization(forward, weights, layers)
         _refuse_last_derivatives(forward, backward, gradients, layers)
     return gradients, others
 
@@ -134,6 +137,17 @@ def _refuse_wrong_losses(operations, weights, layers) -> None:
         if message is not None:
             where = _where(operation, layers)
             raise ValueError(message.format(where, operation.name))
+
+
+def _refuse_rematerialization(operations, weights, layers) -> None:
+    for place, operation, _ in _with_called(operations, False):
+        if not is_rematerialized(operation):
+            continue
+        # What is called has no weights among what it comes from.
+        called = operation is not place
+        if called or any(_depends(x, weights) for x in operation.inputs):
+            where = _where(place, layers)
+            raise ValueError(_REMATERIALIZED.format(where, operation.name))
 
 
 def _refuse_last_derivatives(forward, backward, gradients, layers) -> None:
@@ -323,6 +337,12 @@ _CTC = (
     "{} calls tf.nn.ctc_loss or keras.ops.ctc_loss ({}). TensorFlow cannot "
     "differentiate it twice, as the meta-gradient needs. Use another loss, or "
     "pass " + _OR_FIRST_ORDER
+)
+_REMATERIALIZED = (
+    "{} uses keras.remat or tf.recompute_grad ({}). TensorFlow cannot "
+    "differentiate it twice, as the meta-gradient needs. Call the function "
+    "directly, as `checkpoint` saves memory in the inner loop, or pass "
+    + _OR_FIRST_ORDER
 )
 _NO_DERIVATIVE = (
     "{} uses an operation that has no derivative in TensorFlow: {}. No layer "

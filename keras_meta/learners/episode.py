@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import describe
-from keras_meta.inner.class_numbers import ClassNumbers
+from keras_meta.inner.class_numbers import LabelRule
 from keras_meta.learners.tensors import as_nested_tensors
 from keras_meta.learners.tensors import as_tensor
 from keras_meta.learners.tensors import as_tensors
@@ -101,16 +101,16 @@ class Episode:
         inputs = {name: getattr(self, name) for name in _REQUIRED + _OPTIONAL}
         return {k: v for k, v in inputs.items() if v is not None}
 
-    def with_valid_labels(self, classes: ClassNumbers | None) -> Episode:
+    def with_valid_labels(self, rule: LabelRule | None) -> Episode:
         """Replaces labels out of range, which `Health` reports.
 
         Args:
-            classes: What labels may be, if they are class numbers.
+            rule: What labels must be, if they are class numbers.
         """
-        if classes is None:
+        if rule is None:
             return self
         return dataclasses.replace(
-            self, support_y=classes.replace_others(self.support_y)
+            self, support_y=rule.classes.replace_others(self.support_y)
         )
 
     def _with_shapes_of(self, model: keras.Model) -> Episode:

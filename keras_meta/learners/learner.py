@@ -202,7 +202,9 @@ class Learner(MetaTraining):
             if training or every_step:
                 raise Inseparable("training takes blocks of its own")
             function = functools.partial(self._each_task, function)
-        check = functools.partial(self._check_health, training)
+        check = functools.partial(
+            self._health.check, undone=training, inputs=inputs
+        )
         return self._reported(function, inputs, check)
 
     def _adapt_and_predict(
@@ -285,7 +287,7 @@ class Learner(MetaTraining):
         """Calls a function; the graph raises what it reports."""
         with self._health.collecting() as report:
             predictions = function(inputs)
-        checks = report.assertions(self._support_classes)
+        checks = report.assertions(self._support_rule(inputs))
         with tf.control_dependencies(checks):
             return keras.tree.map_structure(tf.identity, predictions)
 
@@ -306,7 +308,7 @@ class Learner(MetaTraining):
         function = functools.partial(self._trajectory, steps=steps)
         if self._plan.value.one_by_one:
             function = functools.partial(self._trajectory_of_each, function)
-        return self._reported(function, inputs, self._check_labels)
+        return self._reported(function, inputs, self._health.check_labels)
 
     def _trajectory_of_each(self, function: Callable, inputs: dict[str, Any]):
         """Returns trajectories that are computed one after another."""
@@ -376,7 +378,7 @@ class Learner(MetaTraining):
         adaptation = self._reported(
             lambda inputs: self.adapt_tasks(inputs, steps=steps),
             inputs,
-            functools.partial(self._check_health, False),
+            functools.partial(self._health.check, inputs=inputs),
         )
         end = adaptation.end
         values = self._problem(training=False).one_task(
@@ -452,10 +454,10 @@ class Learner(MetaTraining):
     def _with_valid_support(self, episode: Episode) -> dict[str, Any]:
         """Reports labels of support sets out of range, and replaces them."""
         self._health.count_tasks(episode.tasks)
-        classes = self._support_classes
-        if classes is not None:
-            self._health.report_labels(episode.support_y, classes)
-        return episode.with_valid_labels(classes).as_inputs()
+        rule = self._support_rule(episode.as_inputs())
+        if rule is not None:
+            self._health.report_labels(episode.support_y, rule)
+        return episode.with_valid_labels(rule).as_inputs()
 
     def _support_of_step(
         self, data: dict[str, Any], step: int | tf.Tensor

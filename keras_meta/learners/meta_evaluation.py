@@ -16,6 +16,7 @@ from keras_meta.batching.annotations import attach
 from keras_meta.batching.annotations import detach
 from keras_meta.batching.annotations import keras_mask
 from keras_meta.batching.annotations import merge_tasks
+from keras_meta.batching.output_specs import OutputSpecs
 from keras_meta.execution import task_blocks
 from keras_meta.execution.compiled_functions import CompiledFunctions
 from keras_meta.execution.endless import refuses_endless
@@ -23,11 +24,12 @@ from keras_meta.execution.health import Health
 from keras_meta.execution.plan import PerThread
 from keras_meta.execution.plan import Plan
 from keras_meta.inner.class_numbers import ClassNumbers
-from keras_meta.inner.inner_loss import InnerLoss
+from keras_meta.inner.class_numbers import LabelRule
 from keras_meta.inner.inner_loss import check_shapes
 from keras_meta.learners.as_examples import as_examples
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
+from keras_meta.learners.query_labels import label_rules
 from keras_meta.learners.texts import has_texts
 from keras_meta.learners.texts import output_shape
 
@@ -171,7 +173,7 @@ class MetaEvaluation(keras.Model):
         outputs, report = self._compiled(
             lambda x: self(x, training=False, **options), ("predict", steps)
         )(x)
-        self._check_health(collected=report)
+        self._health.check(report, inputs=x)
         return attach(*outputs)
 
     def predict_each_step(self, x: dict[str, Any], steps: int):
@@ -190,7 +192,7 @@ class MetaEvaluation(keras.Model):
         outputs, report = self._compiled(
             lambda x: self.trajectory(x, steps), ("trajectory", steps)
         )(x)
-        self._check_labels(report)
+        self._health.check_labels(report)
         return attach(*outputs)
 
     def _compiled(self, function: Callable[[Any], Any], key: tuple):
@@ -347,21 +349,22 @@ class MetaEvaluation(keras.Model):
         if is_one and (isinstance(self.loss, str) or callable(self.loss)):
             predictions = tf.TensorShape([*y.shape[:2], *shape[1:]])
             check_shapes(self.loss, "query_y", y.shape, predictions)
-        return self._with_valid_labels(y)
+        return self._with_valid_labels(x, y)
 
-    def _checked(self, function, undone: bool = False):
+    def _checked(self, function, undone: bool = False, hint: str = ""):
         """Makes a function of an iterator stop on what went wrong.
 
         Args:
             function: What Keras made of a step.
             undone: Whether the step undoes what it did when it fails.
+            hint: See `Failure.error`.
         """
 
         def call_and_check(iterator):
             self._build_metrics(iterator)
             with self._watched():
                 outputs = function(iterator)
-            self._check_health(undone)
+            self._health.check(undone=undone, hint=hint)
             return outputs
 
         return call_and_check
@@ -444,63 +447,67 @@ class MetaEvaluation(keras.Model):
         with self._health.collecting() as report:
             outputs = function(inputs)
         if not is_eager:
-            return report.without_wrong_labels(outputs, self._support_classes)
+            rule = self._support_rule(inputs)
+            return report.without_wrong_labels(outputs, rule)
         check(report.value)
         return outputs
 
-    def _check_health(
-        self, undone: bool = False, collected: tf.Tensor | None = None
-    ) -> None:
-        self._health.check(ClassNumbers(self._ways), undone, collected)
+    def _support_rule(self, inputs: dict[str, Any]) -> LabelRule | None:
+        """Returns what `support_y` must be, if it is class numbers.
 
-    def _check_labels(self, collected: tf.Tensor) -> None:
-        """Raises on labels only: that a curve diverges is to be seen."""
-        self._health.check_labels(ClassNumbers(self._ways), collected)
+        Args:
+            inputs: See `Learner.call`.
+        """
+        loss = self._resolved_inner_loss
+        if not loss.is_sparse:
+            return None
+        ways = self._output_specs.ways(inputs["support_x"], axes=2)
+        return LabelRule("support_y", ClassNumbers.of(loss, ways))
 
-    @property
-    def _support_classes(self) -> ClassNumbers | None:
-        """What `support_y` may be, if it is class numbers."""
-        return ClassNumbers.of(self._resolved_inner_loss, self._ways)
+    def _query_rules(self, x: Any, y: Any) -> list[LabelRule | None]:
+        """Returns what each of the flat labels of the query sets must be.
 
-    def _with_valid_labels(self, y: Any) -> Any:
+        Args:
+            x: See `Learner.call`. What is wrong with it is said elsewhere.
+            y: Nested labels, `[tasks, q, ...]` each.
+        """
+        queries = x.get("query_x") if isinstance(x, dict) else None
+        return label_rules(
+            self.loss, y, lambda: self._output_specs.of(queries, axes=2)
+        )
+
+    def _with_valid_labels(self, x: Any, y: Any) -> Any:
         """Reports labels of the query sets out of range, and replaces them.
 
         Args:
-            y: Nested tensors.
+            x: See `Learner.call`.
+            y: Nested tensors, `[tasks, q, ...]` each.
         """
-        classes = self._query_classes
-        if classes is None or keras.tree.is_nested(y):
-            return y
-        self._health.report_labels(y, classes, query=True)
-        return classes.replace_others(y)
+        flat = keras.tree.flatten(y)
+        rules = self._query_rules(x, y)
+        for i, rule in enumerate(rules):
+            if rule is not None:
+                self._health.report_labels(flat[i], rule)
+                flat[i] = rule.classes.replace_others(flat[i])
+        return keras.tree.pack_sequence_as(y, flat)
 
-    @property
-    def _query_classes(self) -> ClassNumbers | None:
-        """What `query_y` may be, if it is class numbers."""
-        if isinstance(self.loss, str) or callable(self.loss):
-            return ClassNumbers.of(InnerLoss(self.loss), self._ways)
-        return None
-
-    def check_query_labels(self, y: tf.Tensor) -> None:
+    def check_query_labels(self, x: Any, y: Any) -> None:
         """Requires labels that the compiled loss takes.
 
         Args:
-            y: Labels of the query sets, `[tasks, q, ...]`.
+            x: See `Learner.call`.
+            y: Labels of the query sets, nested, `[tasks, q, ...]` each.
 
         Raises:
             ValueError: If they are class numbers and one is out of range.
         """
-        classes = self._query_classes
-        if classes is None:
-            return
         with self._health.collecting() as report:
-            self._health.report_labels(y, classes, query=True)
-        self._health.check_labels(classes, report.value)
+            self._with_valid_labels(x, y)
+        self._health.check_labels(report.value)
 
-    @property
-    def _ways(self) -> int | None:
-        shape = getattr(self.model, "output_shape", None)
-        return shape[-1] if isinstance(shape, tuple) else None
+    @functools.cached_property
+    def _output_specs(self) -> OutputSpecs:
+        return OutputSpecs(self.model)
 
 
 def examples_of_task(x: Any) -> int | None:

@@ -297,7 +297,9 @@ class MetaTraining(MetaEvaluation):
             if self._takes_many_steps:
                 function = self._in_one_loop(function)
             # Only the library's own step is known to undo itself.
-            function = self._checked(function, self._has_own_step)
+            function = self._checked(
+                function, self._has_own_step, self.meta_gradient.hint
+            )
             self.train_function = self._warning(function)
         return self.train_function
 

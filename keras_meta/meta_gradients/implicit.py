@@ -109,6 +109,20 @@ class Implicit(MetaGradient):
                 "learn=None, or meta_gradient=keras_meta.Unrolled()."
             )
 
+    @property
+    def hint(self) -> str:
+        """Names the linear solver; see `MetaGradient.hint`."""
+        if self.method == "conjugate_gradient":
+            return (
+                " Or the inner loss curves downwards at the adapted weights, "
+                "which are not a minimum then: take more inner steps, raise "
+                f"the damping of {self}, or the proximal term."
+            )
+        return (
+            " Or the Neumann series diverges, because the inner loss curves "
+            f"too much, or downwards: lower the rate of {self}."
+        )
+
     def warning(self, logs: Mapping[str, float]) -> str | None:
         """Warns of a point that is not a minimum."""
         norm = logs[_NORM]

@@ -198,6 +198,14 @@ class MetaGradient:
         )
         return Window(gradients, taken.carry, taken.losses, value)
 
+    @property
+    def hint(self) -> str:
+        """What else may be the cause of a gradient that is not finite.
+
+        A sentence that errors end with, or nothing.
+        """
+        return ""
+
     def warning(self, logs: Mapping[str, float]) -> str | None:
         """Returns what the user should know of a step, or `None`.
 

@@ -9,17 +9,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_meta._keras import model_supports_jit
 from keras_meta.batching.fallback import is_seed
+from keras_meta.batching.output_specs import OutputSpecs
 from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.checks import check_finite_values
 from keras_meta.checks import check_positive
 from keras_meta.checks import describe
 from keras_meta.episodes.arguments import as_array
 from keras_meta.episodes.random_bits import integers_below
+from keras_meta.inner.class_numbers import ClassNumbers
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.problems.problem import Problem
 from keras_meta.problems.words import instance_words
@@ -105,24 +106,16 @@ class ModelProblem(Problem):
         self._check_losses()
 
     def _check_labels(self) -> None:
-        shape = getattr(self.model, "output_shape", None)
-        if not self.loss.is_sparse or not isinstance(shape, tuple):
+        ways = OutputSpecs(self.model).ways(self._x, axes=1)
+        classes = ClassNumbers.of(self.loss, ways)
+        if classes is None:
             return
-        labels = self._y.numpy()
-        if labels.dtype.kind not in "iuf" or (labels != np.floor(labels)).any():
+        others = self._y[tf.logical_not(classes.contain(self._y))]
+        if len(others):
             raise ValueError(
-                "`data` must have labels that are class numbers. Received: "
-                f"labels of {labels.dtype}, such as {labels.flat[0]!r}."
-            )
-        known = tf.cast(self._y, tf.int64)
-        if self.loss.ignored_class is not None:
-            known = known[known != self.loss.ignored_class]
-        low, high = int(tf.reduce_min(known)), int(tf.reduce_max(known))
-        if low < 0 or high >= shape[-1]:
-            raise ValueError(
-                f"`data` must have labels from 0 to {shape[-1] - 1}, as the "
-                f"model has {shape[-1]} outputs. Received: labels from {low} "
-                f"to {high}."
+                "`data` must have labels that are class numbers. "
+                f"{classes.requirement} Received: {len(others)} other labels, "
+                f"such as {others[0].numpy()}. {classes.way_out}"
             )
 
     def _check_losses(self) -> None:

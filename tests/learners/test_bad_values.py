@@ -104,7 +104,8 @@ def test_nan_in_a_support_set_stops_fit_and_leaves_the_weights(
     before = weights(learner)
     with refuses(
         FloatingPointError,
-        "not finite at inner step 0 of task 2 .*data or the model.*contain",
+        "not finite at inner step 0 of task 2 .*`support_x` or `support_y` "
+        "contains.*or the model's weights",
     ):
         learner.fit(x, y, batch_size=3, epochs=3, verbose=0)
     assert_same_weights(learner, before)
@@ -117,7 +118,10 @@ def test_nan_in_the_query_labels_stops_fit_and_leaves_the_weights():
     x, y = regression()
     y[1, 0] = np.nan
     before = weights(learner)
-    with refuses(FloatingPointError, "loss of the query sets.*contain NaN"):
+    with refuses(
+        FloatingPointError,
+        "loss of the query sets.*`query_x` or `query_y` contains NaN",
+    ):
         learner.fit(x, y, batch_size=3, verbose=0)
     assert_same_weights(learner, before)
 
@@ -503,6 +507,40 @@ def test_predictions_that_are_not_finite_are_found(steps):
     learner = maml(evaluation_steps=steps)
     with refuses(FloatingPointError, "predictions .* task 1 .*`query_x`"):
         learner.predict(x, verbose=0)
+
+
+@pytest.mark.slow_variants("support_y", "query_x")
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("support_x", np.inf, "inner step 0 of task {} .*`support_x` of this"),
+        ("support_y", np.nan, "inner step 0 of task {} .*`support_y` of this"),
+        ("query_x", np.inf, "predictions for .*task {} .*`query_x` of this"),
+        ("query_y", np.nan, "loss of task {} .*`query_y` of this"),
+    ],
+    ids=["support_x", "support_y", "query_x", "query_y"],
+)
+def test_what_is_not_finite_is_named(key, value, expected):
+    learner = compiled(keras_meta.MAML(mlp(activation=None), 0.1))
+    x, y = regression()
+    data = {**x, "query_y": y}
+    data[key][1, 2] = value
+    episodes = dataset((x, y)).batch(3)
+    if key != "query_y":
+        with refuses(FloatingPointError, expected.format(1)):
+            learner(x)
+    if key.startswith("support"):
+        with refuses(FloatingPointError, expected.format(0)):
+            learner.adapt(x["support_x"][1], x["support_y"][1])
+    with refuses(FloatingPointError, expected.format(1)):
+        keras_meta.evaluate_tasks(learner, episodes, tasks=3)
+
+
+def test_weights_that_are_not_finite_are_told_from_data():
+    learner = compiled(keras_meta.MAML(mlp(activation=None), 0.1))
+    learner.set_weights([np.full_like(w, np.nan) for w in weights(learner)])
+    with refuses(FloatingPointError, "are finite, so the model's weights"):
+        learner(regression()[0])
 
 
 @pytest.mark.slow

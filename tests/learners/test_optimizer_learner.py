@@ -318,6 +318,7 @@ def test_mixed_precision_around_it_changes_nothing():
 def test_with_attention_the_losses_are_those_of_the_parameters():
     problem, rule = Valley(), attending_rule()
     params, data = problem.draw(0, 0, 3)
+    rule.attach(problem.variables, 3)
     runs, theta = runs_of(problem, rule, params, data)
     _, losses = runs.run(
         keras_meta.Unrolled().solve, theta, runs.start(theta), 0, 3

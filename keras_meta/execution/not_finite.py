@@ -1,0 +1,41 @@
+"""Which arguments hold the NaN or infinity that a step has met."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_meta.learners.tensors import as_nested_tensors
+
+
+def arguments_not_finite(
+    inputs: dict[str, Any], names: Sequence[str], task: int
+) -> list[str]:
+    """Returns the names of arguments that are not finite in a task.
+
+    Args:
+        inputs: Nested arrays, `[tasks, ...]` each, by the names of their
+            arguments.
+        names: The names of those to look at.
+        task: The task to look at.
+    """
+    return [
+        name
+        for name in names
+        if inputs.get(name) is not None
+        and any(
+            _is_not_finite(leaf, task)
+            for leaf in keras.tree.flatten(
+                as_nested_tensors(name, inputs[name])
+            )
+        )
+    ]
+
+
+def _is_not_finite(values: tf.Tensor, task: int) -> bool:
+    if not values.dtype.is_floating:
+        return False
+    return not bool(tf.reduce_all(tf.math.is_finite(values[task])))
