@@ -26,8 +26,11 @@ from keras_meta.learners.maml import MAML
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.reptile import Reptile
 from keras_meta.meta_gradients.displacement import Displacement
+from keras_meta.meta_gradients.evolution_strategies import EvolutionStrategies
 from keras_meta.meta_gradients.first_order import FirstOrder
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.noise_reuse_es import NoiseReuseES
+from keras_meta.meta_gradients.persistent_es import PersistentES
 from keras_meta.meta_gradients.unrolled import Unrolled
 from keras_meta.outer.optimizer_learner import OptimizerLearner
 from keras_meta.update_rules.adam import Adam
@@ -54,6 +57,7 @@ __all__ = [
     "Displacement",
     "episodes",
     "evaluate_tasks",
+    "EvolutionStrategies",
     "FirstOrder",
     "GradientDescent",
     "HierarchicalRNN",
@@ -67,8 +71,10 @@ __all__ = [
     "MetaSGD",
     "models",
     "Momentum",
+    "NoiseReuseES",
     "OptimizerLearner",
     "optimizers",
+    "PersistentES",
     "problems",
     "Reptile",
     "RMSprop",

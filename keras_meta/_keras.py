@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 from keras.src.saving.serialization_lib import ObjectSharingScope
 from keras.src.trainers.trainer import model_supports_jit
@@ -25,6 +26,7 @@ __all__ = [
     "model_supports_jit",
     "ObjectSharingScope",
     "raises_as_is",
+    "step_counter",
 ]
 
 
@@ -92,6 +94,16 @@ def is_stateful(operation_type: str) -> bool:
     """Whether operations of a type change a state or draw from one."""
     definition = op_def_registry.get(operation_type)
     return definition is not None and definition.is_stateful
+
+
+def step_counter(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """Returns what counts the steps of an optimizer, each one.
+
+    `iterations` counts only those that change weights, if gradients are
+    accumulated.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return inner._iterations
 
 
 def is_traced_for_xla() -> bool:

@@ -34,6 +34,8 @@ class MetaGradient:
         takes_second_derivatives: Whether the gradients of the inner steps
             are differentiated again. A rule that learns where gradients are
             taken needs it.
+        draws_random_numbers: Whether `estimate` draws random numbers. All
+            tasks of a batch are taken at once then.
 
     Example:
     >>> import dataclasses
@@ -80,6 +82,7 @@ class MetaGradient:
     """
 
     takes_second_derivatives: ClassVar[bool] = True
+    draws_random_numbers: ClassVar[bool] = False
 
     def check(self, rule: UpdateRule) -> None:
         """Refuses an update rule whose gradient would be wrong.
