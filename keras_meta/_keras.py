@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -23,6 +24,7 @@ __all__ = [
     "is_differentiable",
     "is_stateful",
     "is_traced_for_xla",
+    "loss_weights",
     "model_supports_jit",
     "ObjectSharingScope",
     "raises_as_is",
@@ -94,6 +96,11 @@ def is_stateful(operation_type: str) -> bool:
     """Whether operations of a type change a state or draw from one."""
     definition = op_def_registry.get(operation_type)
     return definition is not None and definition.is_stateful
+
+
+def loss_weights(model: keras.Model) -> Any:
+    """Returns the `loss_weights` that a model was compiled with."""
+    return getattr(model._compile_loss, "_user_loss_weights", None)
 
 
 def step_counter(optimizer: keras.optimizers.Optimizer) -> keras.Variable:

@@ -100,12 +100,12 @@ def as_inner_loss(loss) -> InnerLoss:
     return InnerLoss(loss)
 
 
-def as_query_loss(loss, compile_config: dict[str, Any]) -> InnerLoss:
+def as_query_loss(loss, loss_weights: Any = None) -> InnerLoss:
     """Returns the outer loss of each task alone, or raises.
 
     Args:
         loss: Whatever `compile` took as a loss.
-        compile_config: What `get_compile_config` returns.
+        loss_weights: What `compile` took as their weights.
     """
     if loss is None or isinstance(loss, (dict, list, tuple)):
         raise ValueError(
@@ -113,10 +113,10 @@ def as_query_loss(loss, compile_config: dict[str, Any]) -> InnerLoss:
             f"Received: loss={describe(loss)}. Compile a function of (y_true, "
             f"y_pred), or {_DIFFERENTIATE}"
         )
-    if compile_config.get("loss_weights") is not None:
+    if loss_weights is not None:
         raise ValueError(
             "Evolution strategies take the compiled loss as it is. Received: "
-            f"loss_weights={describe(compile_config['loss_weights'])}. "
+            f"loss_weights={describe(loss_weights)}. "
             f"Put the weight into the loss, or {_DIFFERENTIATE}"
         )
     query_loss = InnerLoss(loss, "query_y")

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta._keras import loss_weights
 from keras_meta._keras import raises_as_is
 from keras_meta.batching import task_axis
 from keras_meta.batching.annotations import attach
@@ -553,7 +554,7 @@ class Learner(MetaTraining):
                 "evolution strategies cannot compute for each task alone. "
                 "Override `task_losses` too, or use keras_meta.Unrolled()."
             )
-        return as_query_loss(self.loss, self.get_compile_config())
+        return as_query_loss(self.loss, loss_weights(self))
 
     # Saving and serving.
 

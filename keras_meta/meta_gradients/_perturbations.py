@@ -31,7 +31,7 @@ def draw_noise(
         own = tf.random.experimental.stateless_fold_in(seed, i)
         shape = [pairs, *value.shape]
         if draws == "normal":
-            return tf.random.stateless_normal(shape, own, value.dtype)
+            return tf.random.stateless_normal(shape, own, dtype=value.dtype)
         bits = tf.random.stateless_uniform(shape, own, 0, 2, tf.int32)
         return tf.cast(2 * bits - 1, value.dtype)
 
