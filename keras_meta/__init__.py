@@ -27,9 +27,12 @@ from keras_meta.learners.maml import MAML
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.reptile import Reptile
 from keras_meta.meta_gradients.displacement import Displacement
+from keras_meta.meta_gradients.evolution_strategies import EvolutionStrategies
 from keras_meta.meta_gradients.first_order import FirstOrder
 from keras_meta.meta_gradients.implicit import Implicit
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.noise_reuse_es import NoiseReuseES
+from keras_meta.meta_gradients.persistent_es import PersistentES
 from keras_meta.meta_gradients.truncated import Truncated
 from keras_meta.meta_gradients.unrolled import Unrolled
 from keras_meta.outer.optimizer_learner import OptimizerLearner
@@ -57,6 +60,7 @@ __all__ = [
     "Displacement",
     "episodes",
     "evaluate_tasks",
+    "EvolutionStrategies",
     "FirstOrder",
     "GradientDescent",
     "HierarchicalRNN",
@@ -72,8 +76,10 @@ __all__ = [
     "MetaSGD",
     "models",
     "Momentum",
+    "NoiseReuseES",
     "OptimizerLearner",
     "optimizers",
+    "PersistentES",
     "problems",
     "Reptile",
     "RMSprop",

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
+import keras
 import tensorflow as tf
 from keras.src.saving.serialization_lib import ObjectSharingScope
 from keras.src.trainers.trainer import model_supports_jit
@@ -26,9 +28,11 @@ __all__ = [
     "is_rematerialized",
     "is_stateful",
     "is_traced_for_xla",
+    "loss_weights",
     "model_supports_jit",
     "ObjectSharingScope",
     "raises_as_is",
+    "step_counter",
 ]
 
 
@@ -128,6 +132,21 @@ def is_stateful(operation_type: str) -> bool:
     """Whether operations of a type change a state or draw from one."""
     definition = op_def_registry.get(operation_type)
     return definition is not None and definition.is_stateful
+
+
+def loss_weights(model: keras.Model) -> Any:
+    """Returns the `loss_weights` that a model was compiled with."""
+    return getattr(model._compile_loss, "_user_loss_weights", None)
+
+
+def step_counter(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """Returns what counts the steps of an optimizer, each one.
+
+    `iterations` counts only those that change weights, if gradients are
+    accumulated.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return inner._iterations
 
 
 def is_traced_for_xla() -> bool:

@@ -31,6 +31,11 @@ def stack_to(x: tf.Tensor, tasks: int | tf.Tensor) -> tf.Tensor:
     return tf.broadcast_to(x, [tasks, *_sizes(x, 1)])
 
 
+def repeat(x: tf.Tensor, copies: int) -> tf.Tensor:
+    """Repeats all tasks: `[tasks, ...]` to `[copies * tasks, ...]`."""
+    return tf.tile(x, [copies, *[1] * (x.shape.rank - 1)])
+
+
 def size(x: tf.Tensor, axis: int) -> int | tf.Tensor:
     """Returns the size of an axis, static where it is known."""
     static = x.shape[axis]

@@ -34,6 +34,13 @@ def place_in_batch(
     return tf.reduce_sum(sizes[:number]), tf.reduce_sum(sizes)
 
 
+def number() -> int | tf.Tensor:
+    """Returns this replica's number, from 0."""
+    if not is_one_of_several():
+        return 0
+    return tf.distribute.get_replica_context().replica_id_in_sync_group
+
+
 def all_true(value: tf.Tensor) -> tf.Tensor:
     """Returns whether a boolean scalar is true on all replicas."""
     if not is_one_of_several():

@@ -58,7 +58,9 @@ class FewShotProblem(InnerProblem):
 
     Attributes:
         task_batched: The model. Its adapted variables are the parameters,
-            and with `theta_per_task` all others that `theta` has, after them.
+                but for the last `fixed` of them.
+        fixed: How many variables differ between tasks and do not adapt, with
+            `theta_per_task`.
         inner_loss: What a step descends, but for the proximal term.
         proximal: See `keras_meta.learners.learner.Learner`.
         batch_statistics: See `keras_meta.learners.learner.Learner`.
@@ -69,6 +71,7 @@ class FewShotProblem(InnerProblem):
     """
 
     task_batched: TaskBatched
+    fixed: int = 0
     inner_loss: InnerLoss
     proximal: float = 0.0
     batch_statistics: str
@@ -85,6 +88,7 @@ class FewShotProblem(InnerProblem):
         """Begins at the learned initialization; see `InnerProblem.start`."""
         tasks = task_axis.size(data["support_y"], 0)
         values = self._adapted_values(theta)
+        values = values[: len(values) - self.fixed]
         if not self.theta_per_task:
             values = [task_axis.stack(value, tasks) for value in values]
         return values, self.task_batched.initial_state()
@@ -209,12 +213,12 @@ class FewShotProblem(InnerProblem):
         self, theta, x, params, state, *, second_order=False, **options
     ) -> TaskOutputs:
         """Calls the model for all tasks."""
-        values, fixed = list(params), []
-        if self.theta_per_task:
-            fixed = self._adapted_values(theta)[len(values) :]
+        values = list(params)
+        if self.fixed:
+            values += self._adapted_values(theta)[-self.fixed :]
         with self._scope_of_shared(theta):
             return self.task_batched(
-                [*values, *fixed],
+                values,
                 state,
                 x,
                 training=self.training,

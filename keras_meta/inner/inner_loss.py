@@ -88,6 +88,11 @@ class InnerLoss:
         return _is_sparse(self.loss)
 
     @property
+    def sums_examples(self) -> bool:
+        """Whether the loss of a task is the sum over its examples."""
+        return self._reduction == "sum"
+
+    @property
     def ignored_class(self) -> int | None:
         """The class number whose examples do not count."""
         return getattr(self.loss, "ignore_class", None)

@@ -10,6 +10,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta._keras import step_counter
+from keras_meta.batching import task_axis
+from keras_meta.execution import replicas
 from keras_meta.inner.solver import Carry
 from keras_meta.meta_gradients.objective import Adaptation
 
@@ -43,6 +46,11 @@ class BatchObjective:
         """Number of devices that share the batch; gradients are summed."""
         return tf.distribute.get_strategy().num_replicas_in_sync
 
+    @property
+    def tasks(self) -> int | tf.Tensor:
+        """Number of tasks of the batch on this device."""
+        return task_axis.size(self.x["support_y"], 0)
+
     def adapt(self) -> Adaptation:
         """Runs the inner loop."""
         return self.learner.adapt_tasks(self.x, training=True)
@@ -58,6 +66,33 @@ class BatchObjective:
     def inner_gradients(self, carry: Carry) -> list[tf.Tensor]:
         """Returns the gradients of the inner loss; see `MetaObjective`."""
         return self.learner.inner_gradients(self.x, carry)
+
+    def task_losses(self, theta: Sequence[tf.Tensor], copies: int) -> tf.Tensor:
+        """Returns the loss of each task; see `MetaObjective`."""
+        return self.learner.task_losses(
+            self.x, self.y, self.sample_weight, theta, copies
+        )
+
+    def penalty(self) -> tf.Tensor:
+        """Returns what regularizers add; see `MetaObjective`."""
+        dtype = keras.config.floatx()
+        penalties = [
+            tf.cast(v.regularizer(v), dtype)
+            for v in self.variables
+            if v.regularizer is not None
+        ]
+        return sum(penalties, start=tf.zeros([], dtype))
+
+    def seed(self, number: int) -> tf.Tensor:
+        """Returns a seed of this step and device; see `MetaObjective`.
+
+        It depends on the optimizer's step counter, which is saved with the
+        learner, so that training that is resumed draws what it would have
+        drawn.
+        """
+        step = tf.convert_to_tensor(step_counter(self.learner.optimizer))
+        seed = tf.stack([tf.constant(number, step.dtype), step])
+        return tf.random.experimental.stateless_fold_in(seed, replicas.number())
 
     def scaled(self, value: tf.Tensor) -> tf.Tensor:
         """Returns a value times the optimizer's loss scale."""

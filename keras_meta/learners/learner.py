@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta._keras import loss_weights
 from keras_meta._keras import raises_as_is
+from keras_meta.batching import task_axis
 from keras_meta.batching.annotations import attach
 from keras_meta.batching.annotations import detach
 from keras_meta.batching.annotations import map_annotated
@@ -27,8 +30,10 @@ from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
 from keras_meta.learners.arguments import as_inner_loss
+from keras_meta.learners.arguments import as_query_loss
 from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_arguments
+from keras_meta.learners.arguments import check_no_added_losses
 from keras_meta.learners.arguments import warn_of_low_rank
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
@@ -135,6 +140,8 @@ class Learner(MetaTraining):
         adapted = select_adapted(model, adapt)
         self.update_rule.ensure_attached(adapted, steps)
         self._task_batched = TaskBatched(model, adapted)
+        # Made when tasks first have values of their own of all variables.
+        self._each_batched: TaskBatched | None = None
         self._solver = Solver(self.update_rule)
         self.meta_gradient = meta_gradient
         # XLA has no strings.
@@ -283,6 +290,51 @@ class Learner(MetaTraining):
             self._keep_state(adaptation, end._replace(state=result.state))
         return result.outputs
 
+    def task_losses(
+        self,
+        x: dict[str, Any],
+        y: Any,
+        sample_weight: Any,
+        theta: Sequence[tf.Tensor],
+        copies: int,
+    ) -> tf.Tensor:
+        """Returns the loss of each task for meta-parameters of its own.
+
+        The tasks adapt as in a meta-training step, and change no state. The
+        loss of a task is the compiled loss of its queries.
+
+        Override it, for a loss that `compile` does not know, to use
+        evolution strategies.
+
+        Args:
+            x: The inputs of `call`.
+            y: Labels of the query sets, `[tasks, q, ...]`.
+            sample_weight: Weights of the query examples, `[tasks, q]`, or
+                `None`.
+            theta: Values of `trainable_variables` for each copy of each task,
+                `[copies * tasks, *shape]` each, ordered as `[copies, tasks]`.
+            copies: How many times to take each task.
+
+        Returns:
+            The losses, `[copies * tasks]`.
+
+        Raises:
+            ValueError: If the loss of a task alone is not known.
+        """
+        loss = self._query_loss
+        data = self._with_valid_support(Episode.from_inputs(x, self.model))
+        data, y, sample_weight = keras.tree.map_structure(
+            lambda v: None if v is None else task_axis.repeat(v, copies),
+            (data, y, sample_weight),
+        )
+        problem = self._problem_of_each()
+        start = self._solver.init(problem, theta, data)
+        end, _ = self._solver.run(problem, theta, data, start, self.steps)
+        end = self._solver.finish(problem, theta, end)
+        result = problem.predict(theta, data, end.params, end.state)
+        check_no_added_losses(result.losses)
+        return loss(y, result.outputs, sample_weight)
+
     def _asserting(self, function: Callable, inputs: dict[str, Any]):
         """Calls a function; the graph raises what it reports."""
         with self._health.collecting() as report:
@@ -404,6 +456,26 @@ class Learner(MetaTraining):
             support_of_step=self._support_of_step,
         )
 
+    def _problem_of_each(self) -> FewShotProblem:
+        """Returns the problem of tasks with meta-parameters of their own."""
+        variables = list(self._task_batched.adapted)
+        adapted = {id(v) for v in variables}
+        fixed = [
+            v for v in self.model.trainable_variables if id(v) not in adapted
+        ]
+        variables += fixed
+        known = self._each_batched
+        if known is None or list(map(id, known.adapted)) != list(
+            map(id, variables)
+        ):
+            self._each_batched = TaskBatched(self.model, variables)
+        return dataclasses.replace(
+            self._problem(training=True),
+            theta_per_task=True,
+            task_batched=self._each_batched,
+            fixed=len(fixed),
+        )
+
     def _theta(self) -> list[tf.Tensor]:
         """Returns the values of the meta-parameters."""
         return [tf.convert_to_tensor(v.value) for v in self.trainable_variables]
@@ -497,6 +569,17 @@ class Learner(MetaTraining):
                 "pass `inner_loss=` to the constructor."
             )
         return as_inner_loss(loss)
+
+    @property
+    def _query_loss(self) -> InnerLoss:
+        """The compiled loss, of each task alone."""
+        if type(self).compute_loss is not MetaTraining.compute_loss:
+            raise ValueError(
+                f"{type(self).__name__} has a `compute_loss` of its own, which "
+                "evolution strategies cannot compute for each task alone. "
+                "Override `task_losses` too, or use keras_meta.Unrolled()."
+            )
+        return as_query_loss(self.loss, loss_weights(self))
 
     # Saving and serving.
 

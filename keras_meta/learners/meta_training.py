@@ -196,6 +196,8 @@ class MetaTraining(MetaEvaluation):
             return None
         if not averages_examples(self.loss, sample_weight is not None):
             return None
+        if self.meta_gradient.draws_random_numbers:
+            return None
         if not self.jit_compile and not task_blocks.has_plain_kernels(
             self.model
         ):

@@ -6,15 +6,21 @@ from collections.abc import Callable
 
 from keras_meta.checks import describe
 from keras_meta.meta_gradients.displacement import Displacement
+from keras_meta.meta_gradients.evolution_strategies import EvolutionStrategies
 from keras_meta.meta_gradients.first_order import FirstOrder
 from keras_meta.meta_gradients.implicit import Implicit
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.noise_reuse_es import NoiseReuseES
+from keras_meta.meta_gradients.persistent_es import PersistentES
 from keras_meta.meta_gradients.unrolled import Unrolled
 
 _BY_NAME: dict[str, Callable[[], MetaGradient]] = {
     "displacement": Displacement,
+    "evolution_strategies": EvolutionStrategies,
     "first_order": FirstOrder,
     "implicit": Implicit,
+    "noise_reuse_es": NoiseReuseES,
+    "persistent_es": PersistentES,
     "unrolled": Unrolled,
 }
 

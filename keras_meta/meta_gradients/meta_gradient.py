@@ -18,7 +18,7 @@ from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients.objective import Estimate
 from keras_meta.meta_gradients.objective import MetaObjective
 from keras_meta.meta_gradients.runs import Runs
-from keras_meta.meta_gradients.runs import Window
+from keras_meta.meta_gradients.runs import WindowEstimate
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -42,6 +42,8 @@ class MetaGradient:
         length: Steps of a window after which the meta-parameters learn, or
             `None` for the whole run.
         logs: Names of what `estimate` adds to the logs of training.
+        draws_random_numbers: Whether `estimate` draws random numbers. All
+            tasks of a batch are taken at once then.
 
     Example:
     >>> import dataclasses
@@ -92,6 +94,7 @@ class MetaGradient:
     differentiates_steps: ClassVar[bool] = True
     length: ClassVar[int | None] = None
     logs: ClassVar[tuple[str, ...]] = ()
+    draws_random_numbers: ClassVar[bool] = False
 
     def check(self, rule: UpdateRule) -> None:
         """Refuses an update rule whose gradient would be wrong.
@@ -156,23 +159,27 @@ class MetaGradient:
         gradients = tape.gradient(scaled, list(objective.variables))
         return Estimate(gradients, loss, predictions)
 
-    def begin(self, runs: Runs, theta: Sequence[tf.Tensor]) -> Any:
+    def begin_runs(
+        self, runs: Runs, theta: Sequence[tf.Tensor], seed: tf.Tensor
+    ) -> Any:
         """Returns what is remembered of runs before their first window.
 
         Args:
             runs: The runs.
             theta: Values of the meta-parameters.
+            seed: Seed of what is drawn for the first window, `[2]`.
         """
         return runs.start(theta)
 
-    def window(
+    def take_window(
         self,
         runs: Runs,
         theta: Sequence[tf.Tensor],
         memory: Any,
         first: int | tf.Tensor,
         steps: int,
-    ) -> Window:
+        seed: tf.Tensor,
+    ) -> WindowEstimate:
         """Returns what a window of runs says about the meta-parameters.
 
         By default that is the derivative of what is minimized in the window;
@@ -181,9 +188,11 @@ class MetaGradient:
         Args:
             runs: The runs.
             theta: Values of the meta-parameters.
-            memory: What `begin` or the window before returned.
+            memory: What `begin_runs` or the window before returned.
             first: Number of the window's first step.
             steps: Steps of the window.
+            seed: Seed of what is drawn for the window, `[2]`. That of the
+                first window is the one that `begin_runs` got.
         """
         with tf.GradientTape() as tape:
             tape.watch(theta)
@@ -196,7 +205,7 @@ class MetaGradient:
             theta,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        return Window(gradients, taken.carry, taken.losses, value)
+        return WindowEstimate(gradients, taken.carry, taken.losses, value)
 
     @property
     def hint(self) -> str:

@@ -62,6 +62,10 @@ class MetaObjective(Protocol):
     def replicas(self) -> int:
         """Number of devices that share the batch; gradients are summed."""
 
+    @property
+    def tasks(self) -> int | tf.Tensor:
+        """Number of tasks of the batch on this device."""
+
     def adapt(self) -> Adaptation:
         """Runs the inner loop."""
 
@@ -80,6 +84,31 @@ class MetaObjective(Protocol):
 
         Args:
             carry: Where to take them.
+        """
+
+    def task_losses(self, theta: Sequence[tf.Tensor], copies: int) -> tf.Tensor:
+        """Returns the loss of the queries of each task alone.
+
+        Weights' regularizers do not count, see `penalty`. Nothing of the
+        learner's state changes.
+
+        Args:
+            theta: Values of the meta-parameters for each copy of each task,
+                `[copies * tasks, *shape]` each, ordered as `[copies, tasks]`.
+            copies: How many times to take each task.
+
+        Returns:
+            The losses, `[copies * tasks]`.
+        """
+
+    def penalty(self) -> tf.Tensor:
+        """Returns what regularizers of weights add to the outer loss."""
+
+    def seed(self, number: int) -> tf.Tensor:
+        """Returns a seed that differs between steps and devices, `[2]`.
+
+        Args:
+            number: What tells the seeds of several sequences apart.
         """
 
     def scaled(self, value: tf.Tensor) -> tf.Tensor:

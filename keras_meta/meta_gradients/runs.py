@@ -28,7 +28,7 @@ class Taken(NamedTuple):
     values: tf.Tensor
 
 
-class Window(NamedTuple):
+class WindowEstimate(NamedTuple):
     """What a window of a run says about the meta-parameters.
 
     Attributes:
@@ -49,8 +49,20 @@ class Window(NamedTuple):
 class Runs(Protocol):
     """A batch of runs, as a meta-gradient sees it."""
 
+    @property
+    def tasks(self) -> int:
+        """Number of tasks."""
+
     def start(self, theta: Sequence[tf.Tensor]) -> Carry:
         """Returns the carry before the first step."""
+
+    def repeated(self, copies: int) -> Runs:
+        """Returns runs of copies of the tasks, with a `theta` for each.
+
+        Args:
+            copies: How many times to take each task; their order is
+                `[copies, tasks]`.
+        """
 
     def resumed(
         self,

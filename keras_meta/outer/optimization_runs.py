@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from keras_meta.batching import task_axis
 from keras_meta.inner.optimization import Instances
 from keras_meta.inner.optimization import OptimizationProblem
 from keras_meta.inner.optimization import run_with_losses
@@ -40,6 +41,30 @@ class OptimizationRuns:
     weights: tf.Tensor
     first_losses: tf.Tensor | None
     scaled: Callable[[tf.Tensor], tf.Tensor]
+
+    @property
+    def tasks(self) -> int:
+        """Number of instances."""
+        return self.data.params[0].shape[0]
+
+    def repeated(self, copies: int) -> OptimizationRuns:
+        """Returns runs of copies of the instances; see `Runs`."""
+
+        def repeat(x):
+            # All instances share a scalar.
+            if x is None or not x.shape.rank:
+                return x
+            return task_axis.repeat(x, copies)
+
+        data, first_losses = keras.tree.map_structure(
+            repeat, (self.data, self.first_losses)
+        )
+        return dataclasses.replace(
+            self,
+            problem=dataclasses.replace(self.problem, theta_per_task=True),
+            data=data,
+            first_losses=first_losses,
+        )
 
     def start(self, theta: Sequence[tf.Tensor]) -> Carry:
         """Returns the carry before the first step."""

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_meta._keras import model_supports_jit
+from keras_meta._keras import step_counter
 from keras_meta.checks import check_at_least
 from keras_meta.checks import check_choice
 from keras_meta.checks import check_positive
@@ -27,7 +28,7 @@ from keras_meta.learners.arguments import as_step_weights
 from keras_meta.meta_gradients.first_order import FirstOrder
 from keras_meta.meta_gradients.get import as_meta_gradient
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
-from keras_meta.meta_gradients.runs import Window
+from keras_meta.meta_gradients.runs import WindowEstimate
 from keras_meta.meta_gradients.truncated import Truncated
 from keras_meta.outer.optimization_runs import OptimizationRuns
 from keras_meta.outer.optimizer_arguments import as_problems
@@ -315,20 +316,31 @@ class OptimizerLearner(keras.Model):
         variables = self.rule.trainable_variables
         return [tf.convert_to_tensor(v.value) for v in variables]
 
+    def _seed(self) -> tf.Tensor:
+        """Returns a seed of this meta-step, `[2]`.
+
+        The optimizer's step counter is saved with it, so training that is
+        resumed draws what it would have drawn.
+        """
+        step = tf.convert_to_tensor(step_counter(self.optimizer))
+        number = getattr(self.meta_gradient, "seed", 0)
+        return tf.stack([tf.constant(number, step.dtype), step])
+
     def _train_on(self, problem: Problem, x):
         runs = self._begin(problem, x)
-        start = self.meta_gradient.begin(runs, self._theta())
+        start = self.meta_gradient.begin_runs(runs, self._theta(), self._seed())
         windows = tf.cast(self._windows.read_value(), tf.int32)
         length = self._length
 
         def take_window(number, flat, total, _):
             first = number * length
-            window = self.meta_gradient.window(
+            window = self.meta_gradient.take_window(
                 runs,
                 self._theta(),
                 keras.tree.pack_sequence_as(start, flat),
                 first,
                 length,
+                self._seed(),
             )
             self._health.report_inner_losses(window.losses, first)
             self._learn(window, first)
@@ -356,7 +368,7 @@ class OptimizerLearner(keras.Model):
         self._health.report_outer(tf.math.is_finite(loss))
         return loss, tf.reduce_mean(losses[-1])
 
-    def _learn(self, window: Window, first: tf.Tensor) -> None:
+    def _learn(self, window: WindowEstimate, first: tf.Tensor) -> None:
         """Learns from a window, unless something in it is not finite.
 
         Args:

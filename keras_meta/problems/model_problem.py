@@ -181,6 +181,7 @@ class ModelProblem(Problem):
         return params, {
             "seed": tf.cast(seed, tf.int64),
             "index": tf.cast(index, tf.int64),
+            "row": tf.range(instances),
         }
 
     def losses(self, params, data, step, *, second_order=False, xla=None):
@@ -236,6 +237,8 @@ class ModelProblem(Problem):
             rows=instances,
             words=self.batch_size,
         )
+        # Instances may have been repeated.
+        words = tf.gather(words, data["row"])
         chosen = integers_below(words, self._y.shape[0])
         x = keras.tree.map_structure(lambda x: tf.gather(x, chosen), self._x)
         return x, tf.gather(self._y, chosen)

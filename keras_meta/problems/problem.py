@@ -45,7 +45,8 @@ class Problem:
 
         Returns:
             The first parameters, `[instances, *shape]` each, and data for
-            `losses`, nested tensors.
+            `losses`, nested tensors: `[instances, ...]` each, or scalars
+            that all instances share. Evolution strategies repeat instances.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement `draw`."

@@ -93,7 +93,9 @@ def test_meta_gradient_of_a_window_equals_finite_differences(second_order):
 
     @tf.function
     def meta_gradient():
-        window = windows(2, second_order).window(runs, theta, start, 2, 2)
+        window = windows(2, second_order).take_window(
+            runs, theta, start, 2, 2, seed=None
+        )
         return window.gradients
 
     gradients = meta_gradient()
