@@ -72,7 +72,17 @@ def _lay_out(step, carry, numbers):
     for i in numbers:
         carry, output = step(i, carry)
         outputs.append(output)
-    return carry, keras.tree.map_structure(lambda *y: tf.stack(y), *outputs)
+    return carry, keras.tree.map_structure(_stack, *outputs)
+
+
+def _stack(*values: tf.Tensor) -> tf.Tensor:
+    """Stacks values along a new first axis.
+
+    TensorFlow 2.21 takes a slice of `tf.stack` back apart, and then loses
+    reshapes that come out of a function and go into another reshape: the
+    graph stays as it is, and is wrong inside a loop.
+    """
+    return tf.concat([value[tf.newaxis] for value in values], axis=0)
 
 
 @dataclasses.dataclass(frozen=True)

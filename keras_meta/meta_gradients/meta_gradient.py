@@ -92,7 +92,8 @@ class MetaGradient:
 
     takes_second_derivatives: ClassVar[bool] = True
     differentiates_steps: ClassVar[bool] = True
-    length: ClassVar[int | None] = None
+    # Without a type, as it is a field of some, which follows others.
+    length = None
     logs: ClassVar[tuple[str, ...]] = ()
     draws_random_numbers: ClassVar[bool] = False
 

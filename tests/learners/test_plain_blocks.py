@@ -85,7 +85,7 @@ _LEARNERS = {
 
 
 # What the others nearly cover.
-_COVERED = ("one step", "first order", "support statistics", "step weights")
+_COVERED = ("one step", "first order", "support statistics")
 
 
 @pytest.mark.slow_variants(
