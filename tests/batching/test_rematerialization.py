@@ -115,7 +115,7 @@ def test_a_layers_own_weight_is_refused_in_the_same_words(order):
 def test_a_frozen_layer_may_be_rematerialized():
     def gradient(how):
         frozen = layers.Dense(3, "tanh", trainable=False)
-        return meta_gradient(network(Applied(how, frozen)), True)
+        return meta_gradient(network(Applied(how, frozen)), "first_order")
 
     assert_equal(gradient(keras.remat), gradient(directly))
 
