@@ -19,9 +19,10 @@ from keras_meta.batching.annotations import detach
 from keras_meta.batching.annotations import map_annotated
 from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.checks import check_at_least
-from keras_meta.checks import describe
 from keras_meta.execution.task_blocks import Inseparable
 from keras_meta.execution.undoing import Change
+from keras_meta.inner.class_numbers import ClassNumbers
+from keras_meta.inner.class_numbers import LabelRule
 from keras_meta.inner.few_shot import FewShotProblem
 from keras_meta.inner.few_shot import Support
 from keras_meta.inner.few_shot import whole_support
@@ -37,8 +38,7 @@ from keras_meta.learners.arguments import check_no_added_losses
 from keras_meta.learners.arguments import warn_of_low_rank
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
-from keras_meta.learners.episode import check_is_dict
-from keras_meta.learners.meta_training import MetaTraining
+from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.selection import require_same_choice
 from keras_meta.learners.selection import select_adapted
 from keras_meta.learners.signature import default_signature
@@ -51,16 +51,12 @@ from keras_meta.meta_gradients.objective import Adaptation
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
-class Learner(MetaTraining):
-    """Base class of meta-learners: adapts a model to each task's support set.
+class Learner(MetaLearner):
+    """Base class of learners that adapt a model by gradient steps.
 
-    Its `call` takes a dict of `support_x` `[tasks, n, ...]`, `support_y`
-    `[tasks, n, ...]` and `query_x` `[tasks, q, ...]` (and optionally
-    `support_sample_weight` `[tasks, n]`) and returns predictions for
-    `query_x` by the network adapted to each task, `[tasks, q, ...]`. `fit`,
-    `evaluate` and `predict` take data sets of `(x, query_y)` with such `x`.
-    Compiled losses and metrics get the queries of all tasks as one batch,
-    `[tasks * q, ...]`; override `compute_loss` for a loss that sees tasks.
+    Its `call` adapts the model to the support set of each task, in an inner
+    loop of `steps` steps, and returns predictions for the query sets by the
+    adapted networks. `MetaLearner` says what it takes and returns.
 
     Args:
         model: A built Keras model of any kind; its weights are the learned
@@ -114,8 +110,7 @@ class Learner(MetaTraining):
         batch_statistics: str = "batch",
         **kwargs,
     ):
-        # Labels and regression targets must not be cast to the model's type.
-        super().__init__(autocast=False, dtype=keras.config.floatx(), **kwargs)
+        super().__init__(**kwargs)
         check_arguments(
             model,
             steps,
@@ -168,14 +163,6 @@ class Learner(MetaTraining):
 
     # Adaptation.
 
-    def __call__(self, inputs, *args, **kwargs):
-        """Calls the learner as a Keras model, see `call`."""
-        # Here errors name the input, which those of Keras would not.
-        check_is_dict(inputs)
-        if not _is_symbolic(inputs):
-            inputs = as_tensors(inputs)
-        return super().__call__(inputs, *args, **kwargs)
-
     @raises_as_is
     def call(
         self,
@@ -203,16 +190,10 @@ class Learner(MetaTraining):
             every_step=every_step,
             steps=steps,
         )
-        if self._plan.value.exporting:
-            return self._asserting(function, inputs)
-        if self._plan.value.one_by_one:
-            if training or every_step:
-                raise Inseparable("training takes blocks of its own")
-            function = functools.partial(self._each_task, function)
-        check = functools.partial(
-            self._health.check, undone=training, inputs=inputs
-        )
-        return self._reported(function, inputs, check)
+        takes_all = training or every_step
+        if takes_all and self._plan.value.one_by_one:
+            raise Inseparable("training takes blocks of its own")
+        return self._carried_out(function, inputs, training)
 
     def _adapt_and_predict(
         self, inputs: dict[str, Any], training: bool, every_step: bool, steps
@@ -334,14 +315,6 @@ class Learner(MetaTraining):
         result = problem.predict(theta, data, end.params, end.state)
         check_no_added_losses(result.losses)
         return loss(y, result.outputs, sample_weight)
-
-    def _asserting(self, function: Callable, inputs: dict[str, Any]):
-        """Calls a function; the graph raises what it reports."""
-        with self._health.collecting() as report:
-            predictions = function(inputs)
-        checks = report.assertions(self._support_rule(inputs))
-        with tf.control_dependencies(checks):
-            return keras.tree.map_structure(tf.identity, predictions)
 
     def trajectory(self, inputs: dict[str, Any], steps: int | None = None):
         """Returns predictions for the query sets after every inner step.
@@ -573,7 +546,7 @@ class Learner(MetaTraining):
     @property
     def _query_loss(self) -> InnerLoss:
         """The compiled loss, of each task alone."""
-        if type(self).compute_loss is not MetaTraining.compute_loss:
+        if type(self).compute_loss is not MetaLearner.compute_loss:
             raise ValueError(
                 f"{type(self).__name__} has a `compute_loss` of its own, which "
                 "evolution strategies cannot compute for each task alone. "
@@ -581,54 +554,36 @@ class Learner(MetaTraining):
             )
         return as_query_loss(self.loss, loss_weights(self))
 
+    @property
+    def _predictor(self) -> keras.Model:
+        return self.model
+
+    @property
+    def _calls_layers_per_task(self) -> bool:
+        return self._task_batched.has_fallback
+
+    @property
+    def _estimator(self) -> MetaGradient:
+        return self.meta_gradient
+
+    @property
+    def _settings_of_calls(self) -> tuple:
+        # As it was given: a name may become a new object each time.
+        return self._number_of_steps(False), self.inner_loss
+
+    def _support_rule(self, inputs: dict[str, Any]) -> LabelRule | None:
+        loss = self._resolved_inner_loss
+        if not loss.is_sparse:
+            return None
+        ways = self._output_specs.ways(inputs["support_x"], axes=2)
+        return LabelRule("support_y", ClassNumbers.of(loss, ways))
+
     # Saving and serving.
 
-    def export(
-        self,
-        filepath: str,
-        format: str = "tf_saved_model",
-        verbose: bool | None = None,
-        input_signature: dict[str, Any] | None = None,
-    ) -> None:
-        """Writes a SavedModel that adapts where it is served.
-
-        Its `serve` endpoint and its signatures take support and query sets
-        of any number of tasks, shots and queries and return predictions for
-        the query sets, after the inner steps of evaluation.
-
-        Args:
-            filepath: The folder to write.
-            format: `"tf_saved_model"`; other formats hold no gradients.
-            verbose: Whether to print the endpoint.
-            input_signature: A dict of `tf.TensorSpec` as `call` takes it; by
-                default made from the model's input and output shapes.
-
-        Example:
-        ```python
-        learner.export("served")
-        served = tf.saved_model.load("served")
-        served.serve({"support_x": ..., "support_y": ..., "query_x": ...})
-        ```
-        """
-        if not isinstance(format, str) or format != "tf_saved_model":
-            raise ValueError(
-                "A meta-learner takes gradients where it is served, which "
-                "only a SavedModel can hold. Received: "
-                f"format={describe(format)}; use format='tf_saved_model'."
-            )
-        if input_signature is None:
-            input_signature = default_signature(
-                self.model, self._resolved_inner_loss.is_sparse
-            )
-
-        def serve(inputs):
-            with self._plan.changing(exporting=True):
-                return self(inputs, training=False)
-
-        archive = keras.export.ExportArchive()
-        archive.track(self)
-        archive.add_endpoint("serve", serve, input_signature=[input_signature])
-        archive.write_out(filepath, verbose=verbose)
+    def _default_signature(self) -> dict[str, Any]:
+        return default_signature(
+            self.model, self._resolved_inner_loss.is_sparse
+        )
 
     def save_own_variables(self, store) -> None:
         """Saves what belongs to no layer; warns of what a file loses."""
@@ -692,11 +647,6 @@ def _record_predictions(
 
 def _with_first_axis(x: tf.Tensor) -> tf.Tensor:
     return map_annotated(lambda y: y[tf.newaxis], x)
-
-
-def _is_symbolic(inputs: dict[str, Any]) -> bool:
-    leaves = keras.tree.flatten(inputs)
-    return any(isinstance(x, keras.KerasTensor) for x in leaves)
 
 
 def _swap_first_axes(x: tf.Tensor) -> tf.Tensor:

@@ -23,7 +23,6 @@ from keras_meta.execution.endless import refuses_endless
 from keras_meta.execution.health import Health
 from keras_meta.execution.plan import PerThread
 from keras_meta.execution.plan import Plan
-from keras_meta.inner.class_numbers import ClassNumbers
 from keras_meta.inner.class_numbers import LabelRule
 from keras_meta.inner.inner_loss import check_shapes
 from keras_meta.learners.as_examples import as_examples
@@ -41,8 +40,7 @@ class MetaEvaluation(keras.Model):
     CPU, large tasks for a convolutional network are taken one by one and
     without XLA, which is slower there; see `task_blocks`.
 
-    It uses `model`, `inner_loss`, `_resolved_inner_loss` and
-    `_number_of_steps` of the other parts.
+    The properties under "What it knows of a learner" are for subclasses.
     """
 
     def __init__(self, **kwargs):
@@ -63,6 +61,23 @@ class MetaEvaluation(keras.Model):
     @jit_compile.setter
     def jit_compile(self, value: bool | str | None) -> None:
         keras.Model.jit_compile.fset(self, value)
+
+    # What it knows of a learner.
+
+    @property
+    def _predictor(self) -> keras.Model | None:
+        """The model that maps inputs to predictions, if there is one."""
+        return None
+
+    @property
+    def _calls_layers_per_task(self) -> bool:
+        """Whether some layer is called once per task, slow under XLA."""
+        return False
+
+    @property
+    def _settings_of_calls(self) -> tuple:
+        """What a compiled call depends on and `compile` does not change."""
+        return ()
 
     evaluate = refuses_endless(keras.Model.evaluate)
     predict = refuses_endless(keras.Model.predict)
@@ -221,9 +236,7 @@ class MetaEvaluation(keras.Model):
         # Keras forgets this function in `compile`.
         self.make_predict_function()
         settings = (
-            self._number_of_steps(False),
-            # As it was given: a name may become a new object each time.
-            self.inner_loss,
+            *self._settings_of_calls,
             self.jit_compile,
         )
         return self._functions.get(self.predict_function, key + settings, make)
@@ -256,16 +269,16 @@ class MetaEvaluation(keras.Model):
         """Whether a graph is made that nobody else takes apart or compiles."""
         if tf.executing_eagerly() or is_traced_for_xla():
             return False
-        return not self._is_distributed
+        return self._predictor is not None and not self._is_distributed
 
     def _is_faster_plain(self, data: Any) -> bool:
         """See `task_blocks.is_faster_plain`."""
-        if not task_blocks.has_plain_kernels(self.model):
+        if not task_blocks.has_plain_kernels(self._predictor):
             return False
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         size = self._size_of_task(x)
         return size is not None and task_blocks.is_faster_plain(
-            self.model, size
+            self._predictor, size
         )
 
     def _each_task(self, function: Callable[[Any], Any], inputs: Any):
@@ -307,7 +320,9 @@ class MetaEvaluation(keras.Model):
         examples = examples_of_task(x)
         if examples is None:
             return None
-        return task_blocks.working_set(self.model, x["support_x"], examples)
+        return task_blocks.working_set(
+            self._predictor, x["support_x"], examples
+        )
 
     def _require_separable(self, predictions) -> None:
         """Refuses what is not told by the predictions of each task alone.
@@ -336,7 +351,8 @@ class MetaEvaluation(keras.Model):
         self, x: Any, needs_queries: bool = False
     ) -> dict[str, Any]:
         """Returns the inputs of `call` as tensors that fit the model."""
-        return Episode.from_inputs(x, self.model, needs_queries).as_inputs()
+        episode = Episode.from_inputs(x, self._predictor, needs_queries)
+        return episode.as_inputs()
 
     def _checked_labels(self, x, y, sample_weight) -> Any:
         """Returns the labels of the query sets as tensors that fit the loss.
@@ -344,7 +360,7 @@ class MetaEvaluation(keras.Model):
         Class numbers out of range are reported, and replaced.
         """
         y = check_query(x, y, sample_weight)
-        shape = output_shape(self.model)
+        shape = output_shape(self._predictor)
         is_one = shape is not None and not keras.tree.is_nested(y)
         if is_one and (isinstance(self.loss, str) or callable(self.loss)):
             predictions = tf.TensorShape([*y.shape[:2], *shape[1:]])
@@ -380,7 +396,7 @@ class MetaEvaluation(keras.Model):
         if metrics is None or metrics.built or self._is_distributed:
             return
         spec = getattr(iterator, "element_spec", None)
-        shape = output_shape(self.model)
+        shape = output_shape(self._predictor)
         if spec is None or shape is None:
             return
         _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
@@ -458,11 +474,7 @@ class MetaEvaluation(keras.Model):
         Args:
             inputs: See `Learner.call`.
         """
-        loss = self._resolved_inner_loss
-        if not loss.is_sparse:
-            return None
-        ways = self._output_specs.ways(inputs["support_x"], axes=2)
-        return LabelRule("support_y", ClassNumbers.of(loss, ways))
+        return None
 
     def _query_rules(self, x: Any, y: Any) -> list[LabelRule | None]:
         """Returns what each of the flat labels of the query sets must be.
@@ -507,7 +519,7 @@ class MetaEvaluation(keras.Model):
 
     @functools.cached_property
     def _output_specs(self) -> OutputSpecs:
-        return OutputSpecs(self.model)
+        return OutputSpecs(self._predictor)
 
 
 def examples_of_task(x: Any) -> int | None:

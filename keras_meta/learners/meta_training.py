@@ -28,6 +28,7 @@ from keras_meta.learners.batch_objective import BatchObjective
 from keras_meta.learners.meta_evaluation import MetaEvaluation
 from keras_meta.learners.meta_evaluation import examples_of_task
 from keras_meta.learners.texts import has_texts
+from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.objective import Adaptation
 
 
@@ -69,7 +70,7 @@ class MetaTraining(MetaEvaluation):
     state; the step is the same up to rounding. Large tasks for a convolutional
     network are taken one by one and without XLA, which is slower there.
 
-    It uses `_task_batched`, `meta_gradient` and what adapts of the other part.
+    A subclass says by `_estimator` how it learns from its tasks.
     """
 
     def __init__(self, **kwargs):
@@ -77,6 +78,14 @@ class MetaTraining(MetaEvaluation):
         self._model_state = ModelState()
         self._trackers: dict[str, keras.metrics.Mean] = {}
         self._has_warned = False
+
+    @property
+    def _estimator(self) -> MetaGradient:
+        """How the gradient of the outer loss is estimated.
+
+        By default it is the derivative of what the learner's call computes.
+        """
+        return MetaGradient()
 
     fit = refuses_endless(keras.Model.fit)
 
@@ -196,16 +205,16 @@ class MetaTraining(MetaEvaluation):
             return None
         if not averages_examples(self.loss, sample_weight is not None):
             return None
-        if self.meta_gradient.draws_random_numbers:
+        if self._estimator.draws_random_numbers:
             return None
         if not self.jit_compile and not task_blocks.has_plain_kernels(
-            self.model
+            self._predictor
         ):
             return None
         bytes_per_task = self._size_of_task(x)
         if bytes_per_task is None:
             return None
-        if task_blocks.is_faster_plain(self.model, bytes_per_task):
+        if task_blocks.is_faster_plain(self._predictor, bytes_per_task):
             return Blocks(1, jit_compile=False)
         if not self.jit_compile:
             return None
@@ -215,7 +224,7 @@ class MetaTraining(MetaEvaluation):
     def _estimate(self, x, y, sample_weight) -> StepResult:
         """Returns what the tasks say about the learned weights."""
         objective = BatchObjective(self, x, y, sample_weight)
-        estimate = self.meta_gradient.estimate(objective)
+        estimate = self._estimator.estimate(objective)
         gradients = list(map(_densify, estimate.gradients))
         return StepResult(
             gradients, estimate.loss, estimate.predictions, [], estimate.logs
@@ -285,7 +294,7 @@ class MetaTraining(MetaEvaluation):
         """
         return (
             model_supports_jit(self)
-            and not self._task_batched.has_fallback
+            and not self._calls_layers_per_task
             and not self._is_distributed
         )
 
@@ -300,7 +309,7 @@ class MetaTraining(MetaEvaluation):
                 function = self._in_one_loop(function)
             # Only the library's own step is known to undo itself.
             function = self._checked(
-                function, self._has_own_step, self.meta_gradient.hint
+                function, self._has_own_step, self._estimator.hint
             )
             self.train_function = self._warning(function)
         return self.train_function
@@ -310,13 +319,13 @@ class MetaTraining(MetaEvaluation):
 
         A learner warns once.
         """
-        if not self.meta_gradient.logs:
+        if not self._estimator.logs:
             return function
 
         def call_and_warn(iterator):
             logs = function(iterator)
             if not self._has_warned:
-                message = self.meta_gradient.warning(
+                message = self._estimator.warning(
                     {name: float(logs[name]) for name in self._trackers}
                 )
                 if message is not None:
