@@ -233,7 +233,7 @@ class MetaLearner(MetaTraining):
     def _default_signature(self) -> dict[str, Any]:
         """Returns what `export` takes by default for `input_signature`."""
         raise ValueError(
-            f"The inputs of a {type(self).__name__} are not known, so `export` "
+            f"The inputs of {type(self).__name__} are not known, so `export` "
             "needs `input_signature`: a dict of tf.TensorSpec with the keys "
             "'support_x' and 'query_x' ([None, None, ...]) and 'support_y' "
             "([None, None] or [None, None, ...])."
