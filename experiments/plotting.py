@@ -37,6 +37,11 @@ _COLORS = {
     "momentum": "#0072B2",
     "rmsprop": "#CC79A7",
     "adam": "#009E73",
+    "exact": "#000000",
+    "truncated": "#D55E00",
+    "es": "#CC79A7",
+    "pes": "#0072B2",
+    "nres": "#009E73",
 }
 _NAMES = {
     "maml": "MAML",
@@ -52,6 +57,11 @@ _NAMES = {
     "momentum": "Momentum",
     "rmsprop": "RMSprop",
     "adam": "Adam",
+    "exact": "Exact gradient",
+    "truncated": "Truncated backpropagation",
+    "es": "Truncated ES",
+    "pes": "Persistent ES",
+    "nres": "Noise-reuse ES",
 }
 _STYLE = {
     "figure.dpi": 150,
@@ -125,6 +135,7 @@ def draw_band(
     half_width: np.ndarray,
     algorithm: str,
     label: str | None = None,
+    style: str = "-",
 ) -> None:
     """Draws a mean with its interval.
 
@@ -135,11 +146,12 @@ def draw_band(
         half_width: Half the widths of the intervals, `[n]`.
         algorithm: Gives the color and, without `label`, the name.
         label: Name in the legend.
+        style: Style of the line of means.
     """
     fine = np.isfinite(mean) & np.isfinite(half_width)
     x, mean, half_width = x[fine], mean[fine], half_width[fine]
     color = color_of(algorithm)
-    panel.plot(x, mean, color=color, label=label or name_of(algorithm))
+    panel.plot(x, mean, style, color=color, label=label or name_of(algorithm))
     panel.fill_between(
         x,
         mean - half_width,
