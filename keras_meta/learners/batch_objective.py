@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_meta._keras import step_counter
 from keras_meta.batching import task_axis
 from keras_meta.execution import replicas
+from keras_meta.meta_gradients._perturbations import fold_in
 from keras_meta.meta_gradients.objective import Adaptation
 
 if typing.TYPE_CHECKING:
@@ -87,7 +88,7 @@ class BatchObjective:
         """
         step = tf.convert_to_tensor(step_counter(self.learner.optimizer))
         seed = tf.stack([tf.constant(number, step.dtype), step])
-        return tf.random.experimental.stateless_fold_in(seed, replicas.number())
+        return fold_in(seed, replicas.number())
 
     def scaled(self, value: tf.Tensor) -> tf.Tensor:
         """Returns a value times the optimizer's loss scale."""
