@@ -86,8 +86,8 @@ class BatchObjective:
         learner, so that training that is resumed draws what it would have
         drawn.
         """
-        step = tf.convert_to_tensor(step_counter(self.learner.optimizer))
-        seed = tf.stack([tf.constant(number, step.dtype), step])
+        step = tf.cast(step_counter(self.learner.optimizer), tf.int64)
+        seed = tf.stack([tf.constant(number, tf.int64), step])
         return fold_in(seed, replicas.number())
 
     def scaled(self, value: tf.Tensor) -> tf.Tensor:

@@ -195,6 +195,8 @@ class Learner(MetaTraining):
             every_step=every_step,
             steps=steps,
         )
+        if training and not self.meta_gradient.differentiates_calls:
+            function = _without_derivative(function)
         if self._plan.value.exporting:
             return self._asserting(function, inputs)
         if self._plan.value.one_by_one:
@@ -553,7 +555,8 @@ class Learner(MetaTraining):
                 "evolution strategies cannot compute for each task alone. "
                 "Override `task_losses` too, or use keras_meta.Unrolled()."
             )
-        return as_query_loss(self.loss, loss_weights(self))
+        loss = self.loss if self.compiled else None
+        return as_query_loss(loss, loss_weights(self))
 
     # Saving and serving.
 
@@ -660,6 +663,15 @@ def _record_predictions(
     _, recorded = _record_losses(theta, data, carry, losses)
     carry = carry._replace(state=predicted.state)
     return carry, (*recorded, detach(predicted.outputs))
+
+
+def _without_derivative(function: Callable) -> Callable:
+    stop = functools.partial(map_annotated, tf.stop_gradient)
+
+    def call(inputs):
+        return keras.tree.map_structure(stop, function(inputs))
+
+    return call
 
 
 def _with_first_axis(x: tf.Tensor) -> tf.Tensor:

@@ -95,10 +95,11 @@ def task_losses(
     compute = functools.partial(_losses, solver, problem, loss, steps)
     if not any(map(is_seed, problem.task_batched.state_variables)):
         return compute(_repeat(tasks, copies), theta)
+    dtype = keras.config.floatx()
     losses = tf.map_fn(
-        functools.partial(compute, tasks),
+        lambda theta: tf.cast(compute(tasks, theta), dtype),
         [task_axis.split(value, copies) for value in theta],
-        fn_output_signature=tf.TensorSpec([None], keras.config.floatx()),
+        fn_output_signature=tf.TensorSpec([None], dtype),
     )
     return tf.reshape(losses, [-1])
 
@@ -123,6 +124,11 @@ def _losses(
             "`add_loss` or an activity regularizer). Remove them, or "
             f"{_DIFFERENTIATE}"
         )
+    queries = keras.tree.flatten(tasks.data["query_x"])[0].shape[1]
+    for output in keras.tree.flatten(result.outputs):
+        # A loss may compare labels with predictions by `==`, whose result has
+        # no known shape if theirs have none.
+        output.set_shape([None, queries, *output.shape[2:]])
     return loss(tasks.y, result.outputs, tasks.sample_weight)
 
 

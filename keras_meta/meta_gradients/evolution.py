@@ -139,6 +139,7 @@ class Evolution(MetaGradient, abc.ABC):
     """
 
     takes_second_derivatives: ClassVar[bool] = False
+    differentiates_calls: ClassVar[bool] = False
     draws_random_numbers: ClassVar[bool] = True
 
     particles: int = 8

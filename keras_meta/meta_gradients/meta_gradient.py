@@ -34,6 +34,9 @@ class MetaGradient:
         takes_second_derivatives: Whether the gradients of the inner steps
             are differentiated again. A rule that learns where gradients are
             taken needs it.
+        differentiates_calls: Whether the derivative of the learner's call is
+            the meta-gradient. Otherwise a training call has no derivative,
+            as it would be wrong.
         draws_random_numbers: Whether `estimate` draws random numbers. All
             tasks of a batch are taken at once then.
 
@@ -82,6 +85,7 @@ class MetaGradient:
     """
 
     takes_second_derivatives: ClassVar[bool] = True
+    differentiates_calls: ClassVar[bool] = True
     draws_random_numbers: ClassVar[bool] = False
 
     def check(self, rule: UpdateRule) -> None:
