@@ -8,7 +8,11 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
+from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.execution import task_blocks
+from keras_meta.inner.few_shot import FewShotProblem
+from keras_meta.inner.inner_loss import InnerLoss
+from keras_meta.inner.solver import Solver
 from keras_meta.learners.batch_objective import BatchObjective
 from tests.learners.helpers import classification
 from tests.learners.helpers import compiled
@@ -252,6 +256,51 @@ def test_noise_along_one_axis_gives_the_central_difference(name):
     assert np.abs(numeric).max() > 1e-4
 
 
+def test_windows_of_a_learned_rule_add_up_to_the_whole_run():
+    learner = compiled(REGRESSION["lstm"]())
+    data, _ = regression(tasks=TASKS)
+    data = keras.tree.map_structure(tf.constant, data)
+    solver = Solver(learner.update_rule)
+    problem = FewShotProblem(
+        variables=learner.trainable_variables,
+        theta_per_task=True,
+        task_batched=TaskBatched(
+            learner.model, learner.model.trainable_variables
+        ),
+        inner_loss=InnerLoss("mse"),
+        batch_statistics="batch",
+        training=True,
+    )
+    data = {k: tf.tile(v, [4, 1, 1]) for k, v in data.items()}
+
+    def run(theta, carry, first, steps):
+        carry, losses = solver.run(
+            problem, theta, data, carry, steps, first=first
+        )
+        return tf.reduce_sum(losses, axis=0), carry
+
+    def of_windows(strategy, noises, steps):
+        particles = strategy.begin(
+            lambda theta: solver.init(problem, theta, data), theta, noises[0]
+        )
+        total = 0.0
+        for i, noise in enumerate(noises):
+            window = strategy.window(
+                run, theta, particles, noise, i * steps, steps
+            )
+            particles = window.particles
+            total += flat(window.gradients)
+        return total
+
+    theta = values(learner)
+    whole = keras_meta.EvolutionStrategies(2, 0.1)
+    noise = whole.noise(theta, tf.constant([0, 1]), TASKS)
+    expected = of_windows(whole, [noise], 3)
+    actual = of_windows(keras_meta.NoiseReuseES(2, 0.1), [noise] * 3, 1)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
+    assert np.abs(expected).max() > 1e-3
+
+
 def test_regularizers_are_differentiated_exactly():
     model = linear_net()
     model.get_layer("body").kernel.regularizer = keras.regularizers.L1(0.5)
@@ -392,9 +441,12 @@ def test_the_learner_keeps_statistics_of_unperturbed_tasks():
     assert_close(norms[1].moving_variance, norms[0].moving_variance)
 
 
+@pytest.mark.parametrize("name", ["evolution_strategies", "displacement"])
 @pytest.mark.parametrize("adapt", ["all", "head"])
-def test_calls_have_no_derivative_rather_than_a_wrong_one(adapt):
-    learner = compiled(few_shot(adapt=adapt))
+def test_calls_have_no_derivative_rather_than_a_wrong_one(adapt, name):
+    learner = compiled(
+        keras_meta.MAML(mlp(), 0.3, adapt=adapt, meta_gradient=name)
+    )
     x, _ = regression(tasks=TASKS)
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(learner(x, training=True))
