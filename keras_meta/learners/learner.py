@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from keras_meta._keras import loss_weights
 from keras_meta._keras import raises_as_is
-from keras_meta.batching import task_axis
 from keras_meta.batching.annotations import attach
 from keras_meta.batching.annotations import detach
 from keras_meta.batching.annotations import map_annotated
@@ -31,10 +30,8 @@ from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
 from keras_meta.learners.arguments import as_inner_loss
-from keras_meta.learners.arguments import as_query_loss
 from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_arguments
-from keras_meta.learners.arguments import check_no_added_losses
 from keras_meta.learners.arguments import warn_of_low_rank
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
@@ -42,6 +39,9 @@ from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.selection import require_same_choice
 from keras_meta.learners.selection import select_adapted
 from keras_meta.learners.signature import default_signature
+from keras_meta.learners.task_losses import Tasks
+from keras_meta.learners.task_losses import as_query_loss
+from keras_meta.learners.task_losses import task_losses
 from keras_meta.learners.tensors import as_tensor
 from keras_meta.learners.tensors import as_tensors
 from keras_meta.learners.texts import takes_texts
@@ -81,9 +81,9 @@ class Learner(MetaLearner):
             `proximal / 2 * |weights - initialization|^2`, which keeps the
             adapted weights near the initialization.
         meta_gradient: How the gradient comes back through the inner loop: a
-            `keras_meta.MetaGradient`, or `"unrolled"`, `"first_order"` or
-            `"implicit"` for one with its default options. It may be changed
-            later.
+            `keras_meta.MetaGradient`, or a name such as `"unrolled"`,
+            `"first_order"` or `"evolution_strategies"` for one with its
+            default options. It may be changed later.
         batch_statistics: What batch normalization normalizes with:
             `"batch"`, the statistics of the set that is passed through, so
             that a query's prediction depends on the other queries of its
@@ -135,8 +135,7 @@ class Learner(MetaLearner):
         adapted = select_adapted(model, adapt)
         self.update_rule.ensure_attached(adapted, steps)
         self._task_batched = TaskBatched(model, adapted)
-        # Made when tasks first have values of their own of all variables.
-        self._each_batched: TaskBatched | None = None
+        self._all_batched: TaskBatched | None = None
         self._solver = Solver(self.update_rule)
         self.meta_gradient = meta_gradient
         # XLA has no strings.
@@ -190,6 +189,8 @@ class Learner(MetaLearner):
             every_step=every_step,
             steps=steps,
         )
+        if training and not self.meta_gradient.differentiates_calls:
+            function = _without_derivative(function)
         takes_all = training or every_step
         if takes_all and self._plan.value.one_by_one:
             raise Inseparable("training takes blocks of its own")
@@ -281,11 +282,10 @@ class Learner(MetaLearner):
     ) -> tf.Tensor:
         """Returns the loss of each task for meta-parameters of its own.
 
-        The tasks adapt as in a meta-training step, and change no state. The
-        loss of a task is the compiled loss of its queries.
-
-        Override it, for a loss that `compile` does not know, to use
-        evolution strategies.
+        The tasks adapt as in a meta-training step and change no state. The
+        loss of a task is the compiled loss of its queries. To use evolution
+        strategies with a `compute_loss` of your own, override this method
+        too.
 
         Args:
             x: The inputs of `call`.
@@ -304,17 +304,15 @@ class Learner(MetaLearner):
         """
         loss = self._query_loss
         data = self._with_valid_support(Episode.from_inputs(x, self.model))
-        data, y, sample_weight = keras.tree.map_structure(
-            lambda v: None if v is None else task_axis.repeat(v, copies),
-            (data, y, sample_weight),
+        return task_losses(
+            self._solver,
+            self._problem_of_each(),
+            loss,
+            Tasks(data, y, sample_weight),
+            theta,
+            copies,
+            self.steps,
         )
-        problem = self._problem_of_each()
-        start = self._solver.init(problem, theta, data)
-        end, _ = self._solver.run(problem, theta, data, start, self.steps)
-        end = self._solver.finish(problem, theta, end)
-        result = problem.predict(theta, data, end.params, end.state)
-        check_no_added_losses(result.losses)
-        return loss(y, result.outputs, sample_weight)
 
     def trajectory(self, inputs: dict[str, Any], steps: int | None = None):
         """Returns predictions for the query sets after every inner step.
@@ -431,23 +429,26 @@ class Learner(MetaLearner):
 
     def _problem_of_each(self) -> FewShotProblem:
         """Returns the problem of tasks with meta-parameters of their own."""
-        variables = list(self._task_batched.adapted)
-        adapted = {id(v) for v in variables}
-        fixed = [
-            v for v in self.model.trainable_variables if id(v) not in adapted
-        ]
-        variables += fixed
-        known = self._each_batched
-        if known is None or list(map(id, known.adapted)) != list(
-            map(id, variables)
-        ):
-            self._each_batched = TaskBatched(self.model, variables)
+        batched = self._batched_over_all()
         return dataclasses.replace(
             self._problem(training=True),
             theta_per_task=True,
-            task_batched=self._each_batched,
-            fixed=len(fixed),
+            task_batched=batched,
+            fixed=len(batched.adapted) - len(self._task_batched.adapted),
         )
+
+    def _batched_over_all(self) -> TaskBatched:
+        """Returns the model with all that it learns different by task.
+
+        It is made anew when a layer was frozen or unfrozen.
+        """
+        variables = {id(v): v for v in self._task_batched.adapted}
+        variables.update((id(v), v) for v in self.model.trainable_variables)
+        known = self._all_batched
+        if known is None or list(variables) != [id(v) for v in known.adapted]:
+            known = TaskBatched(self.model, list(variables.values()))
+            self._all_batched = known
+        return known
 
     def _theta(self) -> list[tf.Tensor]:
         """Returns the values of the meta-parameters."""
@@ -552,7 +553,8 @@ class Learner(MetaLearner):
                 "evolution strategies cannot compute for each task alone. "
                 "Override `task_losses` too, or use keras_meta.Unrolled()."
             )
-        return as_query_loss(self.loss, loss_weights(self))
+        loss = self.loss if self.compiled else None
+        return as_query_loss(loss, loss_weights(self))
 
     @property
     def _predictor(self) -> keras.Model:
@@ -643,6 +645,15 @@ def _record_predictions(
     _, recorded = _record_losses(theta, data, step, carry, losses)
     carry = carry._replace(state=predicted.state)
     return carry, (*recorded, detach(predicted.outputs))
+
+
+def _without_derivative(function: Callable) -> Callable:
+    stop = functools.partial(map_annotated, tf.stop_gradient)
+
+    def call(inputs):
+        return keras.tree.map_structure(stop, function(inputs))
+
+    return call
 
 
 def _with_first_axis(x: tf.Tensor) -> tf.Tensor:

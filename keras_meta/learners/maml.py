@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_meta.batching.annotations import map_annotated
-from keras_meta.checks import describe
 from keras_meta.learners.arguments import as_step_weights
 from keras_meta.learners.learner import Learner
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
@@ -118,8 +117,7 @@ class MAML(Learner):
         if self.step_weights is not None:
             raise ValueError(
                 "Evolution strategies take the loss after the last step. "
-                "Received: step_weights="
-                f"{describe(self.step_weights.numpy().tolist())}. Use "
+                f"Received: step_weights for {self.steps} steps. Use "
                 "step_weights=None, or a meta-gradient such as "
                 "keras_meta.Unrolled()."
             )

@@ -39,6 +39,7 @@ class Displacement(MetaGradient):
 
     takes_second_derivatives: ClassVar[bool] = False
     differentiates_steps: ClassVar[bool] = False
+    differentiates_calls: ClassVar[bool] = False
 
     def check(self, rule: UpdateRule) -> None:
         """Refuses rules that learn; see `MetaGradient.check`."""

@@ -130,8 +130,8 @@ class Evolution(MetaGradient, abc.ABC):
         particles: Pairs of perturbed meta-parameters for each task.
         sigma: Standard deviation of the perturbations, one for all
             meta-parameters.
-        length: Steps of a window. `None` takes inner loops whole; few-shot
-            learners always do.
+        length: Steps of a window. `None` takes inner loops whole. Few-shot
+            learners always do, and refuse shorter windows.
         seed: Seed of the perturbations.
         draws: What perturbations are drawn from: `"normal"`, or
             `"rademacher"` for signs, which have less variance.
@@ -142,6 +142,7 @@ class Evolution(MetaGradient, abc.ABC):
 
     takes_second_derivatives: ClassVar[bool] = False
     differentiates_steps: ClassVar[bool] = False
+    differentiates_calls: ClassVar[bool] = False
     draws_random_numbers: ClassVar[bool] = True
 
     particles: int = 8

@@ -43,8 +43,8 @@ class EvolutionStrategies(Evolution):
         particles: Pairs of perturbed meta-parameters for each task.
         sigma: Standard deviation of the perturbations, one for all
             meta-parameters.
-        length: Steps of a window. `None` takes inner loops whole; few-shot
-            learners always do.
+        length: Steps of a window. `None` takes inner loops whole. Few-shot
+            learners always do, and refuse shorter windows.
         seed: Seed of the perturbations. They differ from step to step.
         draws: What perturbations are drawn from: `"normal"`, or
             `"rademacher"` for signs, which have less variance.

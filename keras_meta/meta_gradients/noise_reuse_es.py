@@ -36,8 +36,8 @@ class NoiseReuseES(Evolution):
         particles: Pairs of perturbed meta-parameters for each task.
         sigma: Standard deviation of the perturbations, one for all
             meta-parameters.
-        length: Steps of a window. `None` takes inner loops whole; few-shot
-            learners always do.
+        length: Steps of a window. `None` takes inner loops whole. Few-shot
+            learners always do, and refuse shorter windows.
         seed: Seed of the perturbations. They differ from run to run.
         draws: What perturbations are drawn from: `"normal"`, or
             `"rademacher"` for signs, which have less variance.

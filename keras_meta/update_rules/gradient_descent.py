@@ -138,7 +138,10 @@ class GradientDescent(UpdateRule):
         if self.learn in ("layer", "layer_step"):
             rate = rate[self._layer_of[i]]
         if self.learn in ("step", "layer_step"):
-            rate = rate[tf.minimum(step, self._steps - 1)]
+            # A slice would not be vectorized over tasks, each with a counter.
+            last = self._steps - 1
+            is_it = tf.one_hot(tf.minimum(step, last), self._steps)
+            rate = tf.reduce_sum(tf.cast(is_it, rate.dtype) * rate)
         return rate
 
     def _clip(self, grads: Sequence[tf.Tensor]) -> list[tf.Tensor]:
