@@ -112,17 +112,6 @@ class MAML(Learner):
         weights = tf.convert_to_tensor(self.step_weights)
         return tf.tensordot(weights, tf.stack(losses), axes=1), y_pred
 
-    def task_losses(self, x, y, sample_weight, theta, copies):
-        """Returns losses after the last step; see `Learner.task_losses`."""
-        if self.step_weights is not None:
-            raise ValueError(
-                "Evolution strategies take the loss after the last step. "
-                f"Received: step_weights for {self.steps} steps. Use "
-                "step_weights=None, or a meta-gradient such as "
-                "keras_meta.Unrolled()."
-            )
-        return super().task_losses(x, y, sample_weight, theta, copies)
-
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
         weights = self.step_weights
