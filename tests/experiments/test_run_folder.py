@@ -17,7 +17,7 @@ def test_a_file_that_a_run_can_do_without_is_set_aside(tmp_path, capsys):
     path.write_bytes(b"")
     assert run_folder.read_json(path, "rates are tuned again") is None
     assert capsys.readouterr().err == (
-        f"{path} is damaged: its checksum does not fit. It is kept as "
+        f"{path} is damaged: its checksum does not match. It is kept as "
         f"{path}.damaged, and rates are tuned again.\n"
     )
     assert not path.exists()
