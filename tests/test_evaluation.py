@@ -207,7 +207,7 @@ def test_uncompiled_learners_are_refused():
 
 def test_sample_weights_are_refused():
     weighted = _classification(5).map(lambda x, y: (x, y, tf.ones_like(y)))
-    with pytest.raises(ValueError, match="third part"):
+    with pytest.raises(ValueError, match="third element"):
         evaluate_tasks(_learner(), weighted, _TASKS)
 
 
