@@ -16,18 +16,18 @@ _STREAM = 101
 
 
 class Quadratic(Problem):
-    """Functions `|X theta - y|^2` of random matrices and vectors.
+    """Functions `|X theta - y|^2` with random matrices and vectors.
 
-    The entries of `X` and `y` are independent. The parameters start at normal
-    numbers of a small standard deviation.
+    The entries of `X` and `y` are independent. The initial parameters are
+    normally distributed with a small standard deviation.
 
     Args:
         dimensions: Length of `theta`.
-        rows: Length of `y`; as many as `dimensions` by default.
-        entries: How entries are drawn: `"normal"`, of mean 0 and standard
-            deviation 1, as in the paper, or `"uniform"`, in 0..1, as in the
-            paper's code.
-        start: Standard deviation of the first parameters.
+        rows: Length of `y`. By default, equal to `dimensions`.
+        entries: Distribution of the entries: `"normal"`, with mean 0 and
+            standard deviation 1, as in the paper, or `"uniform"`, in 0..1, as
+            in the paper's code.
+        start: Standard deviation of the initial parameters.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -93,7 +93,7 @@ class Quadratic(Problem):
 
 
 def _normal(words: tf.Tensor) -> tf.Tensor:
-    """Turns words into normal numbers, by the inverse of their distribution."""
-    # Neither 0 nor 1, where it is infinite.
+    """Turns words into normal numbers by the inverse distribution function."""
+    # Avoids 0 and 1, where the inverse is infinite.
     smallest = 2.0**-24
     return tf.math.ndtri(floats_between(words, smallest, 1 - smallest))

@@ -14,7 +14,7 @@ from keras_meta.update_rules.gradient_descent import GradientDescent
 
 @keras.saving.register_keras_serializable("keras_meta")
 class Adam(GradientDescent):
-    """Adam, its moments starting at zero with every task.
+    """Adam. Its moments start at zero for every task.
 
     Args:
         learning_rate: See `GradientDescent`.
@@ -57,7 +57,7 @@ class Adam(GradientDescent):
         }
 
     def direction(self, grads, state):
-        """Returns the bias-corrected moments' quotient."""
+        """Returns the quotient of the bias-corrected moments."""
         first = [
             self.beta_1 * m + (1 - self.beta_1) * g
             for m, g in zip(state["first"], grads, strict=True)

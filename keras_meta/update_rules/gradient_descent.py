@@ -25,18 +25,17 @@ class GradientDescent(UpdateRule):
     """Gradient descent, `params - rate * gradient`.
 
     Args:
-        learning_rate: The rate, a float; with `learn`, its initial value, a
+        learning_rate: The rate, a float. With `learn`, its initial value, a
             float or a Keras initializer.
-        learn: What has a learned rate of its own: `None` (the rate is
-            fixed), `"scalar"` (one rate for everything), `"layer"`,
-            `"step"`, `"layer_step"` (each layer at each step, as in MAML++)
-            or `"parameter"` (each single weight, as in Meta-SGD). Learned
-            rates may become negative. Steps past the trained number use the
-            last step's rate.
-        clip_norm: If given, each task's gradient over all variables is
-            scaled to at most this Euclidean norm.
-        clip_value: If given, gradients are clipped to
-            `[-clip_value, clip_value]`.
+        learn: How rates are learned: `None` (a fixed rate), `"scalar"` (one
+            rate for everything), `"layer"` (one per layer), `"step"` (one per
+            step), `"layer_step"` (one per layer and step, as in MAML++) or
+            `"parameter"` (one per weight, as in Meta-SGD). Learned rates may
+            become negative. Steps beyond the trained number use the last
+            step's rate.
+        clip_norm: If given, scales each task's gradient over all variables to
+            at most this Euclidean norm.
+        clip_value: If given, clips gradients to `[-clip_value, clip_value]`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -123,7 +122,7 @@ class GradientDescent(UpdateRule):
     def direction(
         self, grads: Sequence[tf.Tensor], state: dict[str, Any]
     ) -> tuple[Sequence[tf.Tensor], dict[str, Any]]:
-        """Returns what is multiplied by the rate, and the new state."""
+        """Returns the step before multiplication by the rate, and the state."""
         return grads, state
 
     def _rate(self, i: int, step: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
@@ -181,12 +180,12 @@ def _as_rate(rate, learn):
         initializer = keras.initializers.get(rate)
     except (TypeError, ValueError):
         initializer = None
-    # Keras takes any function, which could not be saved.
+    # Keras accepts any function, but a function could not be saved.
     if not isinstance(initializer, keras.initializers.Initializer):
         raise ValueError(
             "`learning_rate` must be a number or a Keras initializer. "
-            f"Received: learning_rate={describe(rate)}. Write "
-            "keras.initializers.Constant(0.1), for instance."
+            f"Received: learning_rate={describe(rate)}. For example, pass "
+            "keras.initializers.Constant(0.1)."
         )
     if isinstance(initializer, keras.initializers.Constant):
         check_finite_values(learning_rate=initializer.value)
@@ -194,7 +193,7 @@ def _as_rate(rate, learn):
 
 
 def _fresh(initializer, i: int):
-    """Returns a copy that draws other numbers than those of other weights."""
+    """Returns a copy that draws different numbers for each weight."""
     config = initializer.get_config()
     if config.get("seed") is not None:
         config["seed"] += i
@@ -202,7 +201,7 @@ def _fresh(initializer, i: int):
 
 
 def _clip_task_norms(grads, ranks, bound):
-    """Clips the joint norm of each task, over all axes but a task axis."""
+    """Clips the joint norm of each task, over all axes except a task axis."""
     axes = [
         list(range(g.shape.rank - rank, g.shape.rank))
         for g, rank in zip(grads, ranks, strict=True)
@@ -213,7 +212,8 @@ def _clip_task_norms(grads, ranks, bound):
             for g, axis in zip(grads, axes, strict=True)
         ]
     )
-    # The square root has no derivative at zero, where nothing is clipped.
+    # At zero, where nothing is clipped, the square root's derivative is
+    # infinite.
     too_long = square > bound**2
     norm = tf.sqrt(tf.where(too_long, square, tf.ones_like(square)))
     scale = tf.where(too_long, bound / norm, tf.ones_like(square))
@@ -224,10 +224,10 @@ def _clip_task_norms(grads, ranks, bound):
 
 
 def _owners(variables: Sequence[keras.Variable]) -> list[tuple[str, int]]:
-    """Returns what tells the layers of variables apart.
+    """Returns keys that identify the layers of variables.
 
-    Layers of the same name in two submodels have the same path, of which
-    each has a count of its own then.
+    Layers of the same name in two submodels have the same path, so a count
+    tells them apart.
     """
     seen = collections.Counter()
     owners = []

@@ -1,4 +1,4 @@
-"""An LSTM whose cells are the parameters that it trains."""
+"""An LSTM whose cell state is the parameters it trains."""
 
 from __future__ import annotations
 
@@ -16,29 +16,28 @@ from keras_meta.update_rules.lstm import add_lstm
 from keras_meta.update_rules.lstm import lstm_step
 from keras_meta.update_rules.update_rule import UpdateRule
 
-# Weights of the gates are drawn from this far to both sides of 0.
+# Weights of the gates are drawn from this distance on both sides of 0.
 _RANGE = 0.01
-# At first parameters stay and gradients hardly enter.
+# At first, parameters are kept and gradients hardly enter.
 _KEEP_BIAS = (4.0, 6.0)
 _ENTER_BIAS = (-5.0, -4.0)
 
 
 @keras.saving.register_keras_serializable("keras_meta")
 class MetaLearnerLSTM(UpdateRule):
-    """Parameters as an LSTM's cells, gradients as what may enter them.
+    """An LSTM whose cell state is the parameters and whose input the gradients.
 
-    A gate decides how much of a parameter is kept and another one how much
-    of its negative gradient enters, so that weight decay and rate are learned
-    for each parameter and step:
+    One gate decides how much of a parameter is kept. Another decides how much
+    of its negative gradient enters. So weight decay and rate are learned for
+    each parameter and step:
 
         parameter = keep * parameter - enter * gradient
 
     Both gates see the parameter, their own last value and the output of an
-    LSTM that has seen gradients and losses. All of it is shared by all
-    parameters, each with its own state. It is made for few-shot
-    classification, `MAML(model, MetaLearnerLSTM(), steps=5,
-    meta_gradient="first_order")`: its paper takes gradients as constants and
-    learns the initial parameters too.
+    LSTM that has seen gradients and losses. All parameters share the weights,
+    and each has its own state. The rule is made for few-shot classification,
+    `MAML(model, MetaLearnerLSTM(), steps=5, meta_gradient="first_order")`: the
+    paper treats gradients as constants and also learns the initial parameters.
 
     Args:
         units: Units of the LSTM that sees gradients and losses.
@@ -50,9 +49,9 @@ class MetaLearnerLSTM(UpdateRule):
 
     References:
         - [Ravi & Larochelle, 2017](
-          https://openreview.net/forum?id=rJY0-Kcll), section 3.1; the first
-          LSTM is that of their experiments, appendix C of arXiv:1606.04474
-          its preprocessing.
+          https://openreview.net/forum?id=rJY0-Kcll), section 3.1. The first
+          LSTM is from their experiments, and its preprocessing from appendix
+          C of arXiv:1606.04474.
     """
 
     needs_loss = True
@@ -86,7 +85,7 @@ class MetaLearnerLSTM(UpdateRule):
         return (
             self.add_weight(
                 name=f"{name}_kernel",
-                # The LSTM's output, the parameter and the gate itself.
+                # The LSTM's output, the parameter and the gate's last value.
                 shape=(self.units + 2,),
                 initializer=uniform(-_RANGE, _RANGE),
             ),
@@ -96,7 +95,7 @@ class MetaLearnerLSTM(UpdateRule):
         )
 
     def init_state(self, params) -> dict[str, Any]:
-        """Returns zeros, `[coordinates]` or `[units, coordinates]` each."""
+        """Returns zeros, each `[coordinates]` or `[units, coordinates]`."""
         count = coordinates.count(params)
         lead = int(self.has_task_axis(params))
         tasks = params[0].shape[:lead]
@@ -158,7 +157,7 @@ class MetaLearnerLSTM(UpdateRule):
 
 
 def _spread(losses: tf.Tensor, param: tf.Tensor) -> tf.Tensor:
-    """Gives each coordinate of a parameter the loss of its task."""
+    """Returns the task's loss for each coordinate of a parameter."""
     missing = param.shape.rank - losses.shape.rank
     shape = tf.concat([tf.shape(losses), [1] * missing], axis=0)
     return tf.broadcast_to(tf.reshape(losses, shape), tf.shape(param))

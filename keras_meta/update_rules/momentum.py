@@ -16,15 +16,15 @@ from keras_meta.update_rules.gradient_descent import GradientDescent
 class Momentum(GradientDescent):
     """Gradient descent with a decaying sum of past gradients.
 
-    The velocity is `momentum * velocity + gradient` and starts at zero with
-    every task; the parameters move by the rate times the velocity.
+    The velocity is `momentum * velocity + gradient` and starts at zero for
+    every task. The parameters move by the rate times the velocity.
 
     Args:
         learning_rate: See `GradientDescent`.
         learn: See `GradientDescent`.
         momentum: Decay of the velocity, in `[0, 1)`.
-        nesterov: Whether to look ahead: the parameters move by
-            `momentum * velocity + gradient` of the new velocity.
+        nesterov: Whether to look ahead: the parameters then move by
+            `momentum * velocity + gradient` with the new velocity.
         **kwargs: Further arguments of `GradientDescent`.
 
     Raises:
@@ -56,7 +56,7 @@ class Momentum(GradientDescent):
         return {**super().init_state(params), "velocity": velocity}
 
     def direction(self, grads, state):
-        """Returns the new velocity, or the one looked ahead to."""
+        """Returns the new velocity, or with `nesterov` the one after it."""
         velocity = [
             self.momentum * v + g
             for v, g in zip(state["velocity"], grads, strict=True)

@@ -14,13 +14,13 @@ from keras_meta.update_rules.gradient_descent import GradientDescent
 
 @keras.saving.register_keras_serializable("keras_meta")
 class RMSprop(GradientDescent):
-    """Gradients divided by the root of their decaying mean square.
+    """Gradient descent along gradients divided by their root mean square.
 
     Args:
         learning_rate: See `GradientDescent`.
         learn: See `GradientDescent`.
         rho: Decay of the mean square, in `[0, 1)`.
-        epsilon: Added to the mean square, as Keras does.
+        epsilon: Added to the mean square, as in Keras.
         **kwargs: Further arguments of `GradientDescent`.
 
     Raises:
@@ -53,7 +53,7 @@ class RMSprop(GradientDescent):
         return {**super().init_state(params), "squares": squares}
 
     def direction(self, grads, state):
-        """Returns the gradients over their size."""
+        """Returns the gradients divided by their root mean square."""
         squares = [
             self.rho * v + (1 - self.rho) * tf.square(g)
             for v, g in zip(state["squares"], grads, strict=True)
