@@ -60,8 +60,8 @@ class TaskScope(keras.StatelessScope):
     """Gives adapted weights a leading task axis while layers are called.
 
     The scope holds everything that a layer may see or change during a
-    task-batched call. Layers never learn of it: the hooks that
-    `TaskBatched` puts on them look it up and compute by a layer rule.
+    task-batched call. Layers never learn of it: while it is active, Keras is
+    told how to compute each layer that is called, see `layer_calls`.
 
     Args:
         tasks: Number of tasks merged into the batch axis, int or scalar
