@@ -8,7 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 import keras_meta
-from keras_meta.outer.optimization import Optimization
+from keras_meta.inner.optimization import Instances
+from keras_meta.inner.optimization import OptimizationProblem
+from keras_meta.inner.optimization import run_with_losses
+from keras_meta.inner.solver import Solver
 from keras_meta.problems import Problem
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -74,13 +77,21 @@ def _losses(run, instances, together, seed) -> np.ndarray:
 
 def _compiled_run(problem, rule, steps, together):
     """Returns a function of seed and first index, compiled once."""
-    optimization = Optimization(problem, rule, xla=True)
+    rule.ensure_attached(problem.variables)
+    solver = Solver(rule)
+    inner = OptimizationProblem(
+        problem=problem, variables=rule.trainable_variables, xla=True
+    )
 
     @tf.function(autograph=False, jit_compile=True)
     def run(seed, index):
-        params, data = problem.draw(seed, index, together)
-        start = optimization.start(params)
-        return optimization.take_steps(start, data, 0, steps)[1]
+        instances = Instances(*problem.draw(seed, index, together))
+        theta = [tf.convert_to_tensor(v) for v in inner.variables]
+        start = solver.init(inner, theta, instances)
+        _, losses = run_with_losses(
+            Solver.run, solver, inner, theta, instances, start, 0, steps
+        )
+        return losses
 
     # Traced here, as TensorFlow takes one such function after another for the
     # same one that is traced too often, and warns.

@@ -2,11 +2,11 @@
 
     python -m experiments.benchmarks.long_unroll --output=results/long_unroll
 
-takes meta-training steps of MAML through 1 to 1000 second-order steps of a
-two-layer perceptron, 8 tasks of 10 examples, for each setting of
-`checkpoint`, and evaluates as many steps, and writes a table,
-`long_unroll.json` and the figure `memory.png`: peak memory and time per inner
-step against the number of steps.
+takes meta-training steps of MAML through 1 to 1000 steps of a two-layer
+perceptron, 8 tasks of 10 examples, for each setting of `checkpoint` and for
+the meta-gradients that need none, and evaluates as many steps. It writes a
+table, `long_unroll.json` and the figure `memory.png`: peak memory and time
+per inner step against the number of steps.
 
 Every point has a process of its own. Its memory is the most that was resident
 in it, less what was resident before the first meta-step; the compiler's share
@@ -26,10 +26,15 @@ from experiments.benchmarks import machine as machine_lib
 TASKS, EXAMPLES, INPUTS, WIDTH, CLASSES = 8, 10, 256, 256, 10
 REFERENCE = ("off", 30)
 EVALUATION = "evaluation"
+# Settings of `checkpoint`, and what needs none.
+CHECKPOINTS = ("off", "step", "sqrt")
 NAMES = {
-    "off": "everything kept",
-    "step": "every step",
-    "sqrt": "square root",
+    "off": "unrolled, everything kept",
+    "step": "unrolled, every step",
+    "sqrt": "unrolled, square root",
+    "first_order": "first order",
+    "implicit": "implicit",
+    "evolution_strategies": "evolution strategies",
     EVALUATION: "evaluation",
 }
 
@@ -37,7 +42,7 @@ _STEPS = flags.DEFINE_list(
     "steps", ["1", "3", "10", "30", "100", "300", "1000"], "Inner steps."
 )
 _MODES = flags.DEFINE_list(
-    "modes", list(NAMES), "Settings of `checkpoint`, and evaluation."
+    "modes", list(NAMES), "Checkpoints, other meta-gradients, evaluation."
 )
 _LIMIT = flags.DEFINE_float(
     "off_limit_gb",
@@ -64,12 +69,12 @@ def make_step(mode, steps):
             keras.layers.Dense(CLASSES),
         ]
     )
-    checkpoint = "auto" if mode == EVALUATION else mode
     learner = keras_meta.MAML(
         model,
         0.01,
         steps,
-        meta_gradient=keras_meta.Unrolled(checkpoint),
+        proximal=1.0 if mode == "implicit" else 0.0,
+        meta_gradient=_meta_gradient(mode),
     )
     learner.compile(
         keras.optimizers.Adam(1e-3),
@@ -87,6 +92,16 @@ def make_step(mode, steps):
     if mode == EVALUATION:
         run = learner.test_on_batch
     return lambda: run(x, labels, return_dict=True)["loss"]
+
+
+def _meta_gradient(mode):
+    import keras_meta
+
+    if mode in CHECKPOINTS:
+        return keras_meta.Unrolled(mode)
+    if mode == "evolution_strategies":
+        return keras_meta.EvolutionStrategies(particles=1, sigma=0.01)
+    return "unrolled" if mode == EVALUATION else mode
 
 
 def measure(mode, steps, meta_steps):
@@ -150,7 +165,7 @@ def measure_all():
 
 def format_row(row):
     return (
-        f"{row['mode']:<10}{row['steps']:>6} steps"
+        f"{row['mode']:<20} {row['steps']:>6} steps"
         f"{row['peak_mb']:>9.0f} MB{row['ms_an_inner_step']:>9.2f} ms a step"
         f"{row['first_step_s']:>8.1f} s first   loss {row['loss']:.6f}"
     )

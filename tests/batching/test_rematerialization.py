@@ -10,7 +10,7 @@ import tensorflow as tf
 import keras_meta
 
 layers = keras.layers
-BOTH_ORDERS = pytest.mark.parametrize("first_order", [True, False])
+BOTH_ORDERS = pytest.mark.parametrize("order", ["first_order", "unrolled"])
 
 
 class Applied(layers.Layer):
@@ -47,7 +47,7 @@ def network(*middle):
     return keras.Sequential([keras.Input([2]), *middle, layers.Dense(1)])
 
 
-def meta_gradient(model, first_order, adapt="all"):
+def meta_gradient(model, order, adapt="all"):
     """Returns the gradient of the loss after one step, at fixed weights."""
     rng = np.random.default_rng(0)
     model.set_weights([rng.normal(size=w.shape) for w in model.get_weights()])
@@ -56,7 +56,7 @@ def meta_gradient(model, first_order, adapt="all"):
         for key in ("support_x", "support_y", "query_x")
     }
     learner = keras_meta.MAML(
-        model, 0.1, inner_loss="mse", first_order=first_order, adapt=adapt
+        model, 0.1, inner_loss="mse", meta_gradient=order, adapt=adapt
     )
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(tf.square(learner(x, training=True)))
@@ -79,14 +79,12 @@ def assert_equal(actual, expected):
     ],
     ids=lambda options: options["mode"],
 )
-def test_a_rematerialization_scope_changes_no_meta_gradient(
-    options, first_order
-):
+def test_a_rematerialization_scope_changes_no_meta_gradient(options, order):
     with keras.RematScope(**options):
         middle = layers.Dense(3, "tanh", name="middle")
     assert_equal(
-        meta_gradient(network(middle), first_order),
-        meta_gradient(network(layers.Dense(3, "tanh")), first_order),
+        meta_gradient(network(middle), order),
+        meta_gradient(network(layers.Dense(3, "tanh")), order),
     )
     # Outside of the inner loop it has its effect.
     again = middle.rematerialized_call(middle.call, tf.ones([1, 2]))
@@ -97,40 +95,40 @@ def test_a_rematerialization_scope_changes_no_meta_gradient(
 @pytest.mark.parametrize("adapt", ["all", "head"])
 @pytest.mark.parametrize("how", [tf.recompute_grad, keras.remat])
 def test_weights_read_where_their_gradient_is_lost_are_refused(
-    how, adapt, first_order
+    how, adapt, order
 ):
     model = network(Applied(how, layers.Dense(3, "tanh", name="inner")))
     message = "weight '.*/inner/kernel' is read within keras.remat"
     with pytest.raises(ValueError, match=message):
-        meta_gradient(model, first_order, adapt)
+        meta_gradient(model, order, adapt)
 
 
 @BOTH_ORDERS
-def test_a_layers_own_weight_is_refused_in_the_same_words(first_order):
+def test_a_layers_own_weight_is_refused_in_the_same_words(order):
     model = network(layers.Dense(3), Scaled(name="own"))
     with pytest.raises(
         ValueError, match="^The weight '.*/own/variable.*' is read"
     ):
-        meta_gradient(model, first_order)
+        meta_gradient(model, order)
 
 
 def test_a_frozen_layer_may_be_rematerialized():
     def gradient(how):
         frozen = layers.Dense(3, "tanh", trainable=False)
-        return meta_gradient(network(Applied(how, frozen)), True)
+        return meta_gradient(network(Applied(how, frozen)), "first_order")
 
     assert_equal(gradient(keras.remat), gradient(directly))
 
 
 @pytest.mark.parametrize(
-    ("adapt", "first_order"), [("all", True), ("head", False)]
+    ("adapt", "order"), [("all", "first_order"), ("head", "unrolled")]
 )
 def test_a_function_is_rematerialized_where_one_derivative_is_enough(
-    adapt, first_order
+    adapt, order
 ):
     def gradient(how):
         model = network(layers.Dense(3), Applied(how, tf.tanh))
-        return meta_gradient(model, first_order, adapt)
+        return meta_gradient(model, order, adapt)
 
     assert_equal(gradient(keras.remat), gradient(directly))
 

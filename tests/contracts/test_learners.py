@@ -1,0 +1,254 @@
+"""What holds for every learner, update rule and meta-gradient.
+
+A new one is a new row of a table.
+"""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_meta
+from tests.learners.helpers import assert_same_weights
+from tests.learners.helpers import batch
+from tests.learners.helpers import compiled
+from tests.learners.helpers import dataset
+from tests.learners.helpers import mlp
+from tests.learners.helpers import refuses
+from tests.learners.helpers import regression
+from tests.learners.helpers import run_python
+from tests.learners.helpers import weights
+
+
+def _with_rule(make_rule, **options):
+    return lambda: keras_meta.MAML(mlp(), make_rule(), 3, **options)
+
+
+def _with_gradient(make_meta_gradient, **options):
+    return lambda: keras_meta.MAML(
+        mlp(), 0.1, 3, meta_gradient=make_meta_gradient(), **options
+    )
+
+
+LEARNERS = {
+    "ANIL": lambda: keras_meta.ANIL(mlp(), 0.1, 3),
+    "ImplicitMAML": lambda: keras_meta.ImplicitMAML(mlp(), 0.1, 20),
+    "MAML": lambda: keras_meta.MAML(mlp(), 0.1, 3, step_weights="uniform"),
+    "MetaSGD": lambda: keras_meta.MetaSGD(mlp(), steps=3, seed=0),
+    "Reptile": lambda: keras_meta.Reptile(mlp(), 0.1, 3, batch_size=2),
+}
+RULES = {
+    "Adam": _with_rule(lambda: keras_meta.Adam(0.1)),
+    "CoordinatewiseLSTM": _with_rule(
+        lambda: keras_meta.CoordinatewiseLSTM([3], seed=0)
+    ),
+    "GradientDescent": _with_rule(
+        lambda: keras_meta.GradientDescent(0.1, "layer_step", clip_norm=1.0)
+    ),
+    "HierarchicalRNN": _with_rule(
+        lambda: keras_meta.HierarchicalRNN([3, 2, 2], seed=0)
+    ),
+    "LearnedHyperparameters": _with_rule(keras_meta.LearnedHyperparameters),
+    "MetaLearnerLSTM": _with_rule(
+        lambda: keras_meta.MetaLearnerLSTM(3, seed=0),
+        meta_gradient="first_order",
+    ),
+    "Momentum": _with_rule(lambda: keras_meta.Momentum(0.1, "scalar")),
+    "RMSprop": _with_rule(lambda: keras_meta.RMSprop(0.1)),
+}
+META_GRADIENTS = {
+    "Displacement": _with_gradient(keras_meta.Displacement),
+    "EvolutionStrategies": _with_gradient(
+        lambda: keras_meta.EvolutionStrategies(2, 0.1)
+    ),
+    "FirstOrder": _with_gradient(keras_meta.FirstOrder),
+    "Implicit": _with_gradient(
+        lambda: keras_meta.Implicit("neumann", steps=3), proximal=1.0
+    ),
+    "NoiseReuseES": _with_gradient(lambda: keras_meta.NoiseReuseES(2, 0.1)),
+    "PersistentES": _with_gradient(lambda: keras_meta.PersistentES(2, 0.1)),
+    "Truncated": _with_gradient(lambda: keras_meta.Truncated(3)),
+    "Unrolled": _with_gradient(lambda: keras_meta.Unrolled("step")),
+}
+ROWS = {**LEARNERS, **RULES, **META_GRADIENTS}
+# The others take the same ways.
+FAST = ("CoordinatewiseLSTM", "EvolutionStrategies", "ImplicitMAML")
+
+each_row = pytest.mark.parametrize(
+    "name",
+    [
+        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+        for name in ROWS
+    ],
+    scope="module",
+)
+
+
+def _public(base):
+    """Returns the names of the public classes of a kind, but its base."""
+    found = vars(keras_meta).items()
+    return {
+        name
+        for name, value in found
+        if isinstance(value, type) and issubclass(value, base)
+    } - {base.__name__}
+
+
+def test_the_tables_are_complete():
+    assert _public(keras_meta.Learner) == set(LEARNERS)
+    assert _public(keras_meta.UpdateRule) == set(RULES)
+    assert _public(keras_meta.MetaGradient) == set(META_GRADIENTS)
+
+
+def _new(name, **options):
+    keras.utils.set_random_seed(0)
+    return compiled(
+        ROWS[name](), keras.optimizers.Adam(0.01), metrics=["mae"], **options
+    )
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Returns a learner of a row, which is trained once."""
+    known = {}
+
+    def get(name):
+        if name not in known:
+            learner = _new(name)
+            before = weights(learner)
+            history = learner.fit(dataset(regression(3)), verbose=0).history
+            known[name] = learner, before, history
+        return known[name]
+
+    return get
+
+
+def _fit(learner):
+    return learner.fit(dataset(regression(2, seed=5)), verbose=0).history
+
+
+@each_row
+def test_training_moves_what_is_learned(name, trained):
+    learner, before, history = trained(name)
+    assert np.all(np.isfinite(history["loss"] + history["mae"]))
+    learned = {id(v) for v in learner.trainable_variables}
+    moved = [
+        not np.array_equal(a, b)
+        for v, a, b in zip(
+            learner.weights, before, weights(learner), strict=True
+        )
+        if id(v) in learned
+    ]
+    assert all(moved)
+
+
+@each_row
+def test_training_continues_from_a_file(name, trained, tmp_path):
+    learner, *_ = trained(name)
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.saving.load_model(tmp_path / "learner.keras")
+    assert type(loaded) is type(learner)
+    assert loaded.meta_gradient == learner.meta_gradient
+    x, _ = batch(regression(1, seed=7), 0)
+    np.testing.assert_array_equal(loaded(x), learner(x))
+    assert _fit(loaded) == _fit(learner)
+    assert_same_weights(loaded, learner)
+
+
+@each_row
+def test_a_served_learner_predicts_the_same(name, trained, tmp_path):
+    learner, *_ = trained(name)
+    learner.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(tmp_path / "served")
+    x, _ = batch(regression(1, seed=7), 0)
+    np.testing.assert_allclose(
+        served.serve(x), learner(x), rtol=1e-5, atol=1e-6
+    )
+
+
+@each_row
+def test_a_step_that_fails_changes_nothing(name, trained):
+    learner, *_ = trained(name)
+    x, y = batch(regression(1), 0)
+    x["support_x"][1, 0, 0] = np.nan
+    state = [v.numpy() for v in learner.weights + learner.optimizer.variables]
+    with refuses(FloatingPointError, "task 1 in the batch.*undone"):
+        learner.train_on_batch(x, y)
+    after = [v.numpy() for v in learner.weights + learner.optimizer.variables]
+    assert_same_weights(state, after)
+
+
+@each_row
+def test_bad_inputs_are_refused(name, trained):
+    learner, *_ = trained(name)
+    x, _ = batch(regression(1), 0)
+    with refuses(ValueError, "`support_x` must have the shape"):
+        learner({**x, "support_x": x["support_x"][..., :1]})
+    with refuses(ValueError, "Missing: .'query_x'."):
+        learner({k: v for k, v in x.items() if k != "query_x"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_xla_computes_the_same(name, trained):
+    learner, before, _ = trained(name)
+    other = _new(name, jit_compile=True)
+    assert_same_weights(before, weights(other))
+    history = other.fit(dataset(regression(3)), verbose=0).history
+    np.testing.assert_allclose(
+        history["loss"], trained(name)[2]["loss"], rtol=1e-4
+    )
+
+
+_TWO_DEVICES = """
+    import json
+
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+
+    from tests.contracts.test_learners import ROWS
+    from tests.learners.helpers import dataset
+    from tests.learners.helpers import regression
+
+    one = tf.distribute.OneDeviceStrategy("/cpu:0")
+    two = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    assert two.num_replicas_in_sync == 2
+    report = {}
+    for name, make in ROWS.items():
+        losses = []
+        for strategy in one, two:
+            with strategy.scope():
+                keras.utils.set_random_seed(0)
+                learner = make()
+                learner.compile("sgd", "mse", jit_compile=False)
+            data = dataset(regression(2, tasks=4))
+            losses.append(learner.fit(data, verbose=0).history["loss"])
+            losses[-1].append(learner.evaluate(data, verbose=0))
+        report[name] = losses
+    print(json.dumps(report))
+"""
+# Each device perturbs the meta-parameters in its own way.
+_DRAWN = ("EvolutionStrategies", "NoiseReuseES", "PersistentES")
+
+
+@pytest.fixture(scope="module")
+def losses_by_devices():
+    result = run_python(_TWO_DEVICES)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_two_devices_train_as_one(name, losses_by_devices):
+    one, two = losses_by_devices[name]
+    tolerance = 0.1 if name in _DRAWN else 1e-5
+    assert one == pytest.approx(two, rel=tolerance)
