@@ -20,16 +20,16 @@ def stand_in(original: T, **attributes: Any) -> T:
         original: An object that keeps its attributes in a `__dict__`.
         **attributes: Values that only the stand-in has.
     """
-    kind = type(original)
     # Properties come before what the shared `__dict__` holds.
     properties = {
         name: property(lambda self, value=value: value)
         for name, value in attributes.items()
     }
-    made = object.__new__(
-        types.new_class(
-            kind.__name__, (kind,), exec_body=lambda body: body.update(properties)
-        )
+    kind = types.new_class(
+        type(original).__name__,
+        (type(original),),
+        exec_body=lambda body: body.update(properties),
     )
+    made = object.__new__(kind)
     object.__setattr__(made, "__dict__", vars(original))
     return made

@@ -73,6 +73,13 @@ class TaskBatched:
         self._adapted_ids = {id(v) for v in self.adapted}
         self._per_task: dict[int, list[keras.Variable]] = {}
         self._probed: set[bool] = set()
+        self._averages = {
+            id(v): layer
+            for layer in self.layers
+            if isinstance(layer, keras.layers.BatchNormalization)
+            and find_rule(layer)
+            for v in layer.non_trainable_variables
+        }
         within_fallback: set[int] = set()
         for layer in self.layers:
             if id(layer) not in within_fallback and self._needs_fallback(layer):
@@ -215,6 +222,7 @@ class TaskBatched:
                 second_order=second_order,
                 xla=xla,
                 single=alone,
+                averages=self._averages,
                 **options,
             )
             try:
