@@ -11,8 +11,11 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common.keras_tensor import any_symbolic_tensors
+from keras.src.backend.tensorflow.layer import TFLayer
 from keras.src.saving.serialization_lib import ObjectSharingScope
 from keras.src.trainers.trainer import model_supports_jit
+from keras.src.utils.traceback_utils import inject_argument_info_in_traceback
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.framework import op_def_registry
 from tensorflow.python.framework import ops
@@ -21,6 +24,8 @@ from tensorflow.python.ops import control_flow_util
 __all__ = [
     "as_it_is",
     "called_graphs",
+    "dispatch_layer_calls",
+    "FUSED_BIDIRECTIONAL",
     "give_gradient",
     "is_compiled",
     "is_differentiable",
@@ -34,6 +39,10 @@ __all__ = [
     "raises_as_is",
     "step_counter",
 ]
+
+# Methods of `keras.layers.Bidirectional` that tell whether to leave out the
+# calls of its two layers and have cuDNN compute both at once.
+FUSED_BIDIRECTIONAL = ("_can_attempt_fused_lstm", "_can_attempt_fused_gru")
 
 
 def is_differentiable(operation_type: str) -> bool | None:
@@ -186,3 +195,32 @@ def as_it_is(error: Exception) -> Exception:
     """Marks an error of a layer, so that Keras passes it on unchanged."""
     error._keras_call_info_injected = True
     return error
+
+
+def dispatch_layer_calls(
+    choose: Callable[[keras.Layer], Callable | None],
+) -> None:
+    """Lets a function choose what computes the outputs of layers.
+
+    `keras.Layer.__call__` converts the inputs, builds the layer, and cares
+    for masks and regularizers. To have the outputs computed, it calls the
+    next `__call__` in line, that of `keras.Operation`, which calls the
+    layer's `call`. This puts one between the two: into the class that layers
+    have for TensorFlow's sake, which has none of its own. So no layer is
+    changed, and no method of Keras is replaced.
+
+    Args:
+        choose: Returns what is called in place of a layer's `call`, or `None`
+            for that itself. It is asked in each call of any layer. What it
+            returns is not rematerialized.
+    """
+
+    def __call__(self, *args, **kwargs):
+        compute = choose(self)
+        if compute is None or any_symbolic_tensors(args, kwargs):
+            return super(TFLayer, self).__call__(*args, **kwargs)
+        name = f"{type(self).__name__}.call()"
+        compute = inject_argument_info_in_traceback(compute, name)
+        return compute(*args, **kwargs)
+
+    TFLayer.__call__ = __call__

@@ -68,6 +68,7 @@ def call_per_task(layer, call, scope: TaskScope, args, kwargs):
             single=True,
             in_map=True,
             withheld=scope.weights.keys() - given,
+            averages=scope.averages,
         )
         one_args, one_kwargs = keras.tree.pack_sequence_as(
             (args, kwargs), values

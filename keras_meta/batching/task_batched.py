@@ -13,14 +13,12 @@ from absl import logging
 from keras_meta._keras import is_traced_for_xla
 from keras_meta.batching import task_axis
 from keras_meta.batching.annotations import split_tasks
-from keras_meta.batching.batch_axis import with_batch_size
-from keras_meta.batching.fallback import call_per_task
+from keras_meta.batching.layer_calls import own_variables
 from keras_meta.batching.layer_rules import find_rule
 from keras_meta.batching.layer_rules.convolution import has_all_kernels
 from keras_meta.batching.shared_calls import SharedCalls
 from keras_meta.batching.task_scope import LostGradient
 from keras_meta.batching.task_scope import TaskScope
-from keras_meta.batching.task_scope import active_scope
 from keras_meta.kernels.second_order import differentiate
 from keras_meta.kernels.second_order import refuse_wrong_derivatives
 
@@ -54,8 +52,9 @@ class TaskBatched:
     one task, outside XLA, all layers compute as they are if they can.
 
     Args:
-        model: A built Keras model of any kind. Its layers receive a hook
-            around `call`, which does nothing outside of a task-batched call.
+        model: A built Keras model of any kind. It is left as it is: what its
+            layers compute is decided anew each time one is called, see
+            `layer_calls`.
         adapted: The variables that have one value per task.
 
     Example:
@@ -74,9 +73,15 @@ class TaskBatched:
         self._adapted_ids = {id(v) for v in self.adapted}
         self._per_task: dict[int, list[keras.Variable]] = {}
         self._probed: set[bool] = set()
+        self._averages = {
+            id(v): layer
+            for layer in self.layers
+            if isinstance(layer, keras.layers.BatchNormalization)
+            and find_rule(layer)
+            for v in layer.non_trainable_variables
+        }
         within_fallback: set[int] = set()
-        for layer in model._flatten_layers():
-            _install_hook(layer)
+        for layer in self.layers:
             if id(layer) not in within_fallback and self._needs_fallback(layer):
                 self._fall_back(layer, "it has no rule")
                 within_fallback.update(map(id, layer._flatten_layers()))
@@ -105,7 +110,7 @@ class TaskBatched:
         """Whether some layer has weights and adapts none of them."""
         return any(
             variables and not self._owns_adapted(variables)
-            for variables in map(_own_variables, self.model._flatten_layers())
+            for variables in map(own_variables, self.model._flatten_layers())
         )
 
     @property
@@ -217,6 +222,7 @@ class TaskBatched:
                 second_order=second_order,
                 xla=xla,
                 single=alone,
+                averages=self._averages,
                 **options,
             )
             try:
@@ -262,15 +268,13 @@ class TaskBatched:
         if noise_shape is not None and noise_shape[0] is not None:
             return True
         return find_rule(layer) is None and self._owns_adapted(
-            _own_variables(layer)
+            own_variables(layer)
         )
 
     def _owns_adapted(self, variables) -> bool:
         return any(id(v) in self._adapted_ids for v in variables)
 
     def _fall_back(self, layer: keras.Layer, reason: str):
-        if isinstance(layer, keras.layers.RNN):
-            _forbid_cudnn(layer)
         self._per_task[id(layer)] = []
         logging.info(
             "keras_meta calls layer '%s' (%s) once per task, which is exact "
@@ -286,78 +290,3 @@ def _stand_in_loss(outputs) -> tf.Tensor:
     floats = [y for y in keras.tree.flatten(outputs) if y.dtype.is_floating]
     squares = [tf.reduce_sum(tf.square(y)) for y in floats]
     return tf.add_n([tf.cast(y, tf.float32) for y in squares])
-
-
-def _own_variables(layer: keras.Layer) -> list[keras.Variable]:
-    inherited = {
-        id(v)
-        for sublayer in layer._flatten_layers(
-            include_self=False, recursive=False
-        )
-        for v in sublayer.variables
-    }
-    return [v for v in layer.variables if id(v) not in inherited]
-
-
-def _install_hook(layer: keras.Layer):
-    """Wraps `layer.call` to compute by a rule inside a `TaskScope`."""
-    original = layer.call
-    if getattr(original, "is_keras_meta_hook", False):
-        return
-
-    @functools.wraps(original)
-    def call(*args, **kwargs):
-        scope = active_scope()
-        if scope is None:
-            return original(*args, **kwargs)
-        scope.callers.append(layer)
-        try:
-            compute = functools.partial(_dispatch, layer, original, scope)
-            if scope.shared is None:
-                return compute(args, kwargs)
-            return scope.shared.call(compute, layer, scope, args, kwargs)
-        finally:
-            scope.callers.pop()
-
-    call.is_keras_meta_hook = True
-    object.__setattr__(layer, "call", call)
-    rematerialize = functools.partial(
-        _unless_task_batched, layer.rematerialized_call
-    )
-    object.__setattr__(layer, "rematerialized_call", rematerialize)
-
-
-def _unless_task_batched(rematerialize, call, *args, **kwargs):
-    """Rematerializes a layer, but not in a task-batched call.
-
-    What TensorFlow recomputes has no second derivative, and would be
-    computed without the weights of the tasks.
-    """
-    return (
-        rematerialize(call, *args, **kwargs) if active_scope() is None else call
-    )
-
-
-def _dispatch(layer, original, scope: TaskScope, args, kwargs):
-    if not scope.single and id(layer) in scope.per_task:
-        outputs = call_per_task(layer, original, scope, args, kwargs)
-        return with_batch_size(outputs, original, scope, (args, kwargs))
-    rule = find_rule(layer)
-    adapted = [v for v in _own_variables(layer) if scope.is_adapted(v)]
-    if scope.single:
-        adapted = []
-    needed = adapted or (
-        rule and (rule.always or (rule.in_xla and scope.is_xla_on_cpu))
-    )
-    if rule is None or not needed:
-        outputs = original(*args, **kwargs)
-        return with_batch_size(outputs, original, scope, (args, kwargs))
-    if adapted and not scope.has_batch_axis(args[0]):
-        scope.refuse_unbatched(adapted[0])
-    return rule.compute(layer, scope, *args, **kwargs)
-
-
-def _forbid_cudnn(layer: keras.layers.RNN):
-    """Keeps a recurrent layer off cuDNN, which has no second derivative."""
-    if getattr(layer, "use_cudnn", False) == "auto":
-        layer.use_cudnn = False

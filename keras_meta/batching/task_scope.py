@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import threading
 import typing
 from collections.abc import Iterator
@@ -25,6 +26,12 @@ _REMATERIALIZED = (
     "the weights of tasks have no gradient. Call the layer directly, as "
     "`checkpoint` saves memory in the inner loop. For plain training, make "
     "the layer within keras.RematScope, which has no effect in the inner loop."
+)
+
+_PASSED_BY = (
+    "Layer '{}' is called by its `call` method, `layer.call(x)`, so that it "
+    "would take the statistics of all tasks together. Call the layer itself: "
+    "`layer(x)`."
 )
 
 
@@ -60,8 +67,8 @@ class TaskScope(keras.StatelessScope):
     """Gives adapted weights a leading task axis while layers are called.
 
     The scope holds everything that a layer may see or change during a
-    task-batched call. Layers never learn of it: the hooks that
-    `TaskBatched` puts on them look it up and compute by a layer rule.
+    task-batched call. Layers never learn of it: while it is active, Keras is
+    told how to compute each layer that is called, see `layer_calls`.
 
     Args:
         tasks: Number of tasks merged into the batch axis, int or scalar
@@ -88,6 +95,8 @@ class TaskScope(keras.StatelessScope):
             have; reading them is a stray read.
         shared: Keeps what layers return that compute the same in other
             calls too.
+        averages: Maps `id(variable)` of moving averages to the layers that
+            have them and are computed by a rule.
     """
 
     def __init__(
@@ -106,6 +115,7 @@ class TaskScope(keras.StatelessScope):
         in_map: bool = False,
         withheld: Set[int] = frozenset(),
         shared: SharedCalls | None = None,
+        averages: Mapping[int, keras.Layer] | None = None,
     ):
         super().__init__(
             state_mapping=state,
@@ -124,6 +134,7 @@ class TaskScope(keras.StatelessScope):
         self.in_map = in_map
         self.withheld = withheld
         self.shared = shared
+        self.averages = averages or {}
         self.recorded: dict[int, list[tuple[tf.Tensor, tf.Tensor]]] = {}
         self.callers: list[keras.Layer] = []
         self.stray: tuple[keras.Layer, keras.Variable] | None = None
@@ -170,6 +181,8 @@ class TaskScope(keras.StatelessScope):
                 self.refuse(variable)
             self._require_gradient(variable)
             return self.weights[id(variable)]
+        if id(variable) in self.averages:
+            self._require_rule(self.averages[id(variable)])
         value = super().get_current_value(variable)
         if value is None and self.original_scope is not None:
             value = self.original_scope.get_current_value(variable)
@@ -186,6 +199,14 @@ class TaskScope(keras.StatelessScope):
         if is_recording_stopped():
             message = _REMATERIALIZED.format(variable.path)
             raise as_it_is(LostGradient(message))
+
+    def _require_rule(self, layer: keras.Layer) -> None:
+        """Stops where a layer uses its moving averages without its rule."""
+        if any(layer is caller for caller in self.callers):
+            return
+        is_fixed = self.statistics == "running" and not self.training
+        if layer.trainable and not is_fixed and _is_in_call_of(layer):
+            raise as_it_is(ValueError(_PASSED_BY.format(layer.name)))
 
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]):
         """Keeps an assignment made by a layer out of the variable itself."""
@@ -235,3 +256,14 @@ class TaskScope(keras.StatelessScope):
             layer = self.callers[-1]
         self.stray = (layer, variable)
         raise StrayRead(variable.path)
+
+
+def _is_in_call_of(layer: keras.Layer) -> bool:
+    """Whether the code that runs was called by a layer's own `call`."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        is_call = frame.f_code.co_name == "call"
+        if is_call and frame.f_locals.get("self") is layer:
+            return True
+        frame = frame.f_back
+    return False

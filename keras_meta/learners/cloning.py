@@ -113,6 +113,12 @@ def _check_same_code(layer: keras.Layer, copy: keras.Layer) -> None:
     """
     if type(layer) is not type(copy):
         raise ValueError(f"The copy has {copy!r} in place of {layer!r}.")
+    if "call" in vars(layer):
+        raise ValueError(
+            f"Layer '{layer.name}' was given a `call` other than that of its "
+            f"class: {layer.call!r}, which no config holds. Make it a method "
+            f"of a subclass of {type(layer).__name__}."
+        )
     copied = _functions(copy)
     for name, function in _functions(layer).items():
         if name in copied and copied[name].__code__ != function.__code__:

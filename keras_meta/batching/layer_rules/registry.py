@@ -56,4 +56,6 @@ def find_rule(layer: keras.Layer) -> Rule | None:
 
 def _is_rewritten(layer: keras.Layer) -> bool:
     quantized = getattr(layer, "quantization_mode", None) is not None
-    return quantized or bool(getattr(layer, "lora_enabled", False))
+    # A layer may have been given another `call` than that of its class.
+    replaced = "call" in vars(layer)
+    return quantized or replaced or bool(getattr(layer, "lora_enabled", False))
