@@ -248,12 +248,14 @@ def _stand_in_names() -> tuple[str, ...]:
 
 
 def _stand_ins() -> dict[str, types.ModuleType]:
+    engine: Any
+    keras_tensor: Any
     engine, keras_tensor = (types.ModuleType(n) for n in _stand_in_names())
     engine.keras_tensor = keras_tensor
     keras_tensor.KerasTensor = keras.KerasTensor
     # A bare package with the right path. The real `__init__` imports
     # everything, including parts that cannot be imported.
-    package = types.ModuleType(_PACKAGE)
+    package: Any = types.ModuleType(_PACKAGE)
     package.__spec__ = importlib.util.find_spec(_PACKAGE)
     package.__path__ = list(package.__spec__.submodule_search_locations)
     stand_ins = (engine, keras_tensor, package)

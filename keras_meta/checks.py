@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def is_finite_number(value: object) -> bool:
+def is_finite_number(value: Any) -> bool:
     """Whether a value is a real number that is finite in float32.
 
     Example:
@@ -202,7 +203,7 @@ def check_number_at_least(least: float, /, **values: float) -> None:
     )
 
 
-def check_finite_values(**arrays: object) -> None:
+def check_finite_values(**arrays: Any) -> None:
     """Requires arrays of numbers without NaN or infinity.
 
     Args:
@@ -288,7 +289,7 @@ def check_choice(name: str, value: object, choices: tuple) -> None:
 
 def _check(
     values: Mapping[str, object],
-    is_fine: Callable[[object], bool],
+    is_fine: Callable[[Any], bool],
     expected: str,
 ) -> None:
     """Requires a property of arguments; the error shows the value received."""
@@ -325,7 +326,7 @@ def check_int64(**values: int) -> None:
     _check(values, lambda x: -(2**63) <= x < 2**63, "a 64-bit integer")
 
 
-def describe(value: object) -> str:
+def describe(value: Any) -> str:
     """Describes a value in one short line, for errors.
 
     Args:

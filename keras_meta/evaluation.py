@@ -66,11 +66,16 @@ class Interval:
                 "An interval of a single value cannot be indexed. Received: "
                 f"{self}[{index}]"
             )
-        return _interval(self.mean[index], self.half_width[index], self.tasks)
+        mean, half_width = map(np.asarray, (self.mean, self.half_width))
+        return _interval(mean[index], half_width[index], self.tasks)
 
     def __len__(self) -> int:
         """Returns the number of values, if there are several."""
-        return len(self.mean)
+        return len(np.asarray(self.mean))
+
+    def __iter__(self) -> Iterator[Interval]:
+        """Yields the interval of each of several values."""
+        return map(self.__getitem__, range(len(np.atleast_1d(self.mean))))
 
     def __bool__(self) -> bool:
         return True
@@ -222,7 +227,9 @@ def adaptation_curve(
     }
 
 
-def _require_inner_loop(learner: keras.Model, received: str, way_out: str):
+def _require_inner_loop(
+    learner: keras.Model, received: str, way_out: str
+) -> None:
     if not isinstance(learner, Learner):
         raise ValueError(
             "`steps` needs a learner with an inner loop. Received: "
@@ -230,7 +237,7 @@ def _require_inner_loop(learner: keras.Model, received: str, way_out: str):
         )
 
 
-def _predict(learner: keras.Model, steps: int | None, x: Any):
+def _predict(learner: keras.Model, steps: int | None, x: Any) -> Any:
     """Returns predictions as a one-point curve, `[1, tasks, q, ...]`."""
     if isinstance(learner, Learner):
         outputs = learner.predict_adapted(x, steps=steps)
@@ -393,7 +400,9 @@ def _metric(
     }
 
 
-def _metric_of_task(metric: keras.metrics.Metric, y, y_pred):
+def _metric_of_task(
+    metric: keras.metrics.Metric, y: tf.Tensor, y_pred: tf.Tensor
+) -> Any:
     """Returns a metric's result for one task, leaving its state unchanged."""
     with keras.StatelessScope():
         metric.reset_state()
@@ -415,7 +424,7 @@ def _is_mean_over_examples(metric: keras.metrics.Metric) -> bool:
     )
 
 
-def _interval(mean, half_width, tasks: int) -> Interval:
+def _interval(mean: Any, half_width: Any, tasks: int) -> Interval:
     if np.ndim(mean):
         return Interval(mean, half_width, tasks)
     return Interval(float(mean), float(half_width), tasks)

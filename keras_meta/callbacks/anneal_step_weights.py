@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -37,7 +39,9 @@ class AnnealStepWeights(keras.callbacks.Callback):
         self.epochs = epochs
         self.rest = rest
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         """Sets the weights for the epoch."""
         if getattr(self.model, "step_weights", None) is None:
             raise ValueError(

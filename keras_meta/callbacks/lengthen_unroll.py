@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
@@ -42,7 +43,7 @@ class LengthenUnroll(keras.callbacks.Callback):
             )
         self.steps = dict(steps)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Tries all numbers of steps, so that none fails after hours."""
         if not isinstance(self.model, OptimizerLearner):
             raise ValueError(
@@ -52,7 +53,9 @@ class LengthenUnroll(keras.callbacks.Callback):
         for steps in self.steps.values():
             self.model.steps = steps
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         """Sets the number of steps for the epoch."""
         latest = max(e for e in self.steps if e <= epoch)
         self.model.steps = self.steps[latest]

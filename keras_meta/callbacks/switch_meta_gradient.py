@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
@@ -52,7 +53,7 @@ class SwitchMetaGradient(keras.callbacks.Callback):
             for epoch, value in meta_gradients.items()
         }
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that the learner can use all of the meta-gradients."""
         if not isinstance(self.model, Learner):
             raise ValueError(
@@ -62,7 +63,9 @@ class SwitchMetaGradient(keras.callbacks.Callback):
         for meta_gradient in self.meta_gradients.values():
             self.model.check_meta_gradient(meta_gradient)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         """Sets the meta-gradient for the epoch."""
         latest = max(e for e in self.meta_gradients if e <= epoch)
         meta_gradient = self.meta_gradients[latest]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -64,7 +66,9 @@ class TaskEvaluation(keras.callbacks.Callback):
         self.prefix = prefix
         self.every = every
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         """Evaluates and adds the results to `logs`."""
         if (epoch + 1) % self.every or logs is None:
             return

@@ -217,8 +217,7 @@ def check_path(**values: str | os.PathLike) -> None:
     for name, value in values.items():
         is_path = isinstance(value, (str, os.PathLike))
         text = os.fspath(value) if is_path else None
-        is_fine = isinstance(text, str) and text
-        if not is_fine or "\0" in text:
+        if not isinstance(text, str) or not text or "\0" in text:
             raise ValueError(
                 f"`{name}` must be the path of a folder, a string or "
                 f"pathlib.Path. Received: {name}={describe(value)}"

@@ -95,7 +95,7 @@ class Augment:
     fill: str = "constant"
     on: str = "support"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_between("rotate", self.rotate, 180)
         _check_between("translate", self.translate, 1)
         _check_between("elastic", self.elastic, 1)

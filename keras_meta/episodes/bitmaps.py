@@ -92,7 +92,7 @@ def _unpack(rows: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _number(data: tf.Tensor, at: int, dtype=tf.int32) -> tf.Tensor:
+def _number(data: tf.Tensor, at: int, dtype: tf.DType = tf.int32) -> tf.Tensor:
     field = tf.strings.substr(data, at, dtype.size)
     return tf.cast(tf.io.decode_raw(field, dtype)[0], tf.int32)
 

@@ -71,11 +71,12 @@ def cached(
     arrays = _read(path, text)
     if arrays is None:
         arrays = build()
+        content: dict[str, Any] = {"key": np.array(text), **arrays}
         # A read-only or full disk only makes the next start slower.
         with contextlib.suppress(OSError):
             write_sealed(
                 path,
-                lambda file: np.savez(file, key=np.array(text), **arrays),
+                lambda file: np.savez(file, **content),
                 _SUFFIX,
             )
     return arrays

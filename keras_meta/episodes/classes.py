@@ -60,9 +60,9 @@ class Classes:
     def __init__(
         self,
         items: np.ndarray,
-        counts: Sequence[int],
+        counts: Sequence[int] | np.ndarray,
         names: Sequence[str],
-        ids: Sequence[int] | None = None,
+        ids: Sequence[int] | np.ndarray | None = None,
     ):
         items = as_items("items", items)
         counts = as_integers("counts", counts)
@@ -442,7 +442,7 @@ class Classes:
             shuffle=shuffle,
         ).dataset(tasks=tasks, start=start, num_batches=num_batches)
 
-    def _subset(self, positions: Sequence[int]) -> "Classes":
+    def _subset(self, positions: Sequence[int] | np.ndarray) -> "Classes":
         subset = Classes.__new__(Classes)
         subset._items = self._items
         subset._starts = self._starts[positions]

@@ -3,6 +3,7 @@
 import functools
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -81,7 +82,7 @@ def check_image_options(
         channels = int(channels)
     if image_size is None:
         return None, channels
-    size = [image_size] * 2 if is_whole(image_size) else image_size
+    size: Any = [image_size] * 2 if is_whole(image_size) else image_size
     if isinstance(size, np.ndarray):
         size = size.tolist()
     if not isinstance(size, (tuple, list)) or len(size) != 2:

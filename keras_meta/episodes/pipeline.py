@@ -64,7 +64,9 @@ def episode_dataset(
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _cut(draws, tasks: int, together: int, num_batches: int | None):
+def _cut(
+    draws: tf.data.Dataset, tasks: int, together: int, num_batches: int | None
+) -> tf.data.Dataset:
     """Splits episodes that were drawn together into batches."""
 
     def cut(drawn):

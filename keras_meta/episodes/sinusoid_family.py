@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -64,7 +65,7 @@ class SinusoidFamily:
     phase: Range = (0.0, math.pi)
     x: Range = (-5.0, 5.0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("amplitude", "frequency", "phase", "x"):
             bounds = getattr(self, name)
             if not _is_range(bounds):
@@ -237,13 +238,15 @@ def sinusoids(
     )
 
 
-def _check_drawing(seed, index, tasks: int) -> None:
+def _check_drawing(
+    seed: int | tf.Tensor, index: int | tf.Tensor, tasks: int
+) -> None:
     check_seed(seed)
     check_index(index)
     check_positive(tasks=tasks)
 
 
-def _as_floats(name: str, value, *shapes: list[int | None]) -> tf.Tensor:
+def _as_floats(name: str, value: Any, *shapes: list[int | None]) -> tf.Tensor:
     """Returns a float32 tensor, which must have one of the given shapes."""
     if isinstance(value, tf.Tensor):
         is_floating = value.dtype.is_floating

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,11 +22,11 @@ _BATCH_STATISTICS = ("batch", "support", "running")
 
 
 def check_arguments(
-    model,
-    steps,
-    evaluation_steps,
-    proximal,
-    batch_statistics,
+    model: Any,
+    steps: Any,
+    evaluation_steps: Any,
+    proximal: Any,
+    batch_statistics: Any,
 ) -> None:
     """Checks the arguments of every learner; raises on a bad one."""
     if not isinstance(model, keras.Model):
@@ -61,7 +62,7 @@ def check_arguments(
     check_choice("batch_statistics", batch_statistics, _BATCH_STATISTICS)
 
 
-def as_update_rule(update_rule) -> UpdateRule:
+def as_update_rule(update_rule: Any) -> UpdateRule:
     """Returns an update rule, or raises.
 
     Args:
@@ -84,7 +85,7 @@ def as_update_rule(update_rule) -> UpdateRule:
     return update_rule
 
 
-def as_inner_loss(loss) -> InnerLoss:
+def as_inner_loss(loss: Any) -> InnerLoss:
     """Returns the loss of the inner loop, or raises.
 
     Args:
@@ -99,7 +100,7 @@ def as_inner_loss(loss) -> InnerLoss:
     return InnerLoss(loss)
 
 
-def as_step_weights(step_weights, steps: int) -> np.ndarray:
+def as_step_weights(step_weights: Any, steps: int) -> np.ndarray:
     """Returns a weight for each step; raises on bad ones."""
     try:
         weights = np.asarray(step_weights)

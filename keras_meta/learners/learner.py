@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
+from typing import Self
 
 import keras
 import tensorflow as tf
@@ -108,7 +109,7 @@ class Learner(MetaLearner):
         proximal: float = 0.0,
         meta_gradient: MetaGradient | str = "unrolled",
         batch_statistics: str = "batch",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_arguments(
@@ -169,7 +170,7 @@ class Learner(MetaLearner):
         training: bool | None = None,
         every_step: bool = False,
         steps: int | None = None,
-    ):
+    ) -> Any:
         """Returns the adapted networks' predictions for the query sets.
 
         Args:
@@ -196,9 +197,13 @@ class Learner(MetaLearner):
             raise Inseparable("training takes blocks of its own")
         return self._carried_out(function, inputs, training)
 
-    def _adapt_and_predict(
-        self, inputs: dict[str, Any], training: bool, every_step: bool, steps
-    ):
+    def _adapt_and_predict(  # type: ignore[override]
+        self,
+        inputs: dict[str, Any],
+        training: bool,
+        every_step: bool,
+        steps: int,
+    ) -> Any:
         adaptation = self._adapt(inputs, training, steps, every_step)
         if not every_step:
             return self.predict_tasks(adaptation, inputs, training)
@@ -314,7 +319,9 @@ class Learner(MetaLearner):
             self.steps,
         )
 
-    def trajectory(self, inputs: dict[str, Any], steps: int | None = None):
+    def trajectory(
+        self, inputs: dict[str, Any], steps: int | None = None
+    ) -> Any:
         """Returns predictions for the query sets after every inner step.
 
         Args:
@@ -333,12 +340,14 @@ class Learner(MetaLearner):
             function = functools.partial(self._trajectory_of_each, function)
         return self._reported(function, inputs, self._health.check_labels)
 
-    def _trajectory_of_each(self, function: Callable, inputs: dict[str, Any]):
+    def _trajectory_of_each(
+        self, function: Callable, inputs: dict[str, Any]
+    ) -> Any:
         """Returns trajectories that are computed one after another."""
         swap = functools.partial(keras.tree.map_structure, _swap_first_axes)
         return swap(self._each_task(lambda x: swap(function(x)), inputs))
 
-    def _trajectory(self, inputs: dict[str, Any], steps: int):
+    def _trajectory(self, inputs: dict[str, Any], steps: int) -> Any:
         problem = self._problem(training=False)
         data = Episode.from_inputs(inputs, self.model).as_inputs()
         theta = self._theta()
@@ -357,10 +366,10 @@ class Learner(MetaLearner):
 
     def adapt(
         self,
-        support_x,
-        support_y,
+        support_x: Any,
+        support_y: Any,
         steps: int | None = None,
-        sample_weight=None,
+        sample_weight: Any = None,
     ) -> keras.Model:
         """Adapts to one task and returns a plain Keras model.
 
@@ -578,7 +587,7 @@ class Learner(MetaLearner):
         if not loss.is_sparse:
             return None
         ways = self._output_specs.ways(inputs["support_x"], axes=2)
-        return LabelRule("support_y", ClassNumbers.of(loss, ways))
+        return LabelRule("support_y", ClassNumbers(ways, loss.ignored_class))
 
     # Saving and serving.
 
@@ -587,7 +596,7 @@ class Learner(MetaLearner):
             self.model, self._resolved_inner_loss.is_sparse
         )
 
-    def save_own_variables(self, store) -> None:
+    def save_own_variables(self, store: Any) -> None:
         """Saves what belongs to no layer; warns of what a file loses."""
         warn_of_low_rank(self.model)
         super().save_own_variables(store)
@@ -611,7 +620,7 @@ class Learner(MetaLearner):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes a learner from `get_config`'s dict."""
         config = dict(config)
         for key in (
@@ -626,7 +635,13 @@ class Learner(MetaLearner):
         return cls(**config)
 
 
-def _record_losses(theta, data, step, carry: Carry, losses: tf.Tensor):
+def _record_losses(
+    theta: Sequence[tf.Tensor],
+    data: dict[str, Any],
+    step: int | tf.Tensor,
+    carry: Carry,
+    losses: tf.Tensor,
+) -> tuple[Carry, tuple[tf.Tensor]]:
     carry, losses = losses_only(theta, data, step, carry, losses)
     return carry, (losses,)
 
@@ -639,7 +654,7 @@ def _record_predictions(
     step: int | tf.Tensor,
     carry: Carry,
     losses: tf.Tensor,
-):
+) -> tuple[Carry, tuple[Any, ...]]:
     result = solver.finish(problem, theta, carry)
     predicted = problem.predict(theta, data, result.params, result.state)
     _, recorded = _record_losses(theta, data, step, carry, losses)

@@ -14,6 +14,7 @@ from keras_meta.batching.annotations import map_annotated
 from keras_meta.learners.arguments import as_step_weights
 from keras_meta.learners.learner import Learner
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.objective import Adaptation
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -90,7 +91,13 @@ class MAML(Learner):
                 "keras_meta.Unrolled() or keras_meta.FirstOrder()."
             )
 
-    def outer_loss(self, x, y, sample_weight=None, adaptation=None):
+    def outer_loss(
+        self,
+        x: dict[str, Any],
+        y: Any,
+        sample_weight: Any = None,
+        adaptation: Adaptation | None = None,
+    ) -> tuple[tf.Tensor, Any]:
         """Weighs the losses after all steps; see `Learner.outer_loss`."""
         if self.step_weights is None or adaptation is not None:
             return super().outer_loss(x, y, sample_weight, adaptation)

@@ -43,7 +43,7 @@ class MetaEvaluation(keras.Model):
     The properties under "What it knows of a learner" are for subclasses.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self._health = Health()
         self._plan = PerThread(Plan())
@@ -82,7 +82,7 @@ class MetaEvaluation(keras.Model):
     evaluate = refuses_endless(keras.Model.evaluate)
     predict = refuses_endless(keras.Model.predict)
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, Any]:
         """Evaluates a batch of tasks."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y = self._checked_labels(x, y, sample_weight)
@@ -90,14 +90,14 @@ class MetaEvaluation(keras.Model):
         data = x, y, sample_weight
         return self._in_fastest_way(self._evaluate, data)
 
-    def predict_step(self, data):
+    def predict_step(self, data: Any) -> Any:
         """Predicts the query sets of a batch of tasks."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         return self._in_fastest_way(
             super().predict_step, (self._as_checked(x),)
         )
 
-    def _evaluate(self, data):
+    def _evaluate(self, data: Any) -> dict[str, Any]:
         """Predicts a batch of tasks and updates loss and metrics."""
         x, y, sample_weight = data
         y_pred = self(x, training=False)
@@ -107,7 +107,14 @@ class MetaEvaluation(keras.Model):
         self._health.report_outer(tf.reduce_all(tf.math.is_finite(loss)))
         return self._log(x, y, y_pred, sample_weight, loss)
 
-    def _log(self, x, y, y_pred, sample_weight, loss):
+    def _log(
+        self,
+        x: dict[str, Any],
+        y: Any,
+        y_pred: Any,
+        sample_weight: Any,
+        loss: tf.Tensor,
+    ) -> dict[str, Any]:
         """Updates the loss and the metrics; returns the logs."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         self._loss_tracker.update_state(
@@ -115,7 +122,7 @@ class MetaEvaluation(keras.Model):
         )
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
-    def make_test_function(self, force: bool = False):
+    def make_test_function(self, force: bool = False) -> Callable[[Any], Any]:
         """Builds the evaluation step, which stops on what went wrong."""
         if self.test_function is None or force:
             is_own = type(self).test_step is MetaEvaluation.test_step
@@ -124,7 +131,9 @@ class MetaEvaluation(keras.Model):
             self.test_function = self._checked(self.test_function)
         return self.test_function
 
-    def make_predict_function(self, force: bool = False):
+    def make_predict_function(
+        self, force: bool = False
+    ) -> Callable[[Any], Any]:
         """Builds the prediction step, which stops on what went wrong."""
         if self.predict_function is None or force:
             is_own = type(self).predict_step is MetaEvaluation.predict_step
@@ -136,8 +145,13 @@ class MetaEvaluation(keras.Model):
         return self.predict_function
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor | None:
         """Returns the compiled loss of all query examples as one batch.
 
         Keras's losses and metrics are defined for examples, so they see no
@@ -154,7 +168,9 @@ class MetaEvaluation(keras.Model):
         y, y_pred, sample_weight = as_examples(y, y_pred, sample_weight)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
         """Updates the compiled metrics and returns all metrics.
 
         Args:
@@ -168,7 +184,9 @@ class MetaEvaluation(keras.Model):
 
     # Measuring task by task.
 
-    def predict_adapted(self, x: dict[str, Any], steps: int | None = None):
+    def predict_adapted(
+        self, x: dict[str, Any], steps: int | None = None
+    ) -> Any:
         """Returns predictions by a function that is compiled once.
 
         It is compiled again after `compile`, as Keras's own functions are.
@@ -191,7 +209,7 @@ class MetaEvaluation(keras.Model):
         self._health.check(report, inputs=x)
         return attach(*outputs)
 
-    def predict_each_step(self, x: dict[str, Any], steps: int):
+    def predict_each_step(self, x: dict[str, Any], steps: int) -> Any:
         """Returns predictions after every step, compiled once.
 
         Args:
@@ -210,7 +228,9 @@ class MetaEvaluation(keras.Model):
         self._health.check_labels(report)
         return attach(*outputs)
 
-    def _compiled(self, function: Callable[[Any], Any], key: tuple):
+    def _compiled(
+        self, function: Callable[[Any], Any], key: tuple
+    ) -> Callable[[Any], Any]:
         """Returns a function of inputs, compiled now or before.
 
         Args:
@@ -243,7 +263,7 @@ class MetaEvaluation(keras.Model):
 
     # How tasks are taken.
 
-    def _in_fastest_way(self, function: Callable[[Any], Any], data: Any):
+    def _in_fastest_way(self, function: Callable[[Any], Any], data: Any) -> Any:
         """Calls a function that predicts the query sets of a batch.
 
         Args:
@@ -281,7 +301,7 @@ class MetaEvaluation(keras.Model):
             self._predictor, size
         )
 
-    def _each_task(self, function: Callable[[Any], Any], inputs: Any):
+    def _each_task(self, function: Callable[[Any], Any], inputs: Any) -> Any:
         """Returns what a function returns for each task, one after another.
 
         Args:
@@ -324,7 +344,7 @@ class MetaEvaluation(keras.Model):
             self._predictor, x["support_x"], examples
         )
 
-    def _require_separable(self, predictions) -> None:
+    def _require_separable(self, predictions: Any) -> None:
         """Refuses what is not told by the predictions of each task alone.
 
         Losses that layers add may be sums over tasks, and a mask changes
@@ -354,20 +374,25 @@ class MetaEvaluation(keras.Model):
         episode = Episode.from_inputs(x, self._predictor, needs_queries)
         return episode.as_inputs()
 
-    def _checked_labels(self, x, y, sample_weight) -> Any:
+    def _checked_labels(self, x: Any, y: Any, sample_weight: Any) -> Any:
         """Returns the labels of the query sets as tensors that fit the loss.
 
         Class numbers out of range are reported, and replaced.
         """
         y = check_query(x, y, sample_weight)
         shape = output_shape(self._predictor)
-        is_one = shape is not None and not keras.tree.is_nested(y)
-        if is_one and (isinstance(self.loss, str) or callable(self.loss)):
+        is_loss = isinstance(self.loss, str) or callable(self.loss)
+        if shape is not None and is_loss and not keras.tree.is_nested(y):
             predictions = tf.TensorShape([*y.shape[:2], *shape[1:]])
             check_shapes(self.loss, "query_y", y.shape, predictions)
         return self._with_valid_labels(x, y)
 
-    def _checked(self, function, undone: bool = False, hint: str = ""):
+    def _checked(
+        self,
+        function: Callable[[Any], Any],
+        undone: bool = False,
+        hint: str = "",
+    ) -> Callable[[Any], Any]:
         """Makes a function of an iterator stop on what went wrong.
 
         Args:
@@ -385,7 +410,7 @@ class MetaEvaluation(keras.Model):
 
         return call_and_check
 
-    def _build_metrics(self, iterator) -> None:
+    def _build_metrics(self, iterator: Any) -> None:
         """Creates the metrics' variables.
 
         A step that creates variables is traced twice. Keras creates these in

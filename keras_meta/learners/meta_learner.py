@@ -126,7 +126,9 @@ class MetaLearner(MetaTraining):
             f"{type(self).__name__} must implement `predict_tasks`."
         )
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(
+        self, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
         """Calls the learner as a Keras model, see `call`."""
         # Here errors name the input, which those of Keras would not.
         check_is_dict(inputs)
@@ -135,7 +137,7 @@ class MetaLearner(MetaTraining):
         return super().__call__(inputs, *args, **kwargs)
 
     @raises_as_is
-    def call(self, inputs: dict[str, Any], training: bool | None = None):
+    def call(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
         """Returns predictions for the query sets.
 
         Args:
@@ -146,7 +148,7 @@ class MetaLearner(MetaTraining):
         function = functools.partial(self._adapt_and_predict, training=training)
         return self._carried_out(function, inputs, training)
 
-    def _adapt_and_predict(self, inputs: dict[str, Any], training: bool):
+    def _adapt_and_predict(self, inputs: dict[str, Any], training: bool) -> Any:
         inputs = Episode.from_inputs(inputs, self._predictor).as_inputs()
         adapted = self.adapt_tasks(inputs, training=training)
         predictions = self.predict_tasks(adapted, inputs, training=training)
@@ -175,7 +177,7 @@ class MetaLearner(MetaTraining):
         )
         return self._reported(function, inputs, check)
 
-    def _asserting(self, function: Callable, inputs: dict[str, Any]):
+    def _asserting(self, function: Callable, inputs: dict[str, Any]) -> Any:
         """Calls a function; the graph raises what it reports."""
         with self._health.collecting() as report:
             predictions = function(inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -73,7 +74,7 @@ class MetaTraining(MetaEvaluation):
     A subclass says by `_estimator` how it learns from its tasks.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self._model_state = ModelState()
         self._trackers: dict[str, keras.metrics.Mean] = {}
@@ -95,7 +96,7 @@ class MetaTraining(MetaEvaluation):
             if name not in self._trackers:
                 self._trackers[name] = keras.metrics.Mean(name)
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         """Takes one meta-training step on a batch of tasks."""
         x, y, sample_weight = self._checked_batch(data)
         if self._has_own_step and self._may_go_task_by_task:
@@ -130,7 +131,7 @@ class MetaTraining(MetaEvaluation):
             and not self._is_distributed
         )
 
-    def _checked_batch(self, data):
+    def _checked_batch(self, data: Any) -> tuple[dict[str, Any], Any, Any]:
         """Returns what a step learns from: inputs, labels and weights."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y = self._checked_labels(x, y, sample_weight)
@@ -141,12 +142,16 @@ class MetaTraining(MetaEvaluation):
         """Returns the inputs that a step learns from."""
         return x
 
-    def _whole_step(self, x, y, sample_weight):
+    def _whole_step(
+        self, x: dict[str, Any], y: Any, sample_weight: Any
+    ) -> dict[str, Any]:
         with self._undone_if_failed():
             result = self._computed(x, y, sample_weight)
             return self._apply(x, y, sample_weight, result)
 
-    def _computed(self, x, y, sample_weight) -> StepResult:
+    def _computed(
+        self, x: dict[str, Any], y: Any, sample_weight: Any
+    ) -> StepResult:
         """Returns what a step computes.
 
         It changes no more than the trackers that Keras has for the losses of
@@ -156,7 +161,9 @@ class MetaTraining(MetaEvaluation):
             result = self._estimate(x, y, sample_weight)
         return result._replace(changes=changes)
 
-    def _step_in_blocks(self, x, y, sample_weight, blocks: Blocks):
+    def _step_in_blocks(
+        self, x: dict[str, Any], y: Any, sample_weight: Any, blocks: Blocks
+    ) -> dict[str, Any]:
         learned = []
 
         def block(*arguments):
@@ -195,7 +202,7 @@ class MetaTraining(MetaEvaluation):
         with self._undone_if_failed():
             return self._apply(x, y, sample_weight, result)
 
-    def _blocks(self, x, sample_weight) -> Blocks | None:
+    def _blocks(self, x: dict[str, Any], sample_weight: Any) -> Blocks | None:
         """Returns how to take the tasks, or `None` for all at once.
 
         The mean over blocks must be the mean over tasks, so the loss has to
@@ -221,7 +228,9 @@ class MetaTraining(MetaEvaluation):
         size = task_blocks.block_size(x["support_y"].shape[0], bytes_per_task)
         return None if size is None else Blocks(size, jit_compile=True)
 
-    def _estimate(self, x, y, sample_weight) -> StepResult:
+    def _estimate(
+        self, x: dict[str, Any], y: Any, sample_weight: Any
+    ) -> StepResult:
         """Returns what the tasks say about the learned weights."""
         objective = BatchObjective(self, x, y, sample_weight)
         estimate = self._estimator.estimate(objective)
@@ -260,7 +269,9 @@ class MetaTraining(MetaEvaluation):
         )
         return loss, y_pred
 
-    def _apply(self, x, y, sample_weight, result: StepResult):
+    def _apply(
+        self, x: dict[str, Any], y: Any, sample_weight: Any, result: StepResult
+    ) -> dict[str, Any]:
         """Updates the learned weights; returns the step's logs."""
         self._health.report_outer(
             can_learn_from(result.loss, result.gradients, self.optimizer)
@@ -298,7 +309,7 @@ class MetaTraining(MetaEvaluation):
             and not self._is_distributed
         )
 
-    def make_train_function(self, force: bool = False):
+    def make_train_function(self, force: bool = False) -> Callable[[Any], Any]:
         """Builds the training step, which stops on what went wrong."""
         if self.train_function is None or force:
             self._build_optimizer()
@@ -314,7 +325,7 @@ class MetaTraining(MetaEvaluation):
             self.train_function = self._warning(function)
         return self.train_function
 
-    def _warning(self, function):
+    def _warning(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Makes a training function pass on what its meta-gradient warns of.
 
         A learner warns once.
@@ -335,7 +346,9 @@ class MetaTraining(MetaEvaluation):
 
         return call_and_warn
 
-    def _in_one_loop(self, function):
+    def _in_one_loop(
+        self, function: Callable[[Any], Any]
+    ) -> Callable[[Any], Any]:
         """Compiles all steps of an execution together, if they are small."""
         loops = {}
 
@@ -350,7 +363,7 @@ class MetaTraining(MetaEvaluation):
 
         return call
 
-    def _make_loop(self, spec):
+    def _make_loop(self, spec: Any) -> Callable[[Any], Any] | None:
         """Returns a function of an iterator, or `None` to take single steps."""
         chunk = many_steps.chunk_size(spec, self.steps_per_execution)
         x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(spec)
@@ -376,5 +389,5 @@ class MetaTraining(MetaEvaluation):
                 self.optimizer.build(self.trainable_variables)
 
 
-def _densify(gradient):
+def _densify(gradient: Any) -> tf.Tensor | None:
     return None if gradient is None else tf.convert_to_tensor(gradient)

@@ -35,7 +35,7 @@ class Tasks(NamedTuple):
     sample_weight: tf.Tensor | None
 
 
-def as_query_loss(loss, loss_weights: Any = None) -> InnerLoss:
+def as_query_loss(loss: Any, loss_weights: Any = None) -> InnerLoss:
     """Returns the outer loss of each task alone, or raises.
 
     Args:

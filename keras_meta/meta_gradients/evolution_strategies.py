@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 
 from keras_meta.meta_gradients.evolution import Evolution
 from keras_meta.meta_gradients.evolution import WindowNoise
@@ -70,10 +72,12 @@ class EvolutionStrategies(Evolution):
           for learned optimizers.
     """
 
-    def first_memory(self, noise):
+    def first_memory(self, noise: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
         """Remembers nothing; see `Evolution.first_memory`."""
         return []
 
-    def window_noise(self, memory, noise):
+    def window_noise(
+        self, memory: Sequence[tf.Tensor], noise: Sequence[tf.Tensor]
+    ) -> WindowNoise:
         """Credits a window's own noise; see `Evolution.window_noise`."""
         return WindowNoise(noise, noise, memory)

@@ -95,8 +95,8 @@ class MetaGradient:
 
     takes_second_derivatives: ClassVar[bool] = True
     differentiates_steps: ClassVar[bool] = True
-    # Without a type, as it is a field of some, which follows others.
-    length = None
+    # An annotation would make it the first field of all subclasses.
+    length = None  # type: int | None
     logs: ClassVar[tuple[str, ...]] = ()
     differentiates_calls: ClassVar[bool] = True
     draws_random_numbers: ClassVar[bool] = False

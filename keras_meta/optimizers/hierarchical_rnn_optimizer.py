@@ -57,7 +57,7 @@ class HierarchicalRNNOptimizer(LearnedOptimizer):
         seed: int | None = None,
         learning_rate: Any = 1.0,
         name: str = "hierarchical_rnn_optimizer",
-        **kwargs,
+        **kwargs: Any,
     ):
         rule = HierarchicalRNN(
             units,

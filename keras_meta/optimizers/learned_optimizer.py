@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from typing import Any
+from typing import Self
 
 import keras
 import tensorflow as tf
@@ -58,7 +59,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         rule: UpdateRule,
         learning_rate: Any = 1.0,
         name: str = "learned_optimizer",
-        **kwargs,
+        **kwargs: Any,
     ):
         check_rule(rule)
         if is_number(learning_rate):
@@ -124,7 +125,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             group=False,
         )
 
-    def _require_gradients_to_attend(self, gradients) -> None:
+    def _require_gradients_to_attend(
+        self, gradients: Sequence[tf.Tensor | None]
+    ) -> None:
         missing = [
             variable.path
             for variable, gradient in zip(
@@ -170,7 +173,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         ):
             variable.assign(value)
 
-    def finalize_variable_values(self, var_list) -> None:
+    def finalize_variable_values(
+        self, var_list: Sequence[keras.Variable]
+    ) -> None:
         """Sets the model to the rule's final parameters. `fit` calls it."""
         if self.built and self._trainable_variables:
             # TensorFlow's wrapper of a tuple would count as a leaf.
@@ -249,7 +254,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         return optimizer
 
     @classmethod
-    def _require_plain(cls, rule: UpdateRule, preset: str) -> None:
+    def _require_plain(
+        cls, rule: UpdateRule, preset: str | os.PathLike
+    ) -> None:
         """Refuses a rule that the constructor could not make."""
         dtype = cls._rule_class().dtype
         if type(rule) is not cls._rule_class or rule.dtype != dtype:
@@ -272,7 +279,11 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         return {**super().get_config(), **self._arguments_of(self.rule)}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls,
+        config: dict[str, Any],
+        custom_objects: dict[str, Any] | None = None,
+    ) -> Self:
         """Makes an optimizer from the result of `get_config`."""
         if isinstance(config.get("rule"), dict):
             rule = keras.saving.deserialize_keras_object(
@@ -282,5 +293,5 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         return super().from_config(config, custom_objects=custom_objects)
 
 
-def _dense(gradient, dtype) -> tf.Tensor:
+def _dense(gradient: Any, dtype: tf.DType) -> tf.Tensor:
     return tf.cast(tf.convert_to_tensor(gradient), dtype)

@@ -44,7 +44,7 @@ class LSTMOptimizer(LearnedOptimizer):
         seed: int | None = None,
         learning_rate: Any = 1.0,
         name: str = "lstm_optimizer",
-        **kwargs,
+        **kwargs: Any,
     ):
         rule = CoordinatewiseLSTM(
             units,

@@ -87,7 +87,9 @@ def _arrays(content: bytes) -> list[np.ndarray]:
         return [file[name] for name in file.files]
 
 
-def _header(archive, member) -> tuple[Shape, np.dtype]:
+def _header(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo
+) -> tuple[Shape, np.dtype]:
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):

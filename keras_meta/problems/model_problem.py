@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -158,7 +159,9 @@ class ModelProblem(Problem):
             and not self._task_batched.has_fallback
         )
 
-    def draw(self, seed, index, instances):
+    def draw(
+        self, seed: int | tf.Tensor, index: int | tf.Tensor, instances: int
+    ) -> tuple[list[tf.Tensor], Any]:
         """Draws weights; see `Problem.draw`."""
         words = instance_words(
             seed,
@@ -184,7 +187,15 @@ class ModelProblem(Problem):
             "row": tf.range(instances),
         }
 
-    def losses(self, params, data, step, *, second_order=False, xla=None):
+    def losses(
+        self,
+        params: Sequence[tf.Tensor],
+        data: Any,
+        step: int | tf.Tensor,
+        *,
+        second_order: bool = False,
+        xla: bool | None = None,
+    ) -> tf.Tensor:
         """Returns each instance's loss on a minibatch; see `Problem.losses`."""
         x, y = self._examples(data, step, params[0].shape[0])
         batched = self._task_batched
@@ -210,7 +221,7 @@ class ModelProblem(Problem):
                 losses += tf.cast(tf.stack([*penalties]), losses.dtype)
         return losses
 
-    def _state(self, data, step) -> list[tf.Tensor]:
+    def _state(self, data: Any, step: int | tf.Tensor) -> list[tf.Tensor]:
         """Returns the non-trainable state, with new seeds at each step."""
         words = instance_words(
             data["seed"],
@@ -229,7 +240,9 @@ class ModelProblem(Problem):
             )
         ]
 
-    def _examples(self, data, step, instances: int):
+    def _examples(
+        self, data: Any, step: int | tf.Tensor, instances: int
+    ) -> tuple[Any, tf.Tensor]:
         words = instance_words(
             data["seed"],
             _EXAMPLE_STREAM + tf.cast(step, tf.int64),
@@ -254,7 +267,9 @@ class _GivenSeed(keras.random.SeedGenerator):
         return self._value
 
 
-def _initial(variable, initializer, words: tf.Tensor) -> tf.Tensor:
+def _initial(
+    variable: keras.Variable, initializer: Any, words: tf.Tensor
+) -> tf.Tensor:
     """Returns an initial value, as a function of two random words."""
     if initializer is None:
         return tf.convert_to_tensor(variable)
@@ -282,7 +297,9 @@ class _ForgetBias:
         return tf.concat([enter, tf.ones_like(keep), *others], axis=0)
 
 
-def _initializers(model: keras.Model, chosen) -> list:
+def _initializers(
+    model: keras.Model, chosen: keras.initializers.Initializer | None
+) -> list[Any]:
     """Returns an initializer, or `None`, for each trainable variable."""
     own = {}
     for layer in model._flatten_layers():
@@ -303,7 +320,7 @@ def _initializers(model: keras.Model, chosen) -> list:
     return found
 
 
-def _own_initializer(layer: keras.Layer, variable: keras.Variable):
+def _own_initializer(layer: keras.Layer, variable: keras.Variable) -> Any:
     name = f"{variable.name.removesuffix('_kernel')}_initializer"
     names = f"{variable.name}_initializer", name
     found = [getattr(layer, n, None) for n in names]

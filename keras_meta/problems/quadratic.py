@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -66,7 +69,9 @@ class Quadratic(Problem):
         """One vector, `[dimensions]`."""
         return [self._theta]
 
-    def draw(self, seed, index, instances):
+    def draw(
+        self, seed: int | tf.Tensor, index: int | tf.Tensor, instances: int
+    ) -> tuple[list[tf.Tensor], Any]:
         """Draws functions; see `Problem.draw`."""
         matrix = self.rows * self.dimensions
         words = instance_words(
@@ -81,7 +86,15 @@ class Quadratic(Problem):
         data = {"x": self._entries(x), "y": self._entries(y)}
         return [self.start * _normal(theta)], data
 
-    def losses(self, params, data, step, *, second_order=False, xla=None):
+    def losses(
+        self,
+        params: Sequence[tf.Tensor],
+        data: Any,
+        step: int | tf.Tensor,
+        *,
+        second_order: bool = False,
+        xla: bool | None = None,
+    ) -> tf.Tensor:
         """Returns the functions' values; see `Problem.losses`."""
         difference = tf.linalg.matvec(data["x"], params[0]) - data["y"]
         return tf.reduce_sum(tf.square(difference), axis=-1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -93,7 +95,9 @@ class RandomScaling(Problem):
         """Whether XLA can compile the family being scaled."""
         return self.problem.supports_jit
 
-    def draw(self, seed, index, instances):
+    def draw(
+        self, seed: int | tf.Tensor, index: int | tf.Tensor, instances: int
+    ) -> tuple[list[tf.Tensor], Any]:
         """Draws instances and their scales; see `Problem.draw`."""
         params, data = self.problem.draw(seed, index, instances)
         shapes = [self._scales_of(p) for p in params]
@@ -118,7 +122,13 @@ class RandomScaling(Problem):
         shape = param.shape[1:].as_list()
         return shape if self.per == "coordinate" else [1] * len(shape)
 
-    def losses(self, params, data, step, **options):
+    def losses(
+        self,
+        params: Sequence[tf.Tensor],
+        data: Any,
+        step: int | tf.Tensor,
+        **options: Any,
+    ) -> tf.Tensor:
         """Returns the losses; see `Problem.losses`."""
         params = [p * c for p, c in zip(params, data["scales"], strict=True)]
         return self.problem.losses(params, data["data"], step, **options)

@@ -32,7 +32,7 @@ class Readout(NamedTuple):
     bias: keras.Variable
 
 
-def check_preprocessing(preprocessing) -> None:
+def check_preprocessing(preprocessing: float) -> None:
     """Checks the `p` of `log_and_sign`."""
     check_positive_number(preprocessing=preprocessing)
     if preprocessing > _LARGEST_P:
@@ -117,7 +117,7 @@ class CoordinatewiseLSTM(UpdateRule):
         preprocessing: float | None = 10.0,
         output_scale: float = 0.01,
         seed: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         # Half-precision gradients would be too coarse to learn from.
         kwargs.setdefault("dtype", "float32")
@@ -154,7 +154,7 @@ class CoordinatewiseLSTM(UpdateRule):
             ),
         )
 
-    def init_state(self, params) -> list[list[tf.Tensor]]:
+    def init_state(self, params: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:
         """Returns a zero hidden and cell state for each layer.
 
         Each is `[units, coordinates]`.
@@ -165,7 +165,12 @@ class CoordinatewiseLSTM(UpdateRule):
             for units in self.units
         ]
 
-    def update(self, params, grads, state):
+    def update(
+        self,
+        params: Sequence[tf.Tensor],
+        grads: Sequence[tf.Tensor],
+        state: list[list[tf.Tensor]],
+    ) -> tuple[list[tf.Tensor], list[list[tf.Tensor]]]:
         """Takes one step; see `UpdateRule.update`."""
         x = coordinates.join(grads, self.compute_dtype)
         if self.preprocessing is None:

@@ -61,7 +61,7 @@ class GradientDescent(UpdateRule):
         *,
         clip_norm: float | None = None,
         clip_value: float | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_choice("learn", learn, _SHARINGS)
@@ -81,7 +81,7 @@ class GradientDescent(UpdateRule):
         layers = list(dict.fromkeys(owners))
         self._layer_of = [layers.index(owner) for owner in owners]
         self._steps = steps
-        shapes = {
+        shapes: dict[str | None, list[tuple[str, tuple[int, ...]]]] = {
             None: [],
             "scalar": [("rate", ())],
             "step": [("rates", (steps,))],
@@ -107,7 +107,12 @@ class GradientDescent(UpdateRule):
         """Returns the step counter, an int32 scalar."""
         return {"step": tf.zeros([], tf.int32)}
 
-    def update(self, params, grads, state):
+    def update(
+        self,
+        params: Sequence[tf.Tensor],
+        grads: Sequence[tf.Tensor],
+        state: dict[str, Any],
+    ) -> tuple[list[tf.Tensor], dict[str, Any]]:
         """Takes one step; see `UpdateRule.update`."""
         grads = self._clip(grads)
         directions, state = self.direction(grads, state)
@@ -143,12 +148,12 @@ class GradientDescent(UpdateRule):
             rate = tf.reduce_sum(tf.cast(is_it, rate.dtype) * rate)
         return rate
 
-    def _clip(self, grads: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def _clip(self, grads: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
         if self.clip_value is not None:
             bound = self.clip_value
             grads = [tf.clip_by_value(g, -bound, bound) for g in grads]
         if self.clip_norm is not None:
-            ranks = [len(shape) for shape in self.attached_shapes]
+            ranks = list(map(len, self._require_attached()))
             grads = _clip_task_norms(grads, ranks, self.clip_norm)
         return grads
 
@@ -166,7 +171,9 @@ class GradientDescent(UpdateRule):
         }
 
 
-def _as_rate(rate, learn):
+def _as_rate(
+    rate: Any, learn: str | None
+) -> float | keras.initializers.Initializer:
     if is_number(rate):
         check_finite_number(learning_rate=rate)
         return float(rate)
@@ -192,7 +199,9 @@ def _as_rate(rate, learn):
     return initializer
 
 
-def _fresh(initializer, i: int):
+def _fresh(
+    initializer: keras.initializers.Initializer, i: int
+) -> keras.initializers.Initializer:
     """Returns a copy that draws different numbers for each weight."""
     config = initializer.get_config()
     if config.get("seed") is not None:
@@ -200,7 +209,9 @@ def _fresh(initializer, i: int):
     return type(initializer).from_config(config)
 
 
-def _clip_task_norms(grads, ranks, bound):
+def _clip_task_norms(
+    grads: Sequence[tf.Tensor], ranks: Sequence[int], bound: float
+) -> list[tf.Tensor]:
     """Clips the joint norm of each task, over all axes except a task axis."""
     axes = [
         list(range(g.shape.rank - rank, g.shape.rank))

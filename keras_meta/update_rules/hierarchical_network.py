@@ -95,7 +95,9 @@ def network_step(
     }
 
 
-def _averages(gradient, state, time_scales: int):
+def _averages(
+    gradient: tf.Tensor, state: Mapping[str, tf.Tensor], time_scales: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns averages, mean squares and scaled averages, by time scale."""
     # The square root of a decay doubles its time scale.
     exponents = tf.constant(
@@ -119,7 +121,9 @@ def _power(base: tf.Tensor, exponents: tf.Tensor) -> tf.Tensor:
     return tf.where(is_zero, tf.zeros_like(power), power)
 
 
-def _features(scaled, squares, relative_log_rate) -> tf.Tensor:
+def _features(
+    scaled: tf.Tensor, squares: tf.Tensor, relative_log_rate: tf.Tensor
+) -> tf.Tensor:
     """Returns the inputs of the parameters' GRU.
 
     They are `[3 * time_scales, coordinates]`.
@@ -136,11 +140,19 @@ def _features(scaled, squares, relative_log_rate) -> tf.Tensor:
     )
 
 
-def _affine(weights, name: str, x: tf.Tensor) -> tf.Tensor:
+def _affine(
+    weights: Mapping[str, tf.Tensor], name: str, x: tf.Tensor
+) -> tf.Tensor:
     return weights[name] @ x + weights[f"{name}_bias"]
 
 
-def _gru(weights, name: str, x, before, bias=None) -> tf.Tensor:
+def _gru(
+    weights: Mapping[str, tf.Tensor],
+    name: str,
+    x: tf.Tensor,
+    before: tf.Tensor,
+    bias: tf.Tensor | None = None,
+) -> tf.Tensor:
     """Returns a GRU's new state. `bias` acts on both gates and the content."""
     units = before.shape[0]
     gates = weights[f"{name}_gates"] @ tf.concat([x, before], axis=0)

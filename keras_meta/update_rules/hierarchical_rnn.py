@@ -81,7 +81,7 @@ class HierarchicalRNN(UpdateRule):
         initial_rate: float = 1e-3,
         attention: bool = False,
         seed: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         # Half-precision gradients would be too coarse to learn from.
         kwargs.setdefault("dtype", "float32")
@@ -139,7 +139,12 @@ class HierarchicalRNN(UpdateRule):
         self._add("scale_decay", (1, units))
         self._add("scale_decay_bias", (1, 1), _SCALE_DECAY_BIAS)
 
-    def _add(self, name: str, shape, value: float | str | None = "random"):
+    def _add(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        value: float | str | None = "random",
+    ) -> None:
         """Adds a weight: random, constant, or (`None`) spread over -1 to 1."""
         seed = None if self.seed is None else self.seed + len(self._by_name)
         initializers = keras.initializers
@@ -154,7 +159,7 @@ class HierarchicalRNN(UpdateRule):
             name=name, shape=shape, initializer=initializer
         )
 
-    def init_state(self, params) -> dict[str, Any]:
+    def init_state(self, params: Sequence[tf.Tensor]) -> dict[str, Any]:
         """Returns the state of all GRUs, the averages and the rates.
 
         Tensors are `[..., coordinates]`, `[..., tensors * tasks]` or
@@ -184,7 +189,12 @@ class HierarchicalRNN(UpdateRule):
             "log_rate": filled(math.log(self.initial_rate), 1, count),
         }
 
-    def update(self, params, grads, state):
+    def update(
+        self,
+        params: Sequence[tf.Tensor],
+        grads: Sequence[tf.Tensor],
+        state: dict[str, Any],
+    ) -> tuple[list[tf.Tensor], dict[str, Any]]:
         """Takes one step; see `UpdateRule.update`."""
         tasks = state["global"].shape[1]
         if tasks is None:
@@ -207,7 +217,9 @@ class HierarchicalRNN(UpdateRule):
         points = [p - m for p, m in zip(parameters, moves[-1], strict=True)]
         return points, new_state
 
-    def final(self, params, state):
+    def final(
+        self, params: Sequence[tf.Tensor], state: dict[str, Any]
+    ) -> tuple[Sequence[tf.Tensor], dict[str, Any]]:
         """Returns the parameters, which with attention differ from `params`."""
         if not self.attention:
             return params, state

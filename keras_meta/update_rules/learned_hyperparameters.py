@@ -57,7 +57,7 @@ class LearnedHyperparameters(UpdateRule):
         *,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_positive_number(learning_rate=learning_rate)
@@ -89,11 +89,16 @@ class LearnedHyperparameters(UpdateRule):
         ]
         super().attach(variables, steps)
 
-    def init_state(self, params) -> dict[str, Any]:
+    def init_state(self, params: Sequence[tf.Tensor]) -> dict[str, Any]:
         """Returns zero velocities."""
         return {"velocity": [tf.zeros_like(p) for p in params]}
 
-    def update(self, params, grads, state):
+    def update(
+        self,
+        params: Sequence[tf.Tensor],
+        grads: Sequence[tf.Tensor],
+        state: dict[str, Any],
+    ) -> tuple[list[tf.Tensor], dict[str, Any]]:
         """Takes one step; see `UpdateRule.update`."""
         rates = tf.exp(tf.convert_to_tensor(self.log_rates))
         momenta = tf.sigmoid(tf.convert_to_tensor(self.momentum_logits))
@@ -119,6 +124,6 @@ class LearnedHyperparameters(UpdateRule):
         }
 
 
-def _filled(value: float, shape, dtype) -> tf.Tensor:
+def _filled(value: float, shape: Sequence[int], dtype: str) -> tf.Tensor:
     # Keras's own initializer rounds to float32.
     return tf.fill(shape, tf.constant(value, dtype))

@@ -6,6 +6,7 @@ is not a `keras.layers.LSTMCell`. Its weights have that layer's layout.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -90,6 +91,6 @@ def lstm_step(
     return tf.sigmoid(leave) * tf.tanh(cell), cell
 
 
-def _forget_nothing(shape, dtype) -> tf.Tensor:
+def _forget_nothing(shape: Sequence[int], dtype: str) -> tf.Tensor:
     """Returns biases of 1 for the forget gates and 0 for the others."""
     return tf.repeat(tf.constant([0, 1, 0, 0], dtype), shape[0] // 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -63,7 +64,7 @@ class MetaLearnerLSTM(UpdateRule):
         *,
         preprocessing: float = 10.0,
         seed: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
@@ -76,7 +77,9 @@ class MetaLearnerLSTM(UpdateRule):
         self.enter_kernel, self.enter_bias = self._add_gate("enter", 1)
         self.keep_kernel, self.keep_bias = self._add_gate("keep", 2)
 
-    def _add_gate(self, name: str, number: int):
+    def _add_gate(
+        self, name: str, number: int
+    ) -> tuple[keras.Variable, keras.Variable]:
         def uniform(low, high):
             seed = None if self.seed is None else self.seed + number
             return keras.initializers.RandomUniform(low, high, seed)
@@ -94,7 +97,7 @@ class MetaLearnerLSTM(UpdateRule):
             ),
         )
 
-    def init_state(self, params) -> dict[str, Any]:
+    def init_state(self, params: Sequence[tf.Tensor]) -> dict[str, Any]:
         """Returns zeros, each `[coordinates]` or `[units, coordinates]`."""
         count = coordinates.count(params)
         lead = int(self.has_task_axis(params))
@@ -111,11 +114,18 @@ class MetaLearnerLSTM(UpdateRule):
             "keep": tf.zeros([count], self.compute_dtype),
         }
 
-    def observe(self, state, losses):
+    def observe(
+        self, state: dict[str, Any], losses: tf.Tensor
+    ) -> dict[str, Any]:
         """Keeps the losses for the next update."""
         return {**state, "losses": tf.cast(losses, self.compute_dtype)}
 
-    def update(self, params, grads, state):
+    def update(
+        self,
+        params: Sequence[tf.Tensor],
+        grads: Sequence[tf.Tensor],
+        state: dict[str, Any],
+    ) -> tuple[list[tf.Tensor], dict[str, Any]]:
         """Takes one step; see `UpdateRule.update`."""
         gradient = coordinates.join(grads, self.compute_dtype)
         parameter = coordinates.join(params, self.compute_dtype)
@@ -163,7 +173,13 @@ def _spread(losses: tf.Tensor, param: tf.Tensor) -> tf.Tensor:
     return tf.broadcast_to(tf.reshape(losses, shape), tf.shape(param))
 
 
-def _gate(kernel, bias, seen, parameter, before) -> tf.Tensor:
+def _gate(
+    kernel: keras.Variable,
+    bias: keras.Variable,
+    seen: tf.Tensor,
+    parameter: tf.Tensor,
+    before: tf.Tensor,
+) -> tf.Tensor:
     inputs = tf.concat([seen, parameter[tf.newaxis], before[tf.newaxis]], 0)
     kernel = tf.convert_to_tensor(kernel)
     return tf.sigmoid(tf.linalg.matvec(inputs, kernel, transpose_a=True) + bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -42,7 +43,7 @@ class Momentum(GradientDescent):
         *,
         momentum: float = 0.9,
         nesterov: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, learn, **kwargs)
         check_decay(momentum=momentum)
@@ -50,12 +51,14 @@ class Momentum(GradientDescent):
         self.momentum = momentum
         self.nesterov = bool(nesterov)
 
-    def init_state(self, params) -> dict[str, Any]:
+    def init_state(self, params: Sequence[tf.Tensor]) -> dict[str, Any]:
         """Returns the step counter and zero velocities."""
         velocity = [tf.zeros_like(p) for p in params]
         return {**super().init_state(params), "velocity": velocity}
 
-    def direction(self, grads, state):
+    def direction(
+        self, grads: Sequence[tf.Tensor], state: dict[str, Any]
+    ) -> tuple[list[tf.Tensor], dict[str, Any]]:
         """Returns the new velocity, or with `nesterov` the one after it."""
         velocity = [
             self.momentum * v + g

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -39,7 +40,7 @@ class RMSprop(GradientDescent):
         *,
         rho: float = 0.9,
         epsilon: float = 1e-7,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, learn, **kwargs)
         check_decay(rho=rho)
@@ -47,12 +48,14 @@ class RMSprop(GradientDescent):
         self.rho = rho
         self.epsilon = epsilon
 
-    def init_state(self, params) -> dict[str, Any]:
+    def init_state(self, params: Sequence[tf.Tensor]) -> dict[str, Any]:
         """Returns the step counter and zero mean squares."""
         squares = [tf.zeros_like(p) for p in params]
         return {**super().init_state(params), "squares": squares}
 
-    def direction(self, grads, state):
+    def direction(
+        self, grads: Sequence[tf.Tensor], state: dict[str, Any]
+    ) -> tuple[list[tf.Tensor], dict[str, Any]]:
         """Returns the gradients divided by their root mean square."""
         squares = [
             self.rho * v + (1 - self.rho) * tf.square(g)

@@ -37,7 +37,7 @@ class UpdateRule(keras.layers.Layer):
     attends = False
     attached_shapes: Sequence[tuple[int, ...]] | None = None
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         kwargs.setdefault("dtype", keras.config.floatx())
         super().__init__(**kwargs)
 
@@ -69,7 +69,7 @@ class UpdateRule(keras.layers.Layer):
             self.attach(variables, steps)
             return
         shapes = [tuple(v.shape) for v in variables]
-        mine = [tuple(shape) for shape in self.attached_shapes]
+        mine = [tuple(shape) for shape in self._require_attached()]
         if shapes != mine:
             raise ValueError(
                 f"This {type(self).__name__} belongs to variables of shapes "
@@ -83,11 +83,15 @@ class UpdateRule(keras.layers.Layer):
         Raises:
             RuntimeError: If the rule is not attached.
         """
+        return params[0].shape.rank > len(self._require_attached()[0])
+
+    def _require_attached(self) -> Sequence[tuple[int, ...]]:
+        """Returns `attached_shapes`, or raises."""
         if self.attached_shapes is None:
             raise RuntimeError(
                 f"Call `attach` before the first step of {type(self).__name__}."
             )
-        return params[0].shape.rank > len(self.attached_shapes[0])
+        return self.attached_shapes
 
     def init_state(self, params: Sequence[tf.Tensor]) -> Any:
         """Returns the state before the first step, nested tensors.
@@ -148,7 +152,7 @@ class UpdateRule(keras.layers.Layer):
         )
 
 
-def check_rule(rule) -> None:
+def check_rule(rule: Any) -> None:
     """Checks that `rule` is an `UpdateRule`."""
     if not isinstance(rule, UpdateRule):
         raise TypeError(
