@@ -13,7 +13,6 @@ import tensorflow as tf
 from keras_meta._keras import step_counter
 from keras_meta.batching import task_axis
 from keras_meta.execution import replicas
-from keras_meta.inner.solver import Carry
 from keras_meta.meta_gradients._perturbations import fold_in
 from keras_meta.meta_gradients.objective import Adaptation
 
@@ -63,10 +62,6 @@ class BatchObjective:
         return self.learner.outer_loss(
             self.x, self.y, self.sample_weight, adaptation
         )
-
-    def inner_gradients(self, carry: Carry) -> list[tf.Tensor]:
-        """Returns the gradients of the inner loss; see `MetaObjective`."""
-        return self.learner.inner_gradients(self.x, carry)
 
     def task_losses(self, theta: Sequence[tf.Tensor], copies: int) -> tf.Tensor:
         """Returns the loss of each task; see `MetaObjective`."""

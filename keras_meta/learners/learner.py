@@ -27,6 +27,7 @@ from keras_meta.inner.few_shot import FewShotProblem
 from keras_meta.inner.few_shot import Support
 from keras_meta.inner.few_shot import whole_support
 from keras_meta.inner.inner_loss import InnerLoss
+from keras_meta.inner.problem import Derivatives
 from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
@@ -233,21 +234,6 @@ class Learner(MetaLearner):
         if steps is None:
             steps = self._number_of_steps(training)
         return self._adapt(inputs, training, steps)
-
-    def inner_gradients(
-        self, inputs: dict[str, Any], carry: Carry
-    ) -> list[tf.Tensor]:
-        """Returns the gradients of the inner loss, `[tasks, *shape]` each.
-
-        Args:
-            inputs: The inputs of `call`.
-            carry: Where to take them: a carry of `adapt_tasks`.
-        """
-        data = self._with_valid_support(Episode.from_inputs(inputs, self.model))
-        gradients, _, _ = self._solver.gradients(
-            self._problem(training=True), self._theta(), data, carry, self.steps
-        )
-        return gradients
 
     def predict_tasks(
         self,
@@ -504,7 +490,19 @@ class Learner(MetaLearner):
             self._health.report_inner_losses(recorded[0])
         end = self._solver.finish(problem, theta, end)
         self._health.report_weights(end.params, steps)
-        return Adaptation(adapted, start, end, recorded)
+
+        def inner_gradient(theta, params):
+            gradients, _, _ = self._solver.gradients(
+                problem,
+                theta,
+                data,
+                end._replace(params=params),
+                steps,
+                Derivatives.SECOND,
+            )
+            return gradients
+
+        return Adaptation(adapted, start, end, recorded, inner_gradient)
 
     def _with_valid_support(self, episode: Episode) -> dict[str, Any]:
         """Reports labels of support sets out of range, and replaces them."""

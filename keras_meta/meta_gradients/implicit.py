@@ -23,11 +23,14 @@ from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients import linear_solvers
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.objective import Adaptation
 from keras_meta.meta_gradients.objective import Estimate
+from keras_meta.meta_gradients.objective import InnerGradient
 from keras_meta.meta_gradients.objective import MetaObjective
 from keras_meta.update_rules.update_rule import UpdateRule
 
 _NORM = "inner_gradient_norm"
+_DOWNWARDS = "negative_curvature"
 _METHODS = ("conjugate_gradient", "neumann", "identity")
 
 
@@ -50,7 +53,9 @@ class Implicit(MetaGradient):
     then. Training logs how far it is from a minimum, as
     `inner_gradient_norm`: the norm of the inner gradient after the last step
     over that before the first one, the mean over tasks. `fit` warns where
-    it exceeds `largest_gradient`. The initialization matters only through
+    it exceeds `largest_gradient`. It also logs `negative_curvature`, the
+    share of tasks in which the inner loss curves downwards, so that
+    conjugate gradient stops early, and warns of any. The initialization matters only through
     the inner loss, by a proximal term (see `ImplicitMAML`): without one its
     gradient is zero, which is refused. Training data are constants.
 
@@ -69,8 +74,7 @@ class Implicit(MetaGradient):
 
     Raises:
         ValueError: If an argument is out of range.
-        FloatingPointError: In `fit`, if the series diverges or `H` is not
-            positive definite.
+        FloatingPointError: In `fit`, if the Neumann series diverges.
 
     Example:
     >>> import keras_meta
@@ -86,7 +90,7 @@ class Implicit(MetaGradient):
     """
 
     differentiates_steps: ClassVar[bool] = False
-    logs: ClassVar[tuple[str, ...]] = (_NORM,)
+    logs: ClassVar[tuple[str, ...]] = (_NORM, _DOWNWARDS)
 
     method: str = "conjugate_gradient"
     steps: int = 5
@@ -117,30 +121,35 @@ class Implicit(MetaGradient):
 
     @property
     def hint(self) -> str:
-        """Names the linear solver; see `MetaGradient.hint`."""
+        """Names the Neumann series; see `MetaGradient.hint`."""
         if self.method == "conjugate_gradient":
-            return (
-                " Or the inner loss curves downwards at the adapted weights, "
-                "which are not a minimum then: take more inner steps, raise "
-                f"the damping of {self}, or the proximal term."
-            )
+            return ""
         return (
             " Or the Neumann series diverges, because the inner loss curves "
             f"too much, or downwards: lower the rate of {self}."
         )
 
     def warning(self, logs: Mapping[str, float]) -> str | None:
-        """Warns of a point that is not a minimum."""
-        norm = logs[_NORM]
-        if norm <= self.largest_gradient:
+        """Warns of points that are not minima."""
+        norm, downwards = logs[_NORM], logs[_DOWNWARDS]
+        found = []
+        if norm > self.largest_gradient:
+            found.append(
+                f"the norm of the inner gradient is {norm:.2g} of that before "
+                f"the first one, more than {self.largest_gradient}"
+            )
+        if downwards > 0:
+            found.append(
+                f"the inner loss curves downwards in {downwards:.1%} of the "
+                "tasks, where conjugate gradient stopped early"
+            )
+        if not found:
             return None
         return (
             "The inner loop does not arrive at a minimum, so the implicit "
-            f"gradient is biased: after the last step the norm of the inner "
-            f"gradient is {norm:.2g} of that before the first one, and more "
-            f"than largest_gradient={self.largest_gradient}. Take more inner "
-            "steps, raise the update rule's rate or the proximal term, or "
-            "use meta_gradient=keras_meta.Unrolled()."
+            f"gradient is biased. After the last step {', and '.join(found)}. "
+            "Take more inner steps, raise the update rule's rate, the damping "
+            "or the proximal term, or use meta_gradient=keras_meta.Unrolled()."
         )
 
     def solve(
@@ -169,7 +178,7 @@ class Implicit(MetaGradient):
         params = self._implied(solver, problem, theta, data, end, first + steps)
         return end._replace(params=params), recorded
 
-    def _implied(self, solver, problem, theta, data, end, steps):
+    def _implied(self, solver, problem, theta, data, end, step):
         """Returns the parameters as a function of `theta`."""
         params = list(map(tf.stop_gradient, end.params))
 
@@ -179,7 +188,7 @@ class Implicit(MetaGradient):
                 theta,
                 data,
                 end._replace(params=params),
-                steps,
+                step,
                 Derivatives.SECOND,
             )
             return gradients
@@ -187,15 +196,9 @@ class Implicit(MetaGradient):
         @tf.custom_gradient
         def implied(*theta):
             def gradient(*upstream):
-                product = _hessian(inner_gradient, list(theta), params)
-                w = self._solve_linear(product, list(upstream))
-                with tf.GradientTape() as tape:
-                    tape.watch(theta)
-                    gradients = inner_gradient(list(theta), params)
-                found = tape.gradient(
-                    gradients, theta, output_gradients=[-x for x in w]
+                found, _ = self._pull_back(
+                    inner_gradient, theta, params, upstream
                 )
-                _require_influence(found)
                 return [
                     tf.zeros_like(t) if g is None else g
                     for g, t in zip(found, theta, strict=True)
@@ -205,7 +208,33 @@ class Implicit(MetaGradient):
 
         return implied(*theta)
 
-    def _solve_linear(self, product, b):
+    def _pull_back(
+        self,
+        inner_gradient: InnerGradient,
+        theta: Sequence[tf.Tensor],
+        params: Sequence[tf.Tensor],
+        upstream: Sequence[tf.Tensor],
+    ) -> tuple[list[tf.Tensor | None], tf.Tensor]:
+        """Turns derivatives by the parameters into those by `theta`.
+
+        Returns:
+            The derivatives, `None` for what the inner loss does not depend
+            on, and for each task whether its system could be solved.
+        """
+        product = _hessian(inner_gradient, theta, params)
+        solution = self._solve_linear(product, list(upstream))
+        with tf.GradientTape() as tape:
+            tape.watch(theta)
+            gradients = inner_gradient(theta, params)
+        found = tape.gradient(
+            gradients,
+            list(theta),
+            output_gradients=[-x for x in solution.x],
+        )
+        _require_influence(found)
+        return found, solution.is_valid
+
+    def _solve_linear(self, product, b) -> linear_solvers.Solution:
         """Returns `w` of `H w = b`."""
 
         def damped(vectors):
@@ -215,32 +244,64 @@ class Implicit(MetaGradient):
             ]
 
         if self.method == "conjugate_gradient":
-            solution = linear_solvers.conjugate_gradient(
+            return linear_solvers.conjugate_gradient(
                 damped, b, self.steps, self.tolerance
             )
-        else:
-            terms = self.steps if self.method == "neumann" else 1
-            solution = linear_solvers.neumann_series(
-                damped, b, terms, self.rate
-            )
-        return linear_solvers.invalid_as_nan(solution)
+        terms = self.steps if self.method == "neumann" else 1
+        solution = linear_solvers.neumann_series(damped, b, terms, self.rate)
+        return solution._replace(x=linear_solvers.invalid_as_nan(solution))
 
     def estimate(self, objective: MetaObjective) -> Estimate:
         """Returns the gradient, and how near the minimum is.
 
         See `MetaGradient.estimate`.
         """
+        variables = list(objective.variables)
+        theta = [tf.convert_to_tensor(v) for v in variables]
+        adaptation = objective.adapt()
+        params = list(map(tf.stop_gradient, adaptation.end.params))
+        end = adaptation.end._replace(params=params)
         with tf.GradientTape() as tape:
-            adaptation = objective.adapt()
-            loss, predictions = objective.outer_loss(adaptation)
+            tape.watch(params)
+            loss, predictions = objective.outer_loss(
+                adaptation._replace(end=end)
+            )
             scaled = objective.scaled(loss)
-        gradients = tape.gradient(scaled, list(objective.variables))
-        norms = [
-            linear_solvers.norm(objective.inner_gradients(carry))
-            for carry in (adaptation.start, adaptation.end)
+        direct, upstream = tape.gradient(scaled, [variables, params])
+        upstream = [
+            tf.zeros_like(p) if g is None else g
+            for g, p in zip(upstream, params, strict=True)
         ]
-        ratio = tf.reduce_mean(tf.math.divide_no_nan(norms[1], norms[0]))
-        return Estimate(gradients, loss, predictions, {_NORM: ratio})
+        implied, is_valid = self._pull_back(
+            adaptation.inner_gradient, theta, params, upstream
+        )
+        return Estimate(
+            [_sum(a, b) for a, b in zip(direct, implied, strict=True)],
+            loss,
+            predictions,
+            {
+                _NORM: _relative_norm(adaptation, theta),
+                _DOWNWARDS: 1 - tf.reduce_mean(tf.cast(is_valid, loss.dtype)),
+            },
+        )
+
+
+def _relative_norm(
+    adaptation: Adaptation, theta: Sequence[tf.Tensor]
+) -> tf.Tensor:
+    """Returns what is left of the inner gradient, the mean over tasks."""
+    before, after = (
+        linear_solvers.norm(adaptation.inner_gradient(theta, carry.params))
+        for carry in (adaptation.start, adaptation.end)
+    )
+    return tf.reduce_mean(tf.math.divide_no_nan(after, before))
+
+
+def _sum(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:
+    """Returns the sum of gradients that may be missing."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
 
 
 def _hessian(inner_gradient, theta, params):

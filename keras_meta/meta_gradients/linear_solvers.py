@@ -44,7 +44,8 @@ def conjugate_gradient(
 
     Returns:
         The solutions. One is not valid if a direction of negative curvature
-        was met: the matrix is not positive definite.
+        was met, as the matrix is not positive definite; it is what was found
+        before, or the first step along its right-hand side.
     """
     square = _dot(b, b)
     enough = tolerance**2 * square
@@ -57,8 +58,10 @@ def conjugate_gradient(
         curvature = _dot(p, moved)
         is_active = (residual > enough) & is_valid
         is_valid &= ~is_active | (curvature > 0)
+        # Where curvature is negative at once, its size still has the scale.
+        is_taken = is_active & (is_valid | tf.equal(step, 0))
         is_active &= is_valid
-        length = _where(is_active, residual, curvature)
+        length = _where(is_taken, residual, tf.abs(curvature))
         x = _add(x, length, p)
         r = _add(r, -length, moved)
         new = _dot(r, r)

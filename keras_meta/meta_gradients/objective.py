@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from types import MappingProxyType
@@ -14,6 +15,12 @@ import tensorflow as tf
 
 from keras_meta.inner.solver import Carry
 
+# A function of the meta-parameters and of parameters `[tasks, *shape]`; it
+# returns gradients of their shapes.
+InnerGradient = Callable[
+    [Sequence[tf.Tensor], Sequence[tf.Tensor]], list[tf.Tensor]
+]
+
 
 class Adaptation(NamedTuple):
     """Tasks whose inner loop has run.
@@ -25,12 +32,15 @@ class Adaptation(NamedTuple):
         end: The carry after the last step.
         recorded: What was recorded of the steps, `[steps, ...]`, or `None`
             without steps.
+        inner_gradient: Maps values of the meta-parameters and of `variables`
+            to the gradients of the inner loss after the last step.
     """
 
     variables: Sequence[keras.Variable]
     start: Carry
     end: Carry
     recorded: Any
+    inner_gradient: InnerGradient
 
 
 class Estimate(NamedTuple):
@@ -77,13 +87,6 @@ class MetaObjective(Protocol):
         Args:
             adaptation: What `adapt` returned; by default the learner is
                 called, which adapts.
-        """
-
-    def inner_gradients(self, carry: Carry) -> list[tf.Tensor]:
-        """Returns the gradients of the inner loss, `[tasks, *shape]` each.
-
-        Args:
-            carry: Where to take them.
         """
 
     def task_losses(self, theta: Sequence[tf.Tensor], copies: int) -> tf.Tensor:

@@ -77,6 +77,18 @@ def test_negative_curvature_is_found_for_the_task_that_has_it():
     found = conjugate_gradient(product, b, 3)
     assert found.is_valid.numpy().tolist() == [True, False]
     np.testing.assert_allclose(found.x[0][0], solution[0], rtol=1e-12)
+    # The other stopped at what it had.
+    before = [conjugate_gradient(product, b, k).x[0][1] for k in (1, 2)]
+    assert any(np.array_equal(found.x[0][1], x) for x in before)
+    assert np.all(np.isfinite(found.x[0]))
+
+
+def test_negative_curvature_at_once_leaves_a_step_along_the_right_hand_side():
+    matrix = tf.constant([[[-4.0, 0.0], [0.0, 1.0]]], tf.float64)
+    b = [tf.constant([[2.0, 0.0]], tf.float64)]
+    found = conjugate_gradient(lambda v: [tf.linalg.matvec(matrix, v[0])], b, 3)
+    np.testing.assert_array_equal(found.x[0], [[0.5, 0.0]])
+    assert not found.is_valid[0]
 
 
 def test_several_tensors_are_one_vector():
