@@ -214,6 +214,8 @@ def test_an_interval_of_several_values_shows_each():
     assert str(interval.percent) == "[98.70 ± 0.40, 50 ± 25]"
     assert f"{interval:.1f}" == "[1.0 ± 0.0, 0.5 ± 0.2]"
     assert interval[1] == keras_meta.Interval(0.5, 0.25, 600)
+    assert [*interval] == [interval[0], interval[1]]
+    assert len(interval) == 2
     assert interval == keras_meta.Interval(
         interval.mean.copy(), interval.half_width.copy(), 600
     )

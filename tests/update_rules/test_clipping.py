@@ -37,6 +37,13 @@ def test_each_task_is_clipped_as_if_it_were_alone(rule_class, bounds):
         assert_close([[p[task] for p in step] for step in together], alone)
 
 
+def test_a_norm_needs_an_attached_rule():
+    rule = GradientDescent(0.1, clip_norm=1.0)
+    params = [tf.zeros([2])]
+    with pytest.raises(RuntimeError, match="Call `attach`"):
+        rule.update(params, params, rule.init_state(params))
+
+
 def test_long_gradients_are_scaled_to_the_norm_and_short_ones_kept():
     grads = start(2)
     grads = [tf.stack([100 * g[0], 0.01 * g[1]]) for g in grads]
