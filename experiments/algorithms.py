@@ -23,19 +23,19 @@ def make_learner(
     seed: int = 0,
     batch_statistics: str = "batch",
 ) -> Learner:
-    """Makes a learner that is not yet compiled.
+    """Makes an uncompiled learner.
 
     Args:
         algorithm: `"maml"`, `"fomaml"`, `"anil"`, `"meta_sgd"` or
             `"reptile"`.
         model: A built model.
-        inner_rate: Rate of the inner loop, for Reptile that of Adam without
-            first moment; for Meta-SGD the initial one, or `None` for the
-            published distribution.
+        inner_rate: Rate of the inner loop. For Reptile, the rate of Adam
+            without a first moment. For Meta-SGD, the initial rate, or `None`
+            for the published distribution.
         steps: Inner steps in training.
         evaluation_steps: Inner steps in tests.
-        batch_size: Support examples that a step of Reptile sees.
-        seed: Seed of what the learner itself draws.
+        batch_size: Number of support examples in a step of Reptile.
+        seed: Seed of the learner's random numbers.
         batch_statistics: See `keras_meta.learners.learner.Learner`.
     """
     options = {
@@ -60,9 +60,9 @@ def outer_rate(
     """Returns the rate of the outer optimizer.
 
     Args:
-        rate: The first rate.
-        decay: `"none"`, `"linear"` to zero or `"cosine"` to a hundredth.
-        iterations: Iterations until the end of the decay.
+        rate: The initial rate.
+        decay: `"none"`, `"linear"` to zero, or `"cosine"` to a hundredth.
+        iterations: Number of iterations in which it decays.
     """
     schedules = keras.optimizers.schedules
     if decay == "linear":

@@ -1,6 +1,6 @@
-"""How the experiments' programs start and end.
+"""Startup and error handling of the experiments' programs.
 
-A program imports this module before any other that imports TensorFlow.
+A program must import this module before any module that imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from absl import logging  # noqa: E402
 from experiments import run_folder  # noqa: E402
 from keras_meta import durable_files  # noqa: E402
 
-# What the user can mend, and whose messages say how.
+# Errors that the user can fix, and whose messages say how.
 _EXPLAINED = (
     durable_files.DamagedFile,
     run_folder.InUse,
@@ -46,8 +46,8 @@ def announce(plan: str, output: pathlib.Path) -> None:
     """Prints the first line of a program.
 
     Args:
-        plan: What it is about to do; the beginning of a sentence.
-        output: Folder that it writes to.
+        plan: What the program is about to do, as the start of a sentence.
+        output: Folder that the program writes to.
     """
     print(
         f"{plan}, on {_device()}. Weights, records and figures go to {output}; "
@@ -57,7 +57,7 @@ def announce(plan: str, output: pathlib.Path) -> None:
 
 
 def _device() -> str:
-    """Returns what TensorFlow computes on, in words."""
+    """Describes the device that TensorFlow computes on."""
     gpus = len(tf.config.list_physical_devices("GPU"))
     if not gpus:
         return "the CPU"
@@ -65,7 +65,7 @@ def _device() -> str:
 
 
 def _run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]):
-    # TensorFlow Datasets tells about every file that it reads.
+    # TensorFlow Datasets logs every file that it reads.
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     logging.get_absl_logger().addFilter(_is_for_the_user)
@@ -76,5 +76,5 @@ def _run(main: Callable[[Sequence[str]], None], arguments: Sequence[str]):
 
 
 def _is_for_the_user(record: LogRecord) -> bool:
-    """Returns whether a message is not TensorFlow Datasets' to itself."""
+    """Returns whether a message is not TensorFlow Datasets' own warning."""
     return "`FeatureConnector.dtype` is deprecated" not in record.getMessage()

@@ -1,12 +1,12 @@
-"""Stopping a run and continuing it.
+"""Checkpoints from which a stopped run continues.
 
-Everything that a run continues from is in one file: the weights, the
-optimizer's state, the settings and what was noted on the way. So all of it
-belongs to one moment, whenever the process is killed. The checkpoint before
-the last is kept, in case the last is damaged.
+One file holds everything that a run continues from: the weights, the
+optimizer's state, the settings and the progress. So all of it belongs to the
+same moment, no matter when the process is killed. The previous checkpoint is
+kept in case the newest is damaged.
 
-A run continues with the settings that it began with. Only those that training
-does not depend on may change; the run's dataclass of settings names them in
+A run continues only with the settings that it started with, except those that
+training does not depend on. The run's dataclass of settings lists these in
 `MAY_DIFFER`.
 """
 
@@ -29,10 +29,10 @@ from keras_meta import durable_files
 _SUFFIX = ".weights.h5"
 _NEWEST = f"checkpoint{_SUFFIX}"
 _PREVIOUS = f"checkpoint.previous{_SUFFIX}"
-# What HDF5 needs for an array besides its values, and for the whole, bytes.
+# Bytes that HDF5 needs for an array besides its values, and for the file.
 _PER_ARRAY = 2**13
 _PER_FILE = 2**17
-# Keras's names in the file are others.
+# Does not clash with Keras's names in the file.
 _GROUP = "experiment"
 _RECORD = "record"
 _BEST = "best"
@@ -40,13 +40,13 @@ _BEST = "best"
 
 @dataclasses.dataclass
 class Progress:
-    """What a run has done, besides weights and the optimizer's state.
+    """Progress of a run, besides weights and the optimizer's state.
 
     Attributes:
-        iterations: Outer iterations that the weights have seen.
+        iterations: Number of outer iterations that produced the weights.
         seconds: Wall time of training, over all processes.
-        history: A row for each epoch.
-        best: Arrays of what validation found best, if it chooses.
+        history: One row for each epoch.
+        best: Arrays that did best in validation, if validation selects any.
     """
 
     iterations: int = 0
@@ -62,12 +62,11 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         directory: Folder of the run.
-        settings: Dataclass of its settings.
-        progress: What the run has done.
-        every: Number of epochs from one save to the next; the last epoch is
-            saved in any case.
-        publish: Called after each save. It writes what `progress` holds for
-            people and other programs; the run never reads it.
+        settings: Dataclass of the run's settings.
+        progress: Progress of the run.
+        every: Number of epochs between saves. The last epoch is always saved.
+        publish: Called after each save. It writes `progress` for people and
+            other programs; the run never reads those files.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._save()
 
     def _save(self):
-        # Saving twice would lose the checkpoint before.
+        # Saving twice would overwrite the previous checkpoint.
         if self._is_saved:
             return
         durable_files.write_sealed(
@@ -126,7 +125,7 @@ class Checkpoint(keras.callbacks.Callback):
 def resume(
     model: keras.Model, directory: pathlib.Path, settings: Any
 ) -> Progress:
-    """Restores the newest sound checkpoint, if there is any, and says so.
+    """Restores the newest intact checkpoint, if any, and reports it.
 
     See `restore`.
     """
@@ -135,7 +134,7 @@ def resume(
     except FileNotFoundError:
         return Progress()
     run_folder.report(
-        f"Going on at iteration {progress.iterations} of {directory}."
+        f"Continuing at iteration {progress.iterations} of {directory}."
     )
     return progress
 
@@ -143,23 +142,22 @@ def resume(
 def restore(
     model: keras.Model, directory: pathlib.Path, settings: Any
 ) -> Progress:
-    """Restores the newest sound checkpoint.
+    """Restores the newest intact checkpoint.
 
-    A damaged one is set aside, and reported.
+    A damaged checkpoint is renamed and reported.
 
     Args:
         model: A compiled model.
         directory: Folder of the run.
-        settings: Dataclass of its settings.
+        settings: Dataclass of the run's settings.
 
     Returns:
-        What the run has done.
+        The progress of the run.
 
     Raises:
-        run_folder.OtherSettings: If the checkpoint is that of a run with
-            other settings.
-        durable_files.DamagedFile: If there are checkpoints, and none is
-            sound.
+        run_folder.OtherSettings: If the checkpoint belongs to a run with
+            different settings.
+        durable_files.DamagedFile: If all checkpoints are damaged.
         FileNotFoundError: If there is no checkpoint.
     """
     path, damage = _find(directory)
@@ -167,8 +165,8 @@ def restore(
     if damage is not None:
         aside = run_folder.set_aside(directory / _NEWEST)
         run_folder.report(
-            f"{damage}It is kept as {aside}. The checkpoint before it, "
-            f"{path.name}, is taken."
+            f"{damage}It is kept as {aside}. The previous checkpoint, "
+            f"{path.name}, is used instead."
         )
     model.optimizer.build(model.trainable_variables)
     model.load_weights(path)
@@ -176,9 +174,9 @@ def restore(
 
 
 def read(directory: pathlib.Path, settings: Any) -> Progress:
-    """Returns what a run has done, without its weights.
+    """Returns the progress of a run without restoring its weights.
 
-    The arguments and errors are those of `restore`.
+    Arguments and errors are those of `restore`.
     """
     path, _ = _find(directory)
     return _read(path, settings)
@@ -187,7 +185,7 @@ def read(directory: pathlib.Path, settings: Any) -> Progress:
 def _find(
     directory: pathlib.Path,
 ) -> tuple[pathlib.Path, durable_files.DamagedFile | None]:
-    """Returns the newest sound checkpoint, and the error of a newer one."""
+    """Returns the newest intact checkpoint, and the error of a newer one."""
     damage = None
     for path in (directory / _NEWEST, directory / _PREVIOUS):
         try:
@@ -200,10 +198,11 @@ def _find(
         return path, damage
     if damage is None:
         raise FileNotFoundError(
-            f"{directory / _NEWEST} is gone. Remove {directory} to train again."
+            f"{directory / _NEWEST} is missing. Remove {directory} to train "
+            "again."
         )
     raise durable_files.DamagedFile(
-        f"{damage}No sound checkpoint is left. "
+        f"{damage}No intact checkpoint is left. "
         + run_folder.start_afresh(directory)
     )
 
@@ -219,7 +218,7 @@ def _read(path: pathlib.Path, settings: Any) -> Progress:
         path,
         record["settings"],
         settings,
-        "To go on with that run, give it its own settings. "
+        "To continue that run, use its settings. "
         + run_folder.start_afresh(path.parent),
         settings.MAY_DIFFER,
     )
@@ -231,10 +230,10 @@ def _iterations(model: keras.Model) -> int:
 
 
 class IterationLimit(keras.callbacks.Callback):
-    """Stops training after a number of iterations, within an epoch too.
+    """Stops training after a number of iterations, even within an epoch.
 
     Args:
-        iterations: The number, counted from the first run on.
+        iterations: The number of iterations, counted over all processes.
     """
 
     def __init__(self, iterations: int):
@@ -247,13 +246,13 @@ class IterationLimit(keras.callbacks.Callback):
 
 
 class NoteProgress(keras.callbacks.Callback):
-    """Keeps a run's progress up to date, with a row of logs for each epoch.
+    """Updates a run's progress, and adds a row of logs after each epoch.
 
     It must come after the callbacks that add to the logs, and before
     `Checkpoint`.
 
     Args:
-        progress: What the run has done.
+        progress: Progress of the run.
     """
 
     def __init__(self, progress: Progress):
@@ -266,7 +265,7 @@ class NoteProgress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         progress = self._progress
         progress.seconds = time.monotonic() - self._start
-        # An epoch may have ended early.
+        # The epoch may have ended early.
         progress.iterations = _iterations(self.model)
         progress.history.append(
             {
@@ -279,10 +278,10 @@ class NoteProgress(keras.callbacks.Callback):
 
 
 class TimeLimit(keras.callbacks.Callback):
-    """Ends training after a while.
+    """Stops training after a given time.
 
     Args:
-        minutes: How long, or 0 for no limit.
+        minutes: Minutes, or 0 for no limit.
     """
 
     def __init__(self, minutes: float):

@@ -1,23 +1,24 @@
-r"""Learned optimizers: meta-training, and the test against tuned ones.
+r"""Learned optimizers: meta-training, and a comparison with tuned optimizers.
 
-Meta-trains an update rule on a family of problems, if the output folder does
-not hold one yet, and compares it on fresh problems of several families with
-SGD, momentum, RMSprop and Adam, each with its rate tuned over 11 values.
-Prints mean losses, writes results.json and draws a figure for each family.
+Meta-trains an update rule on a family of problems, unless the output folder
+already holds one. Compares it with SGD, momentum, RMSprop and Adam on fresh
+problems of several families. The rate of each of these is tuned over 11
+values. Prints mean losses, writes results.json and draws a figure for each
+family.
 
 The quadratic functions of the paper, 10 to 20 minutes:
 
   python -m experiments.learned_optimizer --problem=quadratic
 
-A network on MNIST, and where else the rule works:
+A network on MNIST, and how well the rule transfers to other networks:
 
   python -m experiments.learned_optimizer --problem=mnist --test=mnist \
       --test=mnist_40_units --test=mnist_two_layers --test=mnist_relu
 
-The hierarchical RNN on small problems of many kinds, for networks that it
-never saw, and long runs; here the others are tuned on the tested family.
-The card of the preset hierarchical_mixture tells how the best of these short
-runs learned on in long ones:
+The hierarchical RNN on small problems of many kinds, tested in long runs on a
+network that it never saw. Here, the other optimizers are tuned on the tested
+family. The card of the preset hierarchical_mixture describes how the best of
+these short runs was trained further on long ones:
 
   python -m experiments.learned_optimizer --rule=hierarchical \
       --problem=mixture --test=fashion_mnist_convolutional --test_steps=2000
@@ -45,7 +46,7 @@ from experiments import run_folder
 from keras_meta import durable_files
 from keras_meta.optimizers.presets import load_rule
 
-# By the kind of problem to train on.
+# Defaults by the kind of problem to train on.
 _DEFAULTS = {
     "quadratic": {
         "steps": 100,
@@ -110,33 +111,35 @@ _TEST = flags.DEFINE_multi_enum(
     "test",
     None,
     optimizees.NAMES,
-    "Family to test on; repeat the flag. By default that of training.",
+    "Family to test on; may be repeated. By default, the training family.",
 )
 _TUNE_ON = flags.DEFINE_enum(
     "tune_on",
     "training",
     ["training", "test"],
-    "Which family the others' rates are tuned on; after training on the "
-    "mixture always that of the test.",
+    "Family that the other optimizers' rates are tuned on. After training on "
+    "the mixture, always the test family.",
 )
 _TUNING_STEPS = flags.DEFINE_integer(
-    "tuning_steps", None, "Steps in tuning; by default those of training."
+    "tuning_steps", None, "Steps in tuning; by default, as in training."
 )
 _TUNING_INSTANCES = flags.DEFINE_integer(
-    "tuning_instances", None, "In tuning; by default as in the test, or 512."
+    "tuning_instances",
+    None,
+    "Instances in tuning; by default, as in the test, or 512.",
 )
 _PRESET = flags.DEFINE_string(
-    "preset", None, "Test this preset or folder; train nothing."
+    "preset", None, "Preset or folder to test instead of training a rule."
 )
 _SCALING = flags.DEFINE_float(
     "scaling", 0.0, "Logarithm of the largest random scale of coordinates."
 )
 _TEST_STEPS = flags.DEFINE_integer("test_steps", 500, "Steps in tests.")
 _WEIGHTS = flags.DEFINE_enum(
-    "weights", "uniform", ["uniform", "linear"], "Weights of steps' losses."
+    "weights", "uniform", ["uniform", "linear"], "Weights of the steps' losses."
 )
 _START_FROM = flags.DEFINE_string(
-    "start_from", None, "Preset or folder of the rule to begin with."
+    "start_from", None, "Preset or folder of the rule to start from."
 )
 _TIME_LIMIT = flags.DEFINE_float(
     "time_limit", 0.0, "Minutes after which training stops; 0 for none."
@@ -145,33 +148,35 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights and problems.")
 _OUTPUT = flags.DEFINE_string(
     "output", "results/learned_optimizer", "Folder to write to."
 )
-# Those whose default depends on the kind of problem.
+# Flags whose defaults depend on the kind of problem.
 _CHOICES = {
     flag.name: flag
     for flag in (
-        flags.DEFINE_integer("steps", None, "Steps of an optimization."),
+        flags.DEFINE_integer("steps", None, "Steps in an optimization."),
         flags.DEFINE_integer(
-            "first_steps", None, "Steps at the beginning of training."
+            "first_steps", None, "Steps at the start of training."
         ),
-        flags.DEFINE_integer("truncation", None, "Steps of a window."),
-        flags.DEFINE_integer("instances", None, "Instances of a batch."),
-        flags.DEFINE_integer("batches", None, "Batches."),
+        flags.DEFINE_integer("truncation", None, "Steps in a window."),
+        flags.DEFINE_integer("instances", None, "Instances in a batch."),
+        flags.DEFINE_integer("batches", None, "Number of batches."),
         flags.DEFINE_enum(
             "objective", None, ["loss", "log_ratio"], "What is minimized."
         ),
         flags.DEFINE_bool(
-            "second_order", None, "Whether gradients are differentiated too."
+            "second_order", None, "Whether to differentiate the gradients too."
         ),
         flags.DEFINE_float(
-            "meta_rate", None, "First rate of the Adam that meta-trains."
+            "meta_rate", None, "Initial rate of Adam in meta-training."
         ),
         flags.DEFINE_float("clip", None, "Largest norm of a meta-gradient."),
         flags.DEFINE_float(
-            "preprocessing", None, "p of log and sign, 0 for none; LSTM."
+            "preprocessing", None, "For the LSTM: p of log and sign; 0: none."
         ),
-        flags.DEFINE_float("output_scale", None, "Of the network; LSTM."),
+        flags.DEFINE_float(
+            "output_scale", None, "For the LSTM: factor of its output."
+        ),
         flags.DEFINE_integer(
-            "validate_every", None, "Batches from one validation to the next."
+            "validate_every", None, "Number of batches between validations."
         ),
         flags.DEFINE_integer(
             "validation_instances", None, "Instances in validation."
@@ -183,14 +188,14 @@ _CHOICES = {
 
 
 def _chosen() -> dict[str, float | str]:
-    """Returns what the flags say, or the default for the kind of problem."""
+    """Returns the flags' values, or the defaults for the kind of problem."""
     kind = _PROBLEM.value if _PROBLEM.value in _DEFAULTS else "network"
     given = {
         name: flag.value
         for name, flag in _CHOICES.items()
         if flag.value is not None
     }
-    # A run that is shorter than the default's beginning begins with all.
+    # A run shorter than the default's first steps starts with all its steps.
     chosen = {**_DEFAULTS[kind], **given}
     if "first_steps" not in given:
         chosen["first_steps"] = min(chosen["first_steps"], chosen["steps"])
@@ -232,12 +237,12 @@ def _print_row(name: str, means: dict[int, float], rates) -> None:
 def _families() -> list[str]:
     names = _TEST.value or [_PROBLEM.value]
     if optimizees.MIXTURE in names:
-        raise app.UsageError("With --problem=mixture, pass --test too.")
+        raise app.UsageError("--problem=mixture also needs --test.")
     return names
 
 
 def _rates(name: str, settings, directory: pathlib.Path) -> dict[str, float]:
-    """Returns the tuned rates for a test, which are kept in the folder."""
+    """Returns the tuned rates for a test, which the folder caches."""
     on_test = "test" == _TUNE_ON.value or settings.problem == optimizees.MIXTURE
     family = name if on_test else settings.problem
     setting = {
@@ -265,7 +270,7 @@ def _together(family: str) -> int:
 
 
 def _test(name, rule, rates, settings, directory: pathlib.Path) -> dict:
-    """Compares on a family; prints, draws and returns mean losses."""
+    """Compares on a family, and prints, draws and returns mean losses."""
     rule_name = comparison.name_of(rule)
     curves = comparison.compare(
         optimizees.make(name),
@@ -303,11 +308,11 @@ def _test(name, rule, rates, settings, directory: pathlib.Path) -> dict:
 
 
 def _test_settings(settings, directory: pathlib.Path) -> dict[str, Any]:
-    """Returns what a test's numbers depend on, besides the rates."""
+    """Returns everything that a test depends on, besides the rates."""
     tested = {"test_steps": _TEST_STEPS.value, "seed": settings.seed}
     if _PRESET.value:
         return {**tested, "preset": _PRESET.value}
-    # Training that a time limit stopped may go on after the test.
+    # Training stopped by a time limit may continue after the test.
     trained = checkpoint.read(directory, settings).iterations
     return {
         **tested,
@@ -321,11 +326,11 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     if _PRESET.value and not _PROBLEM.present:
         raise app.UsageError(
-            "With --preset, pass --problem too: the family that it was "
-            "trained on, where the others' rates are tuned."
+            "--preset also needs --problem, the family that it was trained "
+            "on, to tune the other optimizers' rates."
         )
     settings, families = _settings(), _families()
-    # A preset's results do not go among those of a rule trained here.
+    # Keeps a preset's results apart from those of a rule trained here.
     folder = pathlib.Path(_PRESET.value or settings.problem).name
     directory = pathlib.Path(_OUTPUT.value) / folder
     binary.announce(_plan(settings, families), directory)
@@ -336,7 +341,7 @@ def main(argv):
 def _plan(settings, families) -> str:
     test = f"testing it on {', '.join(families)}"
     if _PRESET.value:
-        return f"Taking the preset {_PRESET.value} and {test}"
+        return f"Loading the preset {_PRESET.value} and {test}"
     return f"Training an optimizer on {settings.problem} and {test}"
 
 

@@ -1,4 +1,4 @@
-"""Learned optimizers against tuned ones."""
+"""Comparison of learned and tuned optimizers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from keras_meta.inner.solver import Solver
 from keras_meta.problems import Problem
 from keras_meta.update_rules.update_rule import UpdateRule
 
-# Added to the seed, they keep these problems apart from those of training,
-# of validation (2**32), and from each other.
+# Added to the seed, these keep the problems apart from those of training, from
+# those of validation (2**32), and from each other.
 _TUNING_SEED, _TEST_SEED = (2**32 * i for i in (2, 3))
-# The last part of a run whose mean loss is what a rate is tuned for.
+# A rate is tuned for the mean loss over this last fraction of a run.
 _TAIL = 10
 RATES = np.logspace(-4, 1, 11)
 BASELINES = {
@@ -48,14 +48,14 @@ def losses(
     together: int,
     seed: int,
 ) -> np.ndarray:
-    """Optimizes instances by a rule.
+    """Optimizes instances with a rule.
 
     Args:
         problem: The family of problems.
         rule: The rule.
-        steps: Steps.
-        instances: Instances.
-        together: How many of them at once.
+        steps: Number of steps.
+        instances: Number of instances.
+        together: Number of instances to optimize at once.
         seed: Seed of the instances.
 
     Returns:
@@ -67,7 +67,7 @@ def losses(
 
 
 def _losses(run, instances, together, seed) -> np.ndarray:
-    """Returns losses `[instances, steps + 1]`, some instances at a time."""
+    """Returns losses `[instances, steps + 1]`, computed in batches."""
     parts = [
         run(tf.constant(seed, tf.int64), tf.constant(first, tf.int64))
         for first in range(0, instances, together)
@@ -93,8 +93,8 @@ def _compiled_run(problem, rule, steps, together):
         )
         return losses
 
-    # Traced here, as TensorFlow takes one such function after another for the
-    # same one that is traced too often, and warns.
+    # Traced here: TensorFlow would take a series of such functions for one
+    # that is retraced too often, and warn.
     number = tf.TensorSpec([], tf.int64)
     return run.get_concrete_function(number, number)
 
@@ -113,10 +113,10 @@ def tune(
     Args:
         problem: The family of problems.
         name: Name of a baseline.
-        steps: Steps.
-        instances: Instances.
-        together: How many of them at once.
-        seed: Seed of the experiment; the instances are others than those of
+        steps: Number of steps.
+        instances: Number of instances.
+        together: Number of instances to optimize at once.
+        seed: Seed of the experiment. The instances differ from those of
             training and test.
     """
     rule = BASELINES[name](1.0, "scalar")
@@ -160,9 +160,9 @@ def compare(
         problem: The family of problems.
         rules: Learned rules by name.
         rates: Rates of the baselines by name.
-        steps: Steps.
-        instances: Instances.
-        together: How many of them at once.
+        steps: Number of steps.
+        instances: Number of instances.
+        together: Number of instances to optimize at once.
         seed: Seed of the experiment.
     """
     contenders = dict(rules)
@@ -185,7 +185,7 @@ def compare(
 def summary(
     curves: dict[str, np.ndarray], rule: str, at: Sequence[int]
 ) -> dict[str, dict]:
-    """Returns mean losses at some steps, and how the rule compares.
+    """Returns mean losses at given steps, and how the rule compares.
 
     Args:
         curves: Losses, `[instances, steps + 1]`, by name.
@@ -197,7 +197,7 @@ def summary(
         name: 1.96 * x.std(axis=0, ddof=1) / len(x) ** 0.5
         for name, x in curves.items()
     }
-    # One that diverges does not hide the others.
+    # A diverging optimizer must not hide the others.
     finite = [np.where(np.isfinite(m), m, np.inf) for m in means.values()]
     others = np.min(
         [m for n, m in zip(means, finite, strict=True) if n != rule], axis=0

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments import plotting
 
-# Of curves with twice as many points or more neighbours are averaged.
+# Curves with at least twice as many points are averaged down.
 _POINTS = 250
 
 
@@ -21,15 +21,15 @@ def draw_losses(
 ) -> None:
     """Draws the loss against the step, mean and 95 % interval.
 
-    In long runs neighbouring steps are averaged, so that the noise of their
-    minibatches does not hide the difference between optimizers.
+    In long runs, neighbouring steps are averaged, so that minibatch noise does
+    not hide the differences between optimizers.
 
     Args:
-        curves: Losses, `[instances, steps + 1]`, by the optimizer's name; the
+        curves: Losses, `[instances, steps + 1]`, by the optimizer's name. The
             first is drawn over the others.
-        path: Where to, without a suffix.
-        trained_steps: Steps that the learned optimizer was trained for, if
-            they are to be marked.
+        path: Path of the figure, without a suffix.
+        trained_steps: Number of steps that the learned optimizer was trained
+            for, to mark it in the figure, or None.
     """
     with plotting.saved_figure(path, size=(4.2, 3.0)) as (_, panels):
         panel = panels[0, 0]
@@ -45,24 +45,24 @@ def draw_losses(
                 color="black",
                 linewidth=0.6,
                 ls=":",
-                label="trained until",
+                label="trained up to here",
             )
         label = f"loss, mean of {len(losses)} and 95 % band"
         averaged = round(at[1] - at[0])
-        points = f", each point the mean of {averaged}" if averaged > 1 else ""
+        points = f", averaged over {averaged} steps" if averaged > 1 else ""
         panel.set(xlabel=f"step{points}", ylabel=label, yscale="log")
         panel.legend(reverse=True)
 
 
 def thinned(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Averages neighbouring steps, so that no curve has 500 points or more.
+    """Averages neighbouring steps, so that a curve has fewer than 500 points.
 
     Args:
         losses: `[instances, steps]`.
 
     Returns:
         The mean step of each point, `[points]`, and the mean losses,
-        `[instances, points]`; steps past the last full mean are left out.
+        `[instances, points]`. Remaining steps at the end are dropped.
     """
     averaged = max(1, losses.shape[1] // _POINTS)
     points = losses.shape[1] // averaged

@@ -24,47 +24,48 @@ from keras_meta.optimizers.presets import save_rule
 from keras_meta.problems import Problem
 from keras_meta.update_rules.update_rule import UpdateRule
 
-# Keeps its problems apart from those of training.
+# Keeps the problems of validation apart from those of training.
 _VALIDATION_SEED = 2**32
-# In a row; a few of the thousands of problems may diverge on the way.
+# Consecutive ones; a few of the thousands of problems may diverge.
 _TOLERATED_DIVERGENCES = 10
 RULES = ("lstm", "hierarchical", "hyperparameters")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Everything that a run of meta-training depends on.
+    """Everything that a meta-training run depends on.
 
     Attributes:
         rule: One of `RULES`.
         problem: Name of the family of problems, or of their mixture.
         scaling: Logarithm of the largest random scale; 0 for none.
-        steps: Steps of an optimization.
-        first_steps: Steps of an optimization in the first epoch. They are
-            doubled again and again until, before half-way, they are `steps`.
-        truncation: Steps of a window.
-        instances: Problem instances of a batch.
-        batches: Batches.
+        steps: Number of steps in an optimization.
+        first_steps: Number of steps in an optimization in the first epoch. It
+            is doubled repeatedly, and reaches `steps` before half of training.
+        truncation: Number of steps in a window.
+        instances: Number of problem instances in a batch.
+        batches: Number of batches.
         objective: See `keras_meta.OptimizerLearner`.
         second_order: Whether the gradient through a window differentiates
             the inner gradients.
         weights: Weights of the steps' losses: `"uniform"`, or `"linear"`,
-            growing with the step.
-        meta_rate: First rate of Adam, which falls to 0 as a cosine.
-        clip: Largest norm of a meta-gradient. As Adam divides by their size,
-            a norm that all exceed lets all windows count alike.
+            which grow with the step.
+        meta_rate: Initial rate of Adam, which falls to 0 along a cosine.
+        clip: Largest norm of a meta-gradient. Adam divides by the magnitude of
+            gradients, so with a norm that all exceed, all windows have equal
+            weight.
         preprocessing: See `keras_meta.CoordinatewiseLSTM`; 0 for none.
         output_scale: See `keras_meta.CoordinatewiseLSTM`.
         seed: Seed of weights and problems.
-        start_from: Preset or folder of the rule to begin with; `None` for a
+        start_from: Preset or folder of the rule to start from; `None` for a
             new one.
-        validate_every: Batches from one validation to the next.
-        validation_instances: Problem instances of a validation, for each
-            family.
-        validation_steps: Steps of an optimization in validation.
+        validate_every: Number of batches between validations.
+        validation_instances: Number of problem instances in a validation, for
+            each family.
+        validation_steps: Number of steps in an optimization in validation.
 
-    A stopped run continues only with the same settings, as training depends
-    on all of them.
+    Training depends on all of these, so a stopped run continues only with the
+    same settings.
     """
 
     MAY_DIFFER: ClassVar = ()
@@ -92,9 +93,9 @@ class Settings:
 
 
 class _KeepBest(keras.callbacks.Callback):
-    """Notes the rule's weights whenever validation finds it better.
+    """Keeps the rule's weights of the best validation.
 
-    It must come after what notes the history.
+    It must come after the callback that records the history.
     """
 
     def __init__(self, progress: checkpoint.Progress):
@@ -103,17 +104,17 @@ class _KeepBest(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         *earlier, last = [row["val_loss"] for row in self._progress.history]
-        # A loss that is not finite is below none.
+        # A loss that is not finite is never the best.
         best = min(filter(math.isfinite, earlier), default=math.inf)
         if not self._progress.best or last < best:
             self._progress.best = self.model.rule.get_weights()
 
 
 class _TimeLimit(keras.callbacks.Callback):
-    """Ends training after the epoch in which a time is over.
+    """Stops training at the end of the epoch in which the time runs out.
 
     Args:
-        minutes: How long, or 0 for no limit.
+        minutes: Minutes, or 0 for no limit.
     """
 
     def __init__(self, minutes: float):
@@ -130,7 +131,7 @@ class _TimeLimit(keras.callbacks.Callback):
 def _publish(
     settings: Settings, progress: checkpoint.Progress, directory: pathlib.Path
 ) -> None:
-    """Writes what other programs read; the checkpoint holds it all."""
+    """Writes files for other programs. The run itself uses the checkpoint."""
     history = json.dumps(progress.history, indent=1) + "\n"
     durable_files.write_bytes(directory / "history.json", history.encode())
     durable_files.write_sealed(
@@ -147,7 +148,7 @@ def _publish(
 def train(
     settings: Settings, directory: pathlib.Path, time_limit: float = 0.0
 ) -> UpdateRule:
-    """Meta-trains, or goes on where that was stopped.
+    """Meta-trains a rule, or continues a stopped run.
 
     Args:
         settings: The settings.
@@ -158,7 +159,7 @@ def train(
         The rule of the best validation.
 
     Raises:
-        run_folder.OtherSettings: If the folder holds a run with other
+        run_folder.OtherSettings: If the folder holds a run with different
             settings.
     """
     families = _problems(settings)
@@ -173,7 +174,7 @@ def train(
         step_weights=_step_weights(settings),
         tolerated_divergences=_TOLERATED_DIVERGENCES,
     )
-    # Each is an iteration of the optimizer.
+    # Each window is an iteration of the optimizer.
     windows = settings.validate_every * sum(lengths) // settings.truncation
     learner.compile(
         keras.optimizers.Adam(
@@ -231,7 +232,7 @@ def _problems(settings: Settings) -> list[Problem]:
 
 
 def _lengths(settings: Settings) -> list[int]:
-    """Returns the steps of an optimization in each epoch."""
+    """Returns the number of steps in an optimization, for each epoch."""
     epochs = -(-settings.batches // settings.validate_every)
     if not settings.truncation <= settings.first_steps <= settings.steps:
         raise ValueError(

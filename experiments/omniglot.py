@@ -1,9 +1,9 @@
 """Few-shot classification of Omniglot's characters.
 
-Trains a learner on characters, tests it on characters it has never seen,
-prints its accuracy (mean ± 95 % interval over tasks) beside the published
-one, writes results.json and draws figures. A run that was stopped, by
---time_limit too, goes on where it was; a finished one is not run again.
+Trains a learner on characters and tests it on characters it has never seen.
+Prints its accuracy (mean ± 95 % interval over tasks) beside the published one,
+writes results.json and draws figures. A stopped run continues where it was,
+even one stopped by --time_limit. A finished run is not repeated.
 
 5-way 1-shot for ten minutes:
 
@@ -13,7 +13,7 @@ one, writes results.json and draws figures. A run that was stopped, by
 
   python -m experiments.omniglot --algorithm=meta_sgd --ways=20 --published
 
-The data set is prepared by TensorFlow Datasets on first use, in --data_dir.
+On first use, TensorFlow Datasets prepares the data set in --data_dir.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ _NETWORK = flags.DEFINE_enum(
     "network",
     "conv",
     ["conv", "pool", "mlp"],
-    "Convolutions with stride, with pooling, or no convolutions.",
+    "Strided convolutions, convolutions with pooling, or dense layers only.",
 )
-_WAYS = flags.DEFINE_integer("ways", 5, "Classes of a task.", lower_bound=2)
+_WAYS = flags.DEFINE_integer("ways", 5, "Classes in a task.", lower_bound=2)
 _SHOTS = flags.DEFINE_integer(
     "shots", 1, "Support images of each class.", lower_bound=1, upper_bound=19
 )
@@ -59,33 +59,36 @@ _QUERIES = flags.DEFINE_integer(
 _STEPS = flags.DEFINE_integer(
     "steps",
     None,
-    "Inner steps in training; 1 (20 ways: 5), for Reptile 5 (20 ways: 10).",
+    "Inner steps in training. Default: 1 (20 ways: 5); Reptile: 5 (20 ways: "
+    "10).",
 )
 _EVALUATION_STEPS = flags.DEFINE_integer(
     "evaluation_steps",
     None,
-    "Inner steps in tests; 3 (20 ways: 5), for Reptile 50, for Meta-SGD as "
+    "Inner steps in tests. Default: 3 (20 ways: 5); Reptile: 50; Meta-SGD: as "
     "in training.",
 )
 _INNER_RATE = flags.DEFINE_float(
     "inner_rate",
     None,
-    "Rate of the inner loop for the mean loss; 0.4, for Reptile 0.001 (20 "
-    "ways: 0.0005) of Adam, drawn from U[0.005, 0.1] for Meta-SGD.",
+    "Rate of the inner loop for the mean loss. Default: 0.4; Reptile (rate of "
+    "Adam): 0.001 (20 ways: 0.0005); Meta-SGD: drawn from U[0.005, 0.1].",
 )
 _META_RATE = flags.DEFINE_float(
-    "meta_rate", None, "Rate of Adam, 0.001, or of Reptile's SGD, 1."
+    "meta_rate",
+    None,
+    "Rate of the outer optimizer. Default: 0.001 (Adam); Reptile: 1 (SGD).",
 )
 _META_DECAY = flags.DEFINE_enum(
     "meta_decay",
     None,
     ["none", "linear", "cosine"],
-    "Decay of the outer rate; none, for Reptile linear.",
+    "Decay of the outer rate. Default: none; Reptile: linear.",
 )
 _META_BATCH = flags.DEFINE_integer(
     "meta_batch",
     None,
-    "Tasks of an outer iteration; 32 (20 ways: 16), for Reptile 5.",
+    "Tasks in an outer iteration. Default: 32 (20 ways: 16); Reptile: 5.",
 )
 _ITERATIONS = flags.DEFINE_integer(
     "iterations", 2000, "Outer iterations.", lower_bound=1
@@ -93,7 +96,7 @@ _ITERATIONS = flags.DEFINE_integer(
 _PUBLISHED = flags.DEFINE_bool(
     "published",
     False,
-    "Train for the published number of iterations: 60000, Reptile 100000 "
+    "Train for the published number of iterations: 60000; Reptile: 100000 "
     "(20 ways: 200000).",
 )
 _PROTOCOL = flags.DEFINE_enum(
@@ -103,38 +106,38 @@ _ROTATIONS = flags.DEFINE_enum(
     "rotations",
     "classes",
     ["classes", "episodes", "none"],
-    "Whether turned characters are further training classes, or the classes "
-    "of each episode are turned at random, in tests too.",
+    "Whether rotated characters are additional training classes, or the "
+    "classes of each episode are rotated at random, even in tests.",
 )
 _BATCH_STATISTICS = flags.DEFINE_enum(
     "batch_statistics",
     "batch",
     ["batch", "support", "running"],
-    "What batch normalization normalizes with.",
+    "Statistics that batch normalization uses.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights and tasks.")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     os.environ.get("TFDS_DATA_DIR"),
-    "Folder of the prepared data sets; by default $TFDS_DATA_DIR or "
-    "TensorFlow Datasets' own.",
+    "Folder of the prepared data sets; by default, $TFDS_DATA_DIR or the "
+    "folder that TensorFlow Datasets uses.",
 )
 _VALIDATE_EVERY = flags.DEFINE_integer(
     "validate_every",
     500,
-    "Iterations from one validation and checkpoint to the next.",
+    "Number of iterations between validations, which also save a checkpoint.",
     lower_bound=1,
 )
 _VALIDATION_TASKS = flags.DEFINE_integer(
-    "validation_tasks", 600, "Tasks of a validation.", lower_bound=2
+    "validation_tasks", 600, "Tasks in a validation.", lower_bound=2
 )
 _TEST_TASKS = flags.DEFINE_integer(
-    "test_tasks", 1000, "Tasks of the test.", lower_bound=2
+    "test_tasks", 1000, "Tasks in the test.", lower_bound=2
 )
 _CURVE_STEPS = flags.DEFINE_integer(
     "curve_steps",
     16,
-    "Inner steps up to which the test accuracy is drawn.",
+    "Largest number of inner steps in the figure of the test accuracy.",
     lower_bound=0,
 )
 _TIME_LIMIT = flags.DEFINE_float(
@@ -146,11 +149,11 @@ _TIME_LIMIT = flags.DEFINE_float(
 _STEPS_PER_EXECUTION = flags.DEFINE_integer(
     "steps_per_execution",
     10,
-    "Iterations in one go; a divisor of it that fits is taken.",
+    "Iterations per execution, reduced to a divisor if necessary.",
     lower_bound=1,
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", "results/omniglot", "Folder of the runs' folders."
+    "output", "results/omniglot", "Folder that contains a folder for each run."
 )
 
 
@@ -258,7 +261,7 @@ def _print_table(record: dict[str, Any], settings: Settings) -> None:
     print(f"{label:<34}{f'{measured.percent:.2f}':>16}{_shown(reference):>16}")
     if reference is not None:
         mark = published.compare(measured.percent, reference, lower=False)
-        print(f"The measured accuracy is {mark}; same: the intervals meet.")
+        print(f"The measured accuracy is {mark}; same: the intervals overlap.")
     print(
         f"{record['iterations']} iterations in {record['seconds']:.0f} s, "
         f"{settings.evaluation_steps} inner steps in the test, "

@@ -24,9 +24,9 @@ def draw_history(
     """Draws the validation accuracy over iterations.
 
     Args:
-        rows: What was logged after each epoch.
+        rows: The logs of each epoch.
         algorithm: Name of the algorithm.
-        path: Where to, without a suffix.
+        path: Path of the figure, without a suffix.
     """
     with plotting.saved_figure(path) as (_, panels):
         panel = panels[0, 0]
@@ -50,7 +50,7 @@ def draw_curve(
     Args:
         record: The record of a run.
         algorithm: Name of the algorithm.
-        path: Where to, without a suffix.
+        path: Path of the figure, without a suffix.
     """
     curve = record["measurements"]["curve_accuracy"]
     mean = 100 * np.array(curve["mean"])
@@ -77,7 +77,7 @@ def draw_episode(
         x: Inputs of one task: `support_x` `[n, height, width, 1]`,
             `support_y` `[n]` and `query_x` `[q, height, width, 1]`.
         y: Labels of the queries, `[q]`.
-        path: Where to, without a suffix.
+        path: Path of the figure, without a suffix.
     """
     support = _by_class(x["support_x"], x["support_y"], 1)
     query = _by_class(x["query_x"], y, _SHOWN_QUERIES)

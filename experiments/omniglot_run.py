@@ -37,31 +37,31 @@ class Settings:
     Attributes:
         algorithm: See `experiments.algorithms.make_learner`.
         network: `"conv"`, `"pool"` or `"mlp"`.
-        ways: Number of classes of a task.
-        shots: Support images of each class.
-        train_shots: The same in training, where Reptile takes more.
-        queries: Query images of each class.
+        ways: Number of classes in a task.
+        shots: Number of support images of each class.
+        train_shots: The same in training, where Reptile uses more.
+        queries: Number of query images of each class.
         steps: Inner steps in training.
         evaluation_steps: Inner steps in tests.
-        batch_size: Support images that a step of Reptile sees, or `None`.
-        inner_rate: Rate of the inner loop; `None` draws Meta-SGD's.
+        batch_size: Number of support images in a step of Reptile, or `None`.
+        inner_rate: Rate of the inner loop. With `None`, Meta-SGD draws rates.
         meta_rate: Rate of the outer optimizer.
-        meta_decay: Its decay.
-        meta_batch: Tasks of an outer iteration.
-        iterations: Outer iterations.
+        meta_decay: Decay of that rate.
+        meta_batch: Number of tasks in an outer iteration.
+        iterations: Number of outer iterations.
         protocol: Split of the characters.
-        rotations: `"classes"`: turned characters are further training
-            classes. `"episodes"`: each class of each episode is turned at
-            random, in tests too. `"none"`.
+        rotations: `"classes"`: rotated characters are additional training
+            classes. `"episodes"`: each class of each episode is rotated at
+            random, even in tests. `"none"`: no rotations.
         batch_statistics: See `keras_meta.learners.learner.Learner`.
         seed: Seed of weights and tasks.
-        validate_every: Iterations from one validation to the next.
-        validation_tasks: Tasks of a validation.
-        test_tasks: Tasks of the test.
-        curve_steps: Inner steps up to which the test's curve goes.
+        validate_every: Number of iterations between validations.
+        validation_tasks: Number of tasks in a validation.
+        test_tasks: Number of tasks in the test.
+        curve_steps: Largest number of inner steps in the test's curve.
 
-    `MAY_DIFFER` names those that may change when a stopped run continues,
-    as neither its training nor its validation depends on them.
+    `MAY_DIFFER` lists settings that may change when a stopped run continues,
+    because neither training nor validation depends on them.
     """
 
     MAY_DIFFER: ClassVar = ("test_tasks", "curve_steps")
@@ -106,17 +106,17 @@ def run(
     time_limit: float,
     steps_per_execution: int,
 ) -> dict[str, Any]:
-    """Trains and tests, or goes on where that was stopped.
+    """Trains and tests a learner, or continues a stopped run.
 
     Args:
         settings: The settings.
         directory: Folder of the run.
         data_dir: Folder of the prepared data sets.
         time_limit: Minutes after which training stops, or 0.
-        steps_per_execution: Iterations in one go.
+        steps_per_execution: Number of iterations per execution.
 
     Returns:
-        The record, see `experiments.results`.
+        The record; see `experiments.results`.
     """
     record = results.read(directory, settings)
     if record is not None and record["iterations"] >= settings.iterations:
@@ -166,7 +166,7 @@ def make(settings: Settings, steps_per_execution: int = 1) -> Learner:
         optimizer(rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        # Epochs and the run must be whole numbers of executions.
+        # Epochs and the run must consist of whole executions.
         steps_per_execution=math.gcd(
             steps_per_execution, settings.validate_every, settings.iterations
         ),
@@ -180,7 +180,7 @@ def load_episodes(
     data_dir: str | None,
     start: int = 0,
 ) -> tf.data.Dataset:
-    """Returns episodes of one part of the characters.
+    """Returns episodes from one part of the characters.
 
     Args:
         settings: The settings.
@@ -210,14 +210,14 @@ def load_episodes(
 def history(
     settings: Settings, directory: pathlib.Path
 ) -> list[dict[str, float]]:
-    """Returns what was logged after each epoch of a run."""
+    """Returns the logs of each epoch of a run."""
     return checkpoint.read(directory, settings).history
 
 
 def _write_history(
     progress: checkpoint.Progress, directory: pathlib.Path
 ) -> None:
-    """Writes a table for other programs; the checkpoint holds the rows."""
+    """Writes a table for other programs. The run uses the checkpoint."""
     rows = progress.history
     with durable_files.replacing(directory / _HISTORY) as temporary:
         with temporary.open("w", newline="") as file:

@@ -15,7 +15,7 @@ _LAYERS = keras.layers
 _BATCH_SIZE = 128
 _FEW_CIFAR_CLASSES = {"cifar5": 5, "cifar2": 2}
 
-# Every family by the name of a flag; see `make`.
+# Names of all families, as used in flags; see `make`.
 NAMES = (
     "quadratic",
     "mnist",
@@ -37,15 +37,16 @@ def make(name: str, data_dir: str | None = None) -> problems.Problem:
     """Returns a family of problems.
 
     Args:
-        name: `"quadratic"`, the paper's family in 10 dimensions.
-            `"mnist"`, an MLP of 20 sigmoid units; with `_40_units`,
-            `_two_layers` of 20, or `_relu` in place of the sigmoid.
-            `"fashion_mnist"`, the same on other images;
-            `"fashion_mnist_relu"`, two layers of 64 rectified units on them;
-            `"fashion_mnist_convolutional"`, two convolutions and a mean.
+        name: `"quadratic"`: the paper's family in 10 dimensions.
+            `"mnist"`: an MLP with 20 sigmoid units. Its variants are
+            `_40_units`, `_two_layers` of 20 units, and `_relu` instead of the
+            sigmoid.
+            `"fashion_mnist"`: the same on Fashion-MNIST.
+            `"fashion_mnist_relu"`: two layers of 64 ReLU units.
+            `"fashion_mnist_convolutional"`: two convolutions and a mean.
             `"cifar10"`, `"cifar5"`, `"cifar2"`: a convolutional network on
-            that many classes. Losses are those on minibatches of 128
-            training images.
+            that many classes.
+            Losses are computed on minibatches of 128 training images.
         data_dir: Folder of the prepared data sets.
     """
     if name == "quadratic":
@@ -69,15 +70,16 @@ def make(name: str, data_dir: str | None = None) -> problems.Problem:
 
 
 def mixture(data_dir: str | None = None) -> list[problems.Problem]:
-    """Returns small problems of many kinds, to learn from together.
+    """Returns small problems of many kinds to train on together.
 
-    A linear classifier and networks of sigmoid, tanh and rectified units of
-    one or two layers, on MNIST, CIFAR-10 and EuroSAT, whose images are shrunk:
-    many steps on small networks teach more than few on large ones. One has
-    small, noisy batches, two have few images, which they can learn by heart.
-    The parameters of each network have a scale of their own, so that each has
-    another right rate. All have noise: without it, rates that keep falling
-    would be right, which holds nowhere else.
+    They are a linear classifier and networks with one or two layers of
+    sigmoid, tanh or ReLU units, on MNIST, CIFAR-10 and EuroSAT. Images are
+    shrunk, because many steps on small networks teach more than few steps on
+    large ones. One problem has small, noisy batches. Two have so few images
+    that they can be memorized. The parameters of each network have their own
+    scale, so that each needs a different rate. All problems have noise:
+    without it, steadily falling rates would be best, which does not hold
+    elsewhere.
 
     Args:
         data_dir: Folder of the prepared data sets.
@@ -113,7 +115,7 @@ def _first(data, examples: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shrunk(data, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images whose pixels are the means of tiles, and the labels."""
+    """Returns images downscaled by averaging tiles, and the labels."""
     images, labels = data
     pixels = images.shape[1] // side
     channels = images.shape[3]

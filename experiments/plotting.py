@@ -1,4 +1,4 @@
-"""One look for all figures."""
+"""A common style for all figures."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-# It tells about every glyph that goes into a PDF file.
+# fontTools logs every glyph that goes into a PDF file.
 logging.getLogger("fontTools").setLevel(logging.WARNING)
-# It warns when it looks for the machine's fonts, once after it was installed.
+# Matplotlib warns when it first searches for the machine's fonts.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 from matplotlib import axes as mpl_axes  # noqa: E402
@@ -22,7 +22,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from keras_meta import durable_files  # noqa: E402
 
-# The colors of Okabe and Ito, which color-blind readers can tell apart.
+# Okabe and Ito's colors, which color-blind readers can tell apart.
 _COLORS = {
     "maml": "#0072B2",
     "meta_sgd": "#D55E00",
@@ -37,6 +37,11 @@ _COLORS = {
     "momentum": "#0072B2",
     "rmsprop": "#CC79A7",
     "adam": "#009E73",
+    "exact": "#000000",
+    "truncated": "#D55E00",
+    "es": "#CC79A7",
+    "pes": "#0072B2",
+    "nres": "#009E73",
 }
 _NAMES = {
     "maml": "MAML",
@@ -52,6 +57,11 @@ _NAMES = {
     "momentum": "Momentum",
     "rmsprop": "RMSprop",
     "adam": "Adam",
+    "exact": "Exact gradient",
+    "truncated": "Truncated backpropagation",
+    "es": "Truncated ES",
+    "pes": "Persistent ES",
+    "nres": "Noise-reuse ES",
 }
 _STYLE = {
     "figure.dpi": 150,
@@ -70,7 +80,7 @@ _STYLE = {
 
 
 def name_of(algorithm: str) -> str:
-    """Returns an algorithm's name as papers write it."""
+    """Returns an algorithm's name as written in papers."""
     return _NAMES.get(algorithm, algorithm)
 
 
@@ -91,10 +101,10 @@ def saved_figure(
     """Draws a figure and saves it as PNG and PDF.
 
     Args:
-        path: Where to, without a suffix.
-        rows: Rows of panels.
-        columns: Columns of panels.
-        size: Width and height of one panel, inches.
+        path: Path of the figure, without a suffix.
+        rows: Number of rows of panels.
+        columns: Number of columns of panels.
+        size: Width and height of a panel, in inches.
         **options: Further arguments of `matplotlib.pyplot.subplots`.
 
     Yields:
@@ -125,21 +135,23 @@ def draw_band(
     half_width: np.ndarray,
     algorithm: str,
     label: str | None = None,
+    style: str = "-",
 ) -> None:
     """Draws a mean with its interval.
 
     Args:
-        panel: Where to.
+        panel: The panel to draw on.
         x: Positions, `[n]`.
-        mean: Means, `[n]`; those that are not finite are left out.
+        mean: Means, `[n]`. Those that are not finite are left out.
         half_width: Half the widths of the intervals, `[n]`.
-        algorithm: Gives the color and, without `label`, the name.
+        algorithm: Determines the color and, without `label`, the name.
         label: Name in the legend.
+        style: Style of the line of means.
     """
     fine = np.isfinite(mean) & np.isfinite(half_width)
     x, mean, half_width = x[fine], mean[fine], half_width[fine]
     color = color_of(algorithm)
-    panel.plot(x, mean, color=color, label=label or name_of(algorithm))
+    panel.plot(x, mean, style, color=color, label=label or name_of(algorithm))
     panel.fill_between(
         x,
         mean - half_width,

@@ -1,4 +1,4 @@
-"""Published numbers that runs are compared with."""
+"""Published numbers to compare runs with."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _MAML_TASKS = 600
 
 
 def sinusoid_mse(algorithm: str, train_shots: int) -> dict[int, Interval]:
-    """Mean squared errors after one step, by number of test shots.
+    """Returns mean squared errors after one step, by number of test shots.
 
     Args:
-        algorithm: `"maml"` or `"meta_sgd"`; others have no published row.
-        train_shots: Support points in training.
+        algorithm: `"maml"` or `"meta_sgd"`. Others have no published row.
+        train_shots: Number of support points in training.
 
     References:
         - [Li et al., 2017](https://arxiv.org/abs/1707.09835), table 1.
@@ -36,14 +36,14 @@ def sinusoid_mse(algorithm: str, train_shots: int) -> dict[int, Interval]:
 def omniglot_accuracy(
     algorithm: str, network: str, ways: int, shots: int
 ) -> Interval | None:
-    """Accuracy in percent, or `None` if there is no published number.
+    """Returns the accuracy in percent, or `None` if there is no published one.
 
     Args:
-        algorithm: `"maml"`, `"fomaml"`, `"meta_sgd"` or `"reptile"`, the
-            last with the statistics of the whole query set.
-        network: `"conv"`, or `"mlp"` for the network without convolutions.
-        ways: Number of classes of a task.
-        shots: Support images of each class.
+        algorithm: `"maml"`, `"fomaml"`, `"meta_sgd"` or `"reptile"`. The last
+            uses the statistics of the whole query set.
+        network: `"conv"`, or `"mlp"` for the fully connected network.
+        ways: Number of classes in a task.
+        shots: Number of support images of each class.
 
     References:
         - [Finn et al., 2017](https://arxiv.org/abs/1703.03400), table 1.
@@ -82,7 +82,7 @@ def omniglot_accuracy(
 
 
 def compare(measured: Interval, published: Interval, lower: bool) -> str:
-    """Says how a measurement relates to a published number.
+    """Compares a measurement with a published number.
 
     Args:
         measured: The measurement.
@@ -90,7 +90,7 @@ def compare(measured: Interval, published: Interval, lower: bool) -> str:
         lower: Whether lower is better.
 
     Returns:
-        `"better"` or `"worse"` if the intervals do not meet, else `"same"`.
+        `"better"` or `"worse"` if the intervals do not overlap, else `"same"`.
     """
     difference = measured.mean - published.mean
     if abs(difference) <= measured.half_width + published.half_width:

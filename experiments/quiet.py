@@ -1,11 +1,11 @@
-"""Starts TensorFlow without the messages that nobody needs.
+"""Starts TensorFlow without its routine messages.
 
-Importing TensorFlow writes some fifteen lines to the standard error stream:
-what the processor can do, and on a machine without a GPU that there is none,
-some of it as an error. No environment variable silences all of them, as a
-part is written before TensorFlow has read any. So while it starts, a second
-process reads the stream, drops these lines and passes on all others at once:
-if TensorFlow kills the process, its last words are still seen.
+Importing TensorFlow writes about fifteen lines to the standard error stream.
+They describe the processor and, on a machine without a GPU, report that there
+is none, partly as an error. No environment variable silences all of them,
+because some are written before TensorFlow reads any. So during the import, a
+second process reads the stream, drops these lines and immediately passes on
+all others. If TensorFlow kills the process, its last words are still visible.
 
 `TF_CPP_MIN_LOG_LEVEL=0` shows everything.
 """
@@ -22,19 +22,19 @@ from collections.abc import Iterator
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _ERRORS = "2"
 _NOISE = re.compile(
-    # Information and warnings, in both formats that TensorFlow writes.
+    # Information and warnings, in both of TensorFlow's formats.
     rb"[IW]\d{4} \d\d:\d\d:\d\d"
     rb"|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IW] "
     rb"|WARNING: All log messages before absl::InitializeLog\(\)"
     rb"|To enable the following instructions: "
-    # There is no driver, or no GPU.
+    # Errors about a missing driver or GPU.
     rb"|.*failed call to cuInit: .*(\(303\)|CUDA_ERROR_NO_DEVICE)"
 )
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow and looks for its devices, silently."""
-    # A process that another one starts has inherited the level set here.
+    """Silently imports TensorFlow and initializes its devices."""
+    # A child process inherits the level set here.
     level = os.environ.setdefault(_LEVEL, _ERRORS)
     if level != _ERRORS or sys.stderr is None:
         return
@@ -45,13 +45,13 @@ def start_tensorflow() -> None:
 
 
 def is_noise(line: bytes) -> bool:
-    """Returns whether a line is what TensorFlow always writes at its start."""
+    """Returns whether a line is a routine message of TensorFlow's startup."""
     return _NOISE.match(line) is not None
 
 
 @contextlib.contextmanager
 def _filtered_stderr() -> Iterator[None]:
-    """Sends what is written to the stream, by C++ too, through a filter."""
+    """Filters everything written to the stream, including by C++ code."""
     reader = subprocess.Popen(
         [sys.executable, "-I", "-S", str(pathlib.Path(__file__))],
         stdin=subprocess.PIPE,
@@ -68,7 +68,7 @@ def _filtered_stderr() -> Iterator[None]:
 
 
 def _pass_on_what_is_not_noise() -> None:
-    # Ctrl-C reaches both processes; what the other one says comes through.
+    # Ctrl-C reaches both processes. This one must outlive the other's output.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in sys.stdin.buffer:
         if not is_noise(line):

@@ -28,17 +28,17 @@ def write(
     iterations: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """Writes `results.json` as a whole, with its checksum.
+    """Writes `results.json` atomically, with its checksum.
 
     Args:
         directory: Folder of the run.
-        settings: Dataclass of everything that was chosen.
+        settings: Dataclass of the run's settings.
         measurements: Nested dicts of numbers, `Interval`s and `Curve`s.
-        iterations: Outer iterations that the weights have seen.
+        iterations: Number of outer iterations that produced the weights.
         seconds: Wall time of training, over all processes.
 
     Returns:
-        What was written.
+        The record that was written.
     """
     record = {
         "settings": dataclasses.asdict(settings),
@@ -57,35 +57,35 @@ def read(directory: str | os.PathLike, settings: Any) -> dict[str, Any] | None:
 
     Args:
         directory: Folder of the run.
-        settings: The settings that the run should have had.
+        settings: The settings that the run should have.
 
     Returns:
         The record, or `None` if it is missing or damaged.
 
     Raises:
-        run_folder.OtherSettings: If the record is that of other settings.
+        run_folder.OtherSettings: If the record has different settings.
     """
     path = pathlib.Path(directory) / _FILE
-    record = run_folder.read_json(path, "what was trained is tested again")
+    record = run_folder.read_json(path, "the trained model is tested again")
     if record is not None:
         run_folder.check_settings(
             path,
             record["settings"],
             settings,
             run_folder.start_afresh(path.parent)
-            + " To keep the weights and only test them in another way, remove "
-            f"{path.name} alone.",
+            + " To keep the weights and only repeat the test, remove just "
+            f"{path.name}.",
         )
     return record
 
 
 def interval(values: Mapping[str, Any]) -> Interval:
-    """Returns the interval that a record holds as a dict."""
+    """Returns an interval from its dict in a record."""
     return Interval(**values)
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of what the numbers depend on."""
+    """Returns the versions of Python and of packages the numbers depend on."""
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},

@@ -23,16 +23,16 @@ else:
     import fcntl
 
 _LOCK = ".lock"
-# Some network file systems have no locks.
+# Errors of network file systems that have no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 class InUse(RuntimeError):
-    """Another process writes to the folder."""
+    """Another process is writing to the folder."""
 
 
 class OtherSettings(ValueError):
-    """The folder holds a run with other settings."""
+    """The folder holds a run with different settings."""
 
 
 @contextlib.contextmanager
@@ -40,13 +40,13 @@ def owned(folder: pathlib.Path) -> Iterator[None]:
     """Keeps other processes from writing to a folder.
 
     The system releases the folder when the process ends, however it ends.
-    What an earlier process left unfinished is removed.
+    Unfinished files of earlier processes are removed.
 
     Args:
-        folder: The folder, which is made if it is not there.
+        folder: The folder. It is created if it does not exist.
 
     Raises:
-        InUse: If another process has it.
+        InUse: If another process owns the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
@@ -55,7 +55,7 @@ def owned(folder: pathlib.Path) -> Iterator[None]:
             owner = os.read(descriptor, 32).decode(errors="replace")
             raise InUse(
                 f"Another process (pid {owner or 'unknown'}) is writing to "
-                f"{folder}. Wait until it has ended, or choose another "
+                f"{folder}. Wait until it has finished, or choose another "
                 "--output."
             )
         os.ftruncate(descriptor, 0)
@@ -69,7 +69,7 @@ def owned(folder: pathlib.Path) -> Iterator[None]:
 def _is_locked_by_us(descriptor: int) -> bool:
     try:
         if os.name == "nt":
-            # Past the process number, which others must be able to read.
+            # Beyond the process id, which others must be able to read.
             os.lseek(descriptor, 2**20, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
             os.lseek(descriptor, 0, os.SEEK_SET)
@@ -82,7 +82,7 @@ def _is_locked_by_us(descriptor: int) -> bool:
 
 
 def as_json(settings: Any) -> dict[str, Any]:
-    """Returns a dataclass of settings as it comes back from JSON."""
+    """Returns a dataclass of settings as JSON would restore it."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
@@ -93,17 +93,17 @@ def check_settings(
     way_out: str,
     may_differ: Collection[str] = (),
 ) -> None:
-    """Requires that what a file records was made with the same settings.
+    """Requires that a file was written with the same settings.
 
     Args:
         path: The file.
-        recorded: The settings that it holds.
-        settings: Dataclass of those of now.
-        way_out: A sentence that says what to do if they are others.
-        may_differ: Names of settings that need not agree.
+        recorded: The settings in the file.
+        settings: Dataclass of the current settings.
+        way_out: A sentence that says what to do if they differ.
+        may_differ: Names of settings that need not match.
 
     Raises:
-        OtherSettings: If another setting differs.
+        OtherSettings: If any other setting differs.
     """
     now = as_json(settings)
     different = sorted(
@@ -119,7 +119,8 @@ def check_settings(
             for name in different
         )
         raise OtherSettings(
-            f"{path} belongs to a run with other settings: {changes}. {way_out}"
+            f"{path} belongs to a run with different settings: {changes}. "
+            f"{way_out}"
         )
 
 
@@ -128,12 +129,12 @@ def _shown(settings: Mapping[str, Any], name: str) -> str:
 
 
 def start_afresh(folder: pathlib.Path) -> str:
-    """Returns the sentence that says how to begin a run again."""
+    """Returns a sentence that says how to start a run again."""
     return f"To start afresh, choose another --output or remove {folder}."
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:
-    """Gives a damaged file another name, and returns it."""
+    """Renames a damaged file, and returns its new path."""
     aside = path.with_name(f"{path.name}.damaged")
     path.replace(aside)
     return aside
@@ -144,11 +145,11 @@ def read_json(path: pathlib.Path, instead: str) -> dict[str, Any] | None:
 
     Args:
         path: A file that `durable_files.write_json` wrote.
-        instead: What is done if it is damaged; it ends a sentence.
+        instead: What happens if the file is damaged, as the end of a sentence.
 
     Returns:
-        What it holds, or `None` if it is missing or damaged. A damaged file is
-        set aside, and reported.
+        The content, or `None` if the file is missing or damaged. A damaged
+        file is renamed and reported.
     """
     try:
         return durable_files.read_json(path, way_out="")
@@ -160,5 +161,5 @@ def read_json(path: pathlib.Path, instead: str) -> dict[str, Any] | None:
 
 
 def report(message: str) -> None:
-    """Tells what happened to the run's files."""
+    """Reports an event concerning the run's files."""
     print(message, file=sys.stderr, flush=True)

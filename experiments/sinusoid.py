@@ -1,15 +1,15 @@
 """Sinusoid regression: few-shot learning of sine waves.
 
-Trains learners on tasks that are sine waves, tests them on new waves after a
-few gradient steps, prints errors (mean ± 95 % interval over tasks) beside
-the published ones and draws what adaptation does. A finished run is not run
-again, a stopped one goes on.
+Trains learners on sine waves and tests them on new waves after a few gradient
+steps. Prints errors (mean ± 95 % interval over tasks) beside the published
+ones, and draws the effect of adaptation. A stopped run continues where it was.
+A finished run is not repeated.
 
-A first result and figures, minutes on two cores:
+A first result and figures, within minutes on two cores:
 
   python -m experiments.sinusoid
 
-Table 1 of Meta-SGD with further algorithms, at its full length:
+Table 1 of the Meta-SGD paper with further algorithms, at full length:
 
   python -m experiments.sinusoid --table --jobs=2
 """
@@ -40,7 +40,7 @@ from experiments.sinusoid_run import Settings
 from keras_meta import durable_files
 
 _ALGORITHMS = ("maml", "meta_sgd", "fomaml", "anil", "reptile", "pretrained")
-# Those whose fits are drawn.
+# Algorithms whose fits are drawn.
 _SHOWN = ("maml", "meta_sgd", "pretrained")
 _SHOTS = (5, 10, 20)
 _PUBLISHED_ITERATIONS = 60_000
@@ -50,68 +50,70 @@ _ALGORITHM = flags.DEFINE_multi_enum(
     "algorithm",
     ["maml", "meta_sgd", "pretrained"],
     [*_ALGORITHMS, "all"],
-    "What to train; may be given several times.",
+    "What to train; may be repeated.",
 )
 _TABLE = flags.DEFINE_bool(
-    "table", False, "All algorithms at all shots, at the published length."
+    "table", False, "Train all algorithms at all shots, at published length."
 )
 _TRAIN_SHOTS = flags.DEFINE_multi_integer(
-    "shots", [5], "Support points, and query points, in training."
+    "shots", [5], "Number of support and of query points in training."
 )
 _FAMILY = flags.DEFINE_enum(
     "family",
     "meta_sgd",
     ["maml", "meta_sgd", "reptile"],
-    "Family of waves; published numbers belong to meta_sgd.",
+    "Family of waves. Published numbers exist for meta_sgd.",
 )
 _ITERATIONS = flags.DEFINE_integer(
     "iterations",
     20_000,
-    "Outer iterations, a multiple of 1000 if more.",
+    "Outer iterations; above 1000, a multiple of 1000.",
     lower_bound=1,
 )
 _META_BATCH = flags.DEFINE_integer(
-    "meta_batch", 4, "Tasks of an outer iteration.", lower_bound=1
+    "meta_batch", 4, "Tasks in an outer iteration.", lower_bound=1
 )
 _STEPS = flags.DEFINE_integer(
-    "steps", None, "Inner steps in training; 1, for Reptile 5."
+    "steps", None, "Inner steps in training. Default: 1; Reptile: 5."
 )
 _TEST_STEPS = flags.DEFINE_integer(
-    "test_steps", None, "Inner steps in tests; 1, for Reptile 10."
+    "test_steps", None, "Inner steps in tests. Default: 1; Reptile: 10."
 )
 _INNER_RATE = flags.DEFINE_float(
     "inner_rate",
     None,
-    "Rate of the inner loop; 0.01, for Reptile that of Adam, for "
-    "fine-tuning 0.02, drawn from U[0.005, 0.1] for Meta-SGD.",
+    "Rate of the inner loop. Default: 0.01 (Reptile: rate of Adam); "
+    "fine-tuning: 0.02; Meta-SGD: drawn from U[0.005, 0.1].",
 )
 _META_RATE = flags.DEFINE_float(
-    "meta_rate", None, "Rate of Adam, 0.001, or of Reptile's SGD, 1."
+    "meta_rate",
+    None,
+    "Rate of the outer optimizer. Default: 0.001 (Adam); Reptile: 1 (SGD).",
 )
 _META_DECAY = flags.DEFINE_enum(
     "meta_decay",
     None,
     ["none", "linear", "cosine"],
-    "Decay of the outer rate; none, for Reptile linear.",
+    "Decay of the outer rate. Default: none; Reptile: linear.",
 )
 _HIDDEN = flags.DEFINE_multi_integer(
     "hidden", [40, 40], "Sizes of the hidden layers."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights and tasks.")
 _TEST_TASKS = flags.DEFINE_integer(
-    "test_tasks", 1000, "Tasks of each test.", lower_bound=2
+    "test_tasks", 1000, "Tasks in each test.", lower_bound=2
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", "results/sinusoid", "Folder of records, weights and figures."
+    "output", "results/sinusoid", "Folder for records, weights and figures."
 )
 _JOBS = flags.DEFINE_integer(
-    "jobs", 1, "Runs at the same time, each on one core.", lower_bound=1
+    "jobs", 1, "Number of parallel runs, each on one core.", lower_bound=1
 )
 _FIGURES = flags.DEFINE_bool("figures", True, "Whether to draw figures.")
 
 
 @flags.validator(
-    "iterations", message="must be a multiple of 1000 if it is more"
+    "iterations", message="must be a multiple of 1000 if it exceeds 1000"
 )
 def _is_whole(iterations: int) -> bool:
     return iterations <= 1000 or iterations % 1000 == 0
@@ -122,7 +124,7 @@ def main(argv):
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
     output = pathlib.Path(_OUTPUT.value)
     start = time.monotonic()
-    # A run that is asked for twice is one run.
+    # A run that is requested twice is run once.
     settings = list(
         dict.fromkeys(
             _settings(algorithm, shots)
@@ -226,8 +228,8 @@ def _print_table(records: list[dict[str, Any]]) -> None:
             f"{name_of(settings['algorithm']):<18}"
             f"{settings['test_steps']:>5}{cells}"
         )
-    print("In parentheses: published, and whether it is worse, better or same")
-    print("(the intervals meet).\n")
+    print("In parentheses: the published error, and whether the measured one")
+    print("is worse, better or the same (the intervals overlap).\n")
 
 
 def _cell(record: dict[str, Any], shots: int) -> str:
@@ -244,7 +246,7 @@ def _cell(record: dict[str, Any], shots: int) -> str:
 
 
 def _draw(settings: list[Settings], output: pathlib.Path) -> None:
-    # Another process may be drawing here, but not for an hour.
+    # Another process may be drawing here, but not for over an hour.
     durable_files.remove_unfinished(output, older_than=time.time() - 3600)
     shots = settings[0].shots
     learners = {

@@ -29,8 +29,8 @@ def draw_adaptation(
 
     Args:
         learners: Settings and trained learner of each algorithm.
-        shots: Support points.
-        path: Where to, without a suffix.
+        shots: Number of support points.
+        path: Path of the figure, without a suffix.
     """
     with plotting.saved_figure(
         path, _SHOWN_TASKS, len(learners), sharex=True, sharey="row"
@@ -99,10 +99,10 @@ def draw_curves(
 
     Args:
         learners: Settings and trained learner of each algorithm.
-        shots: Support points.
-        steps: Gradient steps.
-        path: Where to, without a suffix. A curve ends where the learner
-            diverges.
+        shots: Number of support points.
+        steps: Number of gradient steps.
+        path: Path of the figure, without a suffix. A curve ends where the
+            learner diverges.
 
     Returns:
         The curve of each algorithm.
@@ -143,8 +143,8 @@ def _divergence_note(curve: Curve, end: int) -> str:
 def _end(curve: Curve) -> int:
     """Returns how many points to draw.
 
-    A learner that was trained for one step may diverge on some tasks when it
-    takes many; its curve ends before the mean says nothing.
+    A learner trained with one step may diverge on some tasks when it takes
+    many. Its curve ends before the mean becomes meaningless.
     """
     said = curve.half_width < 0.5 * curve.mean
     return len(said) if said.all() else int(np.argmin(said))

@@ -32,24 +32,24 @@ class Settings:
     """Everything that a run depends on.
 
     Attributes:
-        algorithm: See `experiments.algorithms.make_learner`; or
-            `"pretrained"`, one network for the data of all tasks.
-        shots: Support points, and query points, in training.
+        algorithm: See `experiments.algorithms.make_learner`. Alternatively
+            `"pretrained"`: one network trained on the data of all tasks.
+        shots: Number of support and of query points in training.
         family: Name of the family of waves.
-        iterations: Outer iterations.
-        meta_batch: Tasks in each of them.
+        iterations: Number of outer iterations.
+        meta_batch: Number of tasks in an outer iteration.
         steps: Inner steps in training.
         test_steps: Inner steps in tests.
-        inner_rate: Rate of the inner loop; `None` draws Meta-SGD's.
+        inner_rate: Rate of the inner loop. With `None`, Meta-SGD draws rates.
         meta_rate: Rate of the outer optimizer.
-        meta_decay: Its decay.
+        meta_decay: Decay of that rate.
         hidden: Sizes of the network's hidden layers.
         seed: Seed of weights and tasks.
-        test_tasks: Tasks of each test.
-        test_shots: Support points, and query points, of each test.
+        test_tasks: Number of tasks in each test.
+        test_shots: Number of support and of query points in each test.
 
-    `MAY_DIFFER` names those that may change when a stopped run continues,
-    as its training does not depend on them.
+    `MAY_DIFFER` lists settings that may change when a stopped run continues,
+    because training does not depend on them.
     """
 
     MAY_DIFFER: ClassVar = ("test_steps", "test_tasks", "test_shots")
@@ -76,14 +76,14 @@ class Settings:
 
 
 def run(settings: Settings, output: pathlib.Path) -> dict[str, Any]:
-    """Trains and tests, or goes on where that was stopped.
+    """Trains and tests a learner, or continues a stopped run.
 
     Args:
         settings: The settings.
-        output: Folder that holds the runs' folders.
+        output: Folder that contains a folder for each run.
 
     Returns:
-        The record, see `experiments.results`.
+        The record; see `experiments.results`.
     """
     directory = output / settings.name
     with run_folder.owned(directory):
@@ -110,7 +110,7 @@ def load(settings: Settings, output: pathlib.Path) -> Learner:
 
 
 def family_of(name: str) -> episodes.SinusoidFamily:
-    """Returns the waves that `keras_meta.episodes.sinusoids` draws."""
+    """Returns the named family of `keras_meta.episodes.sinusoids`."""
     return {
         "maml": episodes.SinusoidFamily(),
         "meta_sgd": episodes.SinusoidFamily(frequency=(0.8, 1.2)),
@@ -119,7 +119,7 @@ def family_of(name: str) -> episodes.SinusoidFamily:
 
 
 def test_episodes(settings: Settings, shots: int) -> tf.data.Dataset:
-    """Returns test tasks, all in one batch."""
+    """Returns all test tasks in one batch."""
     return episodes.sinusoids(
         shots=shots,
         queries=shots,
@@ -135,7 +135,7 @@ def test_seed(settings: Settings) -> int:
 
 
 def _make(settings: Settings) -> tuple[Learner, keras.Model]:
-    """Returns the learner, and what is trained: itself or its model."""
+    """Returns the learner, and what to train: the learner or its model."""
     keras.utils.set_random_seed(settings.seed)
     pretrained = settings.algorithm == "pretrained"
     model = sinusoid_mlp(settings.hidden)
@@ -215,14 +215,14 @@ def _training_data(settings: Settings, start: int) -> tf.data.Dataset:
 
 
 def _pooled(x, y):
-    """Forgets which task a point belongs to."""
+    """Pools the points of all tasks."""
     inputs = tf.concat([x["support_x"], x["query_x"]], axis=1)
     outputs = tf.concat([x["support_y"], y], axis=1)
     return tf.reshape(inputs, [-1, 1]), tf.reshape(outputs, [-1, 1])
 
 
 def _all_as_support(x, y):
-    """Gives Reptile, which has no query sets, as many points as others."""
+    """Gives Reptile, which has no query sets, as many points as the others."""
     inputs = tf.concat([x["support_x"], x["query_x"]], axis=1)
     outputs = tf.concat([x["support_y"], y], axis=1)
     return {**x, "support_x": inputs, "support_y": outputs}, y

@@ -24,6 +24,7 @@ from keras_meta.learners.anil import ANIL
 from keras_meta.learners.implicit_maml import ImplicitMAML
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.maml import MAML
+from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.reptile import Reptile
 from keras_meta.meta_gradients.displacement import Displacement
@@ -72,6 +73,7 @@ __all__ = [
     "MAML",
     "meta_gradients",
     "MetaGradient",
+    "MetaLearner",
     "MetaLearnerLSTM",
     "MetaSGD",
     "models",

@@ -1,17 +1,17 @@
-"""TensorFlow Addons beside Keras 3: the parts of it that still work.
+"""The parts of TensorFlow Addons that still work with Keras 3.
 
-TensorFlow Addons ended with version 0.23.0, which cannot be imported whole
-beside Keras 3. Its parts written in plain TensorFlow can. This module loads
-those, on first use, and refuses the others with a reason:
+TensorFlow Addons ended with version 0.23.0. That version cannot be imported
+as a whole with Keras 3, but its parts in plain TensorFlow can. This module
+loads those on first use, and refuses the others with a reason:
 
 *   `keras_meta.addons.image`: rotations, translations, warps, cut-out,
     filters, color.
 *   `keras_meta.addons.losses`: contrastive, triplet, n-pairs and more.
 *   `keras_meta.addons.activations`: mish, sparsemax, snake and more.
 
-No compiled operation of TensorFlow Addons is loaded. Install it as the extra
-`addons` of keras_meta, `pip install -e '.[addons]'` in a clone, on Python
-3.11, the last version of Python it supports.
+No compiled operation of TensorFlow Addons is loaded. To install it, run
+`pip install -e '.[addons]'` in a clone of keras_meta, on Python 3.11, the last
+version that it supports.
 
 Example:
 ```python
@@ -36,7 +36,8 @@ import keras
 
 _PACKAGE = "tensorflow_addons"
 
-# What each part gives, by name, so that nothing half-working slips through.
+# The names that each part offers, listed so that nothing half-working slips
+# through.
 _WORKING = {
     "activations": (
         "hardshrink",
@@ -93,7 +94,7 @@ _WORKING = {
     ),
 }
 
-_COMPILED = "it needs an operation compiled for another TensorFlow"
+_COMPILED = "it needs an operation compiled for an older TensorFlow"
 _REFUSED_NAMES = {
     "activations.gelu": "it is deprecated; use `keras.activations.gelu`",
     "activations.rrelu": (
@@ -108,17 +109,16 @@ _REFUSED_NAMES = {
         f"{_COMPILED}; use `keras_meta.addons.image.interpolate_bilinear`"
     ),
     "losses.GIoULoss": (
-        "its defaults are refused by Keras 3; pass the function `giou_loss`"
+        "Keras 3 refuses its defaults; use the function `giou_loss`"
     ),
     "losses.NpairsLoss": (
-        "it cannot be saved by Keras 3; pass the function `npairs_loss`"
+        "Keras 3 cannot save it; use the function `npairs_loss`"
     ),
     "losses.NpairsMultilabelLoss": (
-        "it cannot be saved by Keras 3; pass the function "
-        "`npairs_multilabel_loss`"
+        "Keras 3 cannot save it; use the function `npairs_multilabel_loss`"
     ),
     "losses.PinballLoss": (
-        "its defaults are refused by Keras 3; pass the function `pinball_loss`"
+        "Keras 3 refuses its defaults; use the function `pinball_loss`"
     ),
 }
 _REFUSED_PARTS = {
@@ -138,7 +138,7 @@ class Part:
 
     Args:
         name: Name of the part, such as `"image"`.
-        members: The functions and classes it gives, by name.
+        members: The functions and classes that it offers, by name.
     """
 
     def __init__(self, name: str, members: Mapping[str, Any]):
@@ -149,7 +149,7 @@ class Part:
         name = f"{self._name}.{attribute}"
         if name in _REFUSED_NAMES:
             raise AttributeError(
-                f"`tensorflow_addons.{name}` is not given beside Keras 3: "
+                f"`tensorflow_addons.{name}` is not available with Keras 3: "
                 f"{_REFUSED_NAMES[name]}."
             )
         raise AttributeError(
@@ -182,7 +182,7 @@ def __getattr__(name: str) -> Any:
         return _parts()[name]
     if name in _REFUSED_PARTS:
         raise AttributeError(
-            f"`tensorflow_addons.{name}` does not work beside Keras 3. "
+            f"`tensorflow_addons.{name}` does not work with Keras 3. "
             f"Use {_REFUSED_PARTS[name]} instead. `keras_meta.addons` has "
             f"{', '.join(_WORKING)}."
         )
@@ -206,12 +206,12 @@ def _parts() -> dict[str, Part]:
     return _load()
 
 
-# Once in a process: TensorFlow refuses to register an operation's gradient
-# a second time.
+# Runs once per process: TensorFlow refuses to register the gradient of an
+# operation twice.
 @functools.cache
 def _load() -> dict[str, Part]:
     with _importable():
-        # Setting this first keeps the package from looking for its compiled
+        # Set first, this keeps the package from loading its compiled
         # operations, which were built for an older TensorFlow.
         importlib.import_module(f"{_PACKAGE}.options").disable_custom_kernel()
         modules = {
@@ -228,8 +228,8 @@ def _load() -> dict[str, Part]:
 def _importable() -> Iterator[None]:
     """Makes the package's parts importable while the context is open.
 
-    Afterwards `sys.modules` is as it was, so that nobody else meets the
-    stand-ins or a package without its contents.
+    Restores `sys.modules` afterwards, so that nothing else imports the
+    stand-ins or the incomplete package.
     """
     before = dict(sys.modules)
     sys.modules.update(_stand_ins())
@@ -248,12 +248,14 @@ def _stand_in_names() -> tuple[str, ...]:
 
 
 def _stand_ins() -> dict[str, types.ModuleType]:
+    engine: Any
+    keras_tensor: Any
     engine, keras_tensor = (types.ModuleType(n) for n in _stand_in_names())
     engine.keras_tensor = keras_tensor
     keras_tensor.KerasTensor = keras.KerasTensor
-    # A bare package with the right path: its own `__init__` imports
-    # everything, also what cannot be imported.
-    package = types.ModuleType(_PACKAGE)
+    # A bare package with the right path. The real `__init__` imports
+    # everything, including parts that cannot be imported.
+    package: Any = types.ModuleType(_PACKAGE)
     package.__spec__ = importlib.util.find_spec(_PACKAGE)
     package.__path__ = list(package.__spec__.submodule_search_locations)
     stand_ins = (engine, keras_tensor, package)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-# Characters of a value that an error shows.
+# Most characters of a value that an error shows.
 _LONGEST = 200
-# What is computed in float32 must not become infinite.
+# Larger numbers are infinite in float32.
 _LARGEST = float(np.finfo(np.float32).max)
-# Keras takes seeds of 64 bits, and several are counted from one.
+# Keras takes 64-bit seeds, and several are counted up from one.
 _SEEDS = 2**62
 _IN_FLOAT32 = "in float32 (at most 3.4e38)"
 
 
 def is_whole(value: object) -> bool:
-    """Whether a value is an integer of Python or NumPy, but not a bool.
+    """Whether a value is a Python or NumPy integer, and not a bool.
 
     Example:
     >>> is_whole(3), is_whole(3.0), is_whole(True)
@@ -28,7 +29,7 @@ def is_whole(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a real number, of Python or NumPy.
+    """Whether a value is a real number of Python or NumPy, and not a bool.
 
     Example:
     >>> is_number(0.1), is_number("0.1"), is_number(True)
@@ -37,8 +38,8 @@ def is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def is_finite_number(value: object) -> bool:
-    """Whether a value is a real number, and finite as float32 too.
+def is_finite_number(value: Any) -> bool:
+    """Whether a value is a real number that is finite in float32.
 
     Example:
     >>> is_finite_number(0.1), is_finite_number(1e300)
@@ -47,12 +48,12 @@ def is_finite_number(value: object) -> bool:
     try:
         return is_number(value) and abs(float(value)) <= _LARGEST
     except OverflowError:
-        # An integer beyond the largest float.
+        # The integer is larger than any float.
         return False
 
 
 def is_bool(value: object) -> bool:
-    """Whether a value is a bool of Python or NumPy.
+    """Whether a value is a Python or NumPy bool.
 
     Example:
     >>> is_bool(True), is_bool(1), is_bool("False")
@@ -62,15 +63,13 @@ def is_bool(value: object) -> bool:
 
 
 def check_bool(**values: bool) -> None:
-    """Requires bools.
-
-    A string such as `"False"` would count as true.
+    """Requires bools. A string such as `"False"` would count as true.
 
     Args:
-        **values: Values by the name of their argument.
+        **values: Values by argument name.
 
     Raises:
-        ValueError: If one is neither `True` nor `False`.
+        ValueError: If a value is neither `True` nor `False`.
 
     Example:
     >>> check_bool(nesterov=False)
@@ -79,13 +78,13 @@ def check_bool(**values: bool) -> None:
 
 
 def check_positive(**sizes: int) -> None:
-    """Requires positive whole numbers that can be the length of an axis.
+    """Requires positive integers that can be the length of an axis.
 
     Args:
-        **sizes: Values by the name of their argument.
+        **sizes: Values by argument name.
 
     Raises:
-        ValueError: If one is not an integer, or not from 1 to 2**31 - 1.
+        ValueError: If a value is not an integer from 1 to 2**31 - 1.
 
     Example:
     >>> check_positive(ways=5, shots=1)
@@ -95,13 +94,13 @@ def check_positive(**sizes: int) -> None:
 
 
 def check_whole(**values: int) -> None:
-    """Requires whole numbers.
+    """Requires integers.
 
     Args:
-        **values: Values by the name of their argument.
+        **values: Values by argument name.
 
     Raises:
-        ValueError: If one is no integer.
+        ValueError: If a value is not an integer.
 
     Example:
     >>> check_whole(seed=-1)
@@ -110,14 +109,14 @@ def check_whole(**values: int) -> None:
 
 
 def check_at_least(least: int, /, **values: int) -> None:
-    """Requires whole numbers that are not below a bound.
+    """Requires integers of at least a bound.
 
     Args:
         least: The bound.
-        **values: Values by the name of their argument.
+        **values: Values by argument name.
 
     Raises:
-        ValueError: If one is no integer or is below `least`.
+        ValueError: If a value is not an integer, or is below `least`.
 
     Example:
     >>> check_at_least(0, start=100)
@@ -130,15 +129,15 @@ def check_at_least(least: int, /, **values: int) -> None:
 
 
 def check_between(least: int, most: int, /, **values: int) -> None:
-    """Requires whole numbers within two bounds.
+    """Requires integers between two bounds, inclusive.
 
     Args:
         least: The lower bound.
         most: The upper bound.
-        **values: Values by the name of their argument.
+        **values: Values by argument name.
 
     Raises:
-        ValueError: If one is no integer or out of bounds.
+        ValueError: If a value is not an integer, or is out of bounds.
 
     Example:
     >>> check_between(2, 127, time_scales=4)
@@ -151,13 +150,13 @@ def check_between(least: int, most: int, /, **values: int) -> None:
 
 
 def check_finite_number(**values: float) -> None:
-    """Requires numbers that are finite, as float32 too.
+    """Requires numbers that are finite in float32.
 
     Args:
-        **values: Values by the name of their argument.
+        **values: Values by argument name.
 
     Raises:
-        ValueError: If one is not a number or not finite.
+        ValueError: If a value is not a number, or is not finite.
 
     Example:
     >>> check_finite_number(learning_rate=0.1)
@@ -169,10 +168,10 @@ def check_positive_number(**values: float) -> None:
     """Requires finite numbers above 0.
 
     Args:
-        **values: Values by the name of their argument.
+        **values: Values by argument name.
 
     Raises:
-        ValueError: If one is not a finite number or is not above 0.
+        ValueError: If a value is not a finite number, or is not above 0.
 
     Example:
     >>> check_positive_number(epsilon=1e-7)
@@ -185,14 +184,14 @@ def check_positive_number(**values: float) -> None:
 
 
 def check_number_at_least(least: float, /, **values: float) -> None:
-    """Requires finite numbers that are not below a bound.
+    """Requires finite numbers of at least a bound.
 
     Args:
         least: The bound.
-        **values: Values by the name of their argument.
+        **values: Values by argument name.
 
     Raises:
-        ValueError: If one is not a finite number or is below `least`.
+        ValueError: If a value is not a finite number, or is below `least`.
 
     Example:
     >>> check_number_at_least(0, weight_decay=0.0)
@@ -204,14 +203,14 @@ def check_number_at_least(least: float, /, **values: float) -> None:
     )
 
 
-def check_finite_values(**arrays: object) -> None:
+def check_finite_values(**arrays: Any) -> None:
     """Requires arrays of numbers without NaN or infinity.
 
     Args:
-        **arrays: Arrays by the name of their argument.
+        **arrays: Arrays by argument name.
 
     Raises:
-        ValueError: If one has an entry that is not finite.
+        ValueError: If an array has an entry that is not finite.
 
     Example:
     >>> check_finite_values(images=np.zeros([2, 28, 28]))
@@ -231,10 +230,10 @@ def check_decay(**values: float) -> None:
     """Requires numbers of at least 0 and below 1.
 
     Args:
-        **values: Values by the name of their argument.
+        **values: Values by argument name.
 
     Raises:
-        ValueError: If one is no number or out of range.
+        ValueError: If a value is not a number, or is out of range.
 
     Example:
     >>> check_decay(momentum=0.9)
@@ -243,17 +242,17 @@ def check_decay(**values: float) -> None:
 
 
 def as_seed(seed: int | None) -> int | None:
-    """Returns a seed as Keras takes it, which refuses integers of NumPy.
+    """Returns a seed for Keras, which refuses NumPy integers.
 
     Args:
-        seed: What was given for the argument `seed`: an integer, or `None`,
-            which draws other numbers each time.
+        seed: The argument `seed`: an integer, or `None` to draw different
+            numbers each time.
 
     Returns:
         A Python integer, or `None`.
 
     Raises:
-        ValueError: If it is neither, or too large for Keras.
+        ValueError: If `seed` is neither, or is too large for Keras.
 
     Example:
     >>> as_seed(7)
@@ -275,8 +274,8 @@ def check_choice(name: str, value: object, choices: tuple) -> None:
 
     Args:
         name: Name of the argument.
-        value: What was given.
-        choices: What is allowed.
+        value: The value.
+        choices: The allowed values.
 
     Raises:
         ValueError: If `value` is not one of `choices`.
@@ -290,10 +289,10 @@ def check_choice(name: str, value: object, choices: tuple) -> None:
 
 def _check(
     values: Mapping[str, object],
-    is_fine: Callable[[object], bool],
+    is_fine: Callable[[Any], bool],
     expected: str,
 ) -> None:
-    """Requires something of arguments, and says what came instead."""
+    """Requires a property of arguments; the error shows the value received."""
     for name, value in values.items():
         if not is_fine(value):
             raise ValueError(
@@ -306,49 +305,49 @@ def _is_in(value: object, choices: tuple) -> bool:
     try:
         hash(value)
     except TypeError:
-        # Comparing an array or a tensor gives no truth value.
+        # Comparing an array or a tensor does not give a truth value.
         return False
     return value in choices
 
 
 def check_int64(**values: int) -> None:
-    """Requires whole numbers that fit into 64 bits.
+    """Requires integers that fit into 64 bits.
 
     Args:
-        **values: Values by the name of their argument.
+        **values: Values by argument name.
 
     Raises:
-        ValueError: If one is not an integer, or needs more bits.
+        ValueError: If a value is not an integer, or needs more bits.
 
     Example:
     >>> check_int64(seed=-1)
     """
     check_whole(**values)
-    _check(values, lambda x: -(2**63) <= x < 2**63, "an integer of 64 bits")
+    _check(values, lambda x: -(2**63) <= x < 2**63, "a 64-bit integer")
 
 
-def describe(value: object) -> str:
-    """Shows a value in an error, in one short line.
+def describe(value: Any) -> str:
+    """Describes a value in one short line, for errors.
 
     Args:
         value: Anything.
 
     Returns:
-        What `repr` says, cut where it is long; of arrays and tensors the
-        shape and the type.
+        The `repr`, truncated if it is long. For arrays and tensors, the shape
+        and the type.
 
     Example:
     >>> describe("none"), describe(np.zeros([3, 2]))
-    ("'none'", '<ndarray of the shape (3, 2) and float64>')
+    ("'none'", '<ndarray of shape (3, 2) and type float64>')
     """
     is_array = hasattr(value, "shape") and hasattr(value, "dtype")
     if is_array and not isinstance(value, type) and value.shape != ():
         name = getattr(value.dtype, "name", value.dtype)
         kind = type(value).__name__
-        return f"<{kind} of the shape {value.shape} and {name}>"
+        return f"<{kind} of shape {value.shape} and type {name}>"
     try:
         text = " ".join(repr(value).split())
     except Exception:
-        # Python does not print integers of thousands of digits.
+        # Python refuses to print integers with thousands of digits.
         text = f"<{type(value).__name__}>"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -1,12 +1,12 @@
-"""Files that are whole or absent, and whose damage is noticed.
+"""Files that are either complete or absent, and that detect damage.
 
-Everything that the package and its experiments write goes through here. A
-file is written beside its place, flushed to the disk and renamed, so that a
-reader sees the old file or the new one. A *sealed* file ends in the SHA-256
-digest of what comes before: a flipped bit or a missing end is an error that
-names the file. Formats that are read from their own headers, as HDF5 and
-`.npz` are, can still be opened by other programs. JSON carries its digest as
-the last entry.
+The package and its experiments write all their files through this module. A
+file is written under a temporary name, flushed to disk and renamed, so that a
+reader sees either the old file or the new one. A *sealed* file ends in the
+SHA-256 digest of its content, so that a flipped bit or a missing end causes
+an error that names the file. Other programs can still open sealed HDF5 and
+`.npz` files, because these formats are located by their own headers. JSON
+carries its digest as the last entry.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
-# Ends the name of a file that is not whole yet.
+# Suffix of a file that is not complete yet.
 UNFINISHED = ".part"
 _DIGEST = "sha256"
 _SEAL = b"\nkeras_meta sha256 %b\n"
@@ -30,7 +30,7 @@ _SEAL_SIZE = len(_SEAL) - len(b"%b") + 64
 
 
 class DamagedFile(ValueError):
-    """A file is not what was written."""
+    """A file's content differs from what was written."""
 
 
 @contextlib.contextmanager
@@ -39,21 +39,22 @@ def replacing(
     suffix: str = "",
     previous: str | os.PathLike | None = None,
 ) -> Iterator[pathlib.Path]:
-    """Puts a file in its place once it is whole.
+    """Replaces a file atomically, once the new one is complete.
 
     Args:
-        path: Where the file belongs. Its folder is made if it is not there.
-        suffix: What the temporary name must end in, for writers that insist
-            on one.
-        previous: Where to keep the old file, if it is to be kept. If the
-            process is killed, this may be the only file.
+        path: The file. Its folder is created if it is missing.
+        suffix: Suffix of the temporary name, for writers that insist on one.
+        previous: Where to keep the old file, or None to discard it. If the
+            process is killed, only this file may be left.
 
     Yields:
-        A path in the same folder to write to. What is written there replaces
-        the old file at the end, or is removed if the block raises.
+        A path in the same folder to write to. When the block ends, the new
+        file replaces the old one. If the block raises, the new file is
+        removed.
 
     Raises:
-        OSError: If the file cannot be written, say because the disk is full.
+        OSError: If the file cannot be written, for instance because the disk
+            is full.
 
     Example:
     >>> import tempfile
@@ -81,11 +82,11 @@ def replacing(
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file as a whole.
+    """Writes a file atomically.
 
     Args:
         path: The file.
-        content: What it holds.
+        content: The content.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
@@ -97,11 +98,11 @@ def write_sealed(
     suffix: str = "",
     previous: str | os.PathLike | None = None,
 ) -> None:
-    """Writes a file as a whole, with a seal at its end.
+    """Writes a file atomically, with a seal at its end.
 
     Args:
         path: The file.
-        write: Writes the content to the path that it is given.
+        write: Function that writes the content to the path it is given.
         suffix: See `replacing`.
         previous: See `replacing`.
     """
@@ -114,17 +115,17 @@ def write_sealed(
 
 
 def reserve(path: str | os.PathLike, size: int) -> None:
-    """Requires that there is room for a file.
+    """Requires that the disk has room for a file.
 
-    HDF5 may end the process if the disk fills up while it writes. Call this
-    before it opens the file.
+    HDF5 may abort the process if the disk fills up during a write. Call this
+    function before HDF5 opens the file.
 
     Args:
-        path: The file; only zeros will be in it.
-        size: Its size, bytes.
+        path: The file. It is filled with zeros.
+        size: Its size in bytes.
 
     Raises:
-        OSError: If there is no room.
+        OSError: If there is not enough room.
     """
     block = bytes(2**20)
     with open(path, "wb") as file:
@@ -135,15 +136,15 @@ def reserve(path: str | os.PathLike, size: int) -> None:
 
 
 def check_seal(path: str | os.PathLike, way_out: str) -> None:
-    """Requires that a file is as `write_sealed` left it.
+    """Requires that a file is unchanged since `write_sealed` wrote it.
 
     Args:
         path: The file.
         way_out: A sentence that says what to do about a damaged file.
 
     Raises:
-        DamagedFile: If the seal is missing or is that of another content.
-        FileNotFoundError: If there is no file.
+        DamagedFile: If the seal is missing or does not match the content.
+        FileNotFoundError: If the file does not exist.
     """
     path = pathlib.Path(path)
     with path.open("rb") as file:
@@ -158,44 +159,50 @@ def check_seal(path: str | os.PathLike, way_out: str) -> None:
             digest.update(block)
             rest -= len(block)
     if seal != _SEAL % digest.hexdigest().encode():
-        raise _damaged(path, "its checksum does not fit", way_out)
+        raise _damaged(path, "its checksum does not match", way_out)
 
 
 def write_json(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
-    """Writes a dict as JSON, as a whole and with its checksum.
+    """Writes a dict as JSON, atomically and with its checksum.
 
     Args:
         path: The file.
-        record: JSON values by name; `"sha256"` is taken.
+        record: JSON values by name. The name `"sha256"` is reserved.
 
     Raises:
-        ValueError: If `record` holds `"sha256"`.
-        TypeError: If `record` holds what JSON cannot.
+        ValueError: If `record` has the entry `"sha256"`.
+        TypeError: If `record` has values that JSON cannot represent.
     """
     if _DIGEST in record:
-        raise ValueError(f"`record` must not hold {_DIGEST!r}.")
+        raise ValueError(
+            f"`record` must not have the entry {_DIGEST!r}, which is reserved "
+            "for the checksum. Rename the entry."
+        )
     write_bytes(path, _render(record))
 
 
 def read_json(path: str | os.PathLike, way_out: str) -> dict[str, Any]:
-    """Reads what `write_json` wrote, without its checksum.
+    """Reads a file written by `write_json`.
 
     Args:
         path: The file.
         way_out: A sentence that says what to do about a damaged file.
 
+    Returns:
+        The record, without its checksum.
+
     Raises:
-        DamagedFile: If the file is not as `write_json` left it.
-        FileNotFoundError: If there is no file.
+        DamagedFile: If the file has changed since `write_json` wrote it.
+        FileNotFoundError: If the file does not exist.
     """
     path = pathlib.Path(path)
     content = path.read_bytes()
     try:
         record = json.loads(content)
         if not isinstance(record, dict):
-            raise ValueError("no dict")
+            raise ValueError("not a dict")
         if _DIGEST not in record:
-            why = "it has no checksum, so an older version or a person wrote it"
+            why = "it has no checksum; an older version or a person wrote it"
             raise _damaged(path, why, way_out)
         del record[_DIGEST]
         is_whole = _render(record) == content
@@ -204,15 +211,15 @@ def read_json(path: str | os.PathLike, way_out: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         is_whole = False
     if not is_whole:
-        raise _damaged(path, "its checksum does not fit", way_out)
+        raise _damaged(path, "its checksum does not match", way_out)
     return record
 
 
 def digest_of(content: bytes) -> str:
-    """Returns the digest by which another file may name a content.
+    """Returns the digest by which another file can refer to a content.
 
     Args:
-        content: What a file holds.
+        content: Content of a file.
 
     Returns:
         64 hexadecimal digits.
@@ -221,35 +228,38 @@ def digest_of(content: bytes) -> str:
 
 
 def read_bytes(path: str | os.PathLike, digest: str, way_out: str) -> bytes:
-    """Reads a file whose digest is known from elsewhere.
+    """Reads a file whose digest is recorded elsewhere.
 
     Args:
         path: The file.
-        digest: What `digest_of` returned for its content.
+        digest: Digest of its content, from `digest_of`.
         way_out: A sentence that says what to do about a damaged file.
 
+    Returns:
+        The content.
+
     Raises:
-        DamagedFile: If the file holds another content.
-        FileNotFoundError: If there is no file.
+        DamagedFile: If the content does not match the digest.
+        FileNotFoundError: If the file does not exist.
     """
     path = pathlib.Path(path)
     content = path.read_bytes()
     if digest_of(content) != digest:
-        raise _damaged(path, "its checksum does not fit", way_out)
+        raise _damaged(path, "its checksum does not match", way_out)
     return content
 
 
 def remove_unfinished(
     folder: str | os.PathLike, older_than: float, whole: str = "*"
 ) -> None:
-    """Removes what writers that were killed left in a folder.
+    """Removes unfinished files that killed writers left in a folder.
 
     Args:
-        folder: The folder. Nothing happens if it is not there.
-        older_than: Time in seconds since the epoch; younger files may be
-            those of a writer at work, and stay.
-        whole: Pattern of the names that the files would have got, in a
-            folder where others keep files too.
+        folder: The folder. If it does not exist, nothing happens.
+        older_than: Time in seconds since the epoch. Newer files stay: a
+            process may still be writing them.
+        whole: Pattern for the final names of the files. Needed in a folder
+            that is shared with other programs.
     """
     for path in pathlib.Path(folder).glob(f"{whole}.*{UNFINISHED}*"):
         with contextlib.suppress(OSError):
@@ -265,8 +275,8 @@ def _render(record: Mapping[str, Any]) -> bytes:
 
 
 def _flush(path: pathlib.Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    # Windows opens no folders.
+    """Waits until a file, or the names in a folder, are on disk."""
+    # Windows cannot open folders.
     if path.is_dir() and os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -281,11 +291,11 @@ def _damaged(path: pathlib.Path, why: str, way_out: str) -> DamagedFile:
 
 
 def _unwritten(path: pathlib.Path, error: OSError) -> OSError:
-    """Returns the error that says which file could not be written."""
-    kept = "What it held before is kept."
+    """Returns an error that names the file that could not be written."""
+    kept = "Its previous content is kept."
     if error.errno is None:
         return OSError(f"{path} could not be written: {error}. {kept}")
-    # A library's own account of such an error is long and names its buffers.
+    # Libraries report such an error at length, down to their buffers.
     reason = os.strerror(error.errno)
     return OSError(
         error.errno, f"{path} could not be written: {reason}. {kept}"

@@ -1,4 +1,4 @@
-"""Means over test tasks with confidence intervals."""
+"""Evaluation on test tasks, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from keras_meta.learners.episode import check_query
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.tensors import as_tensor
 
-# Two-sided 95 % quantile of the normal distribution.
+# Two-sided 95 % quantile of the standard normal distribution.
 _QUANTILE = 1.96
 
 
@@ -33,13 +33,13 @@ _QUANTILE = 1.96
 class Interval:
     """A mean over tasks and its 95 % confidence interval.
 
-    A metric with several values, such as one for each class, has a mean and
-    a half width for each of them; indexing picks one.
+    A metric with several values, such as one per class, has a mean and a half
+    width for each. Index the interval to select one.
 
     Attributes:
         mean: The mean, or an array of means.
-        half_width: Half the width of the interval: 1.96 standard errors of
-            the mean; or an array of them.
+        half_width: Half the width of the interval, which is 1.96 standard
+            errors of the mean, or an array of half widths.
         tasks: Number of tasks.
 
     Example:
@@ -56,21 +56,26 @@ class Interval:
 
     @property
     def percent(self) -> Interval:
-        """The interval in percent, of a quantity in 0..1."""
+        """The interval in percent, for a quantity between 0 and 1."""
         return Interval(100 * self.mean, 100 * self.half_width, self.tasks)
 
     def __getitem__(self, index: int) -> Interval:
         """Returns the interval of one of several values."""
         if not np.ndim(self.mean):
             raise TypeError(
-                "An interval of a single value has no parts. Received: "
+                "An interval of a single value cannot be indexed. Received: "
                 f"{self}[{index}]"
             )
-        return _interval(self.mean[index], self.half_width[index], self.tasks)
+        mean, half_width = map(np.asarray, (self.mean, self.half_width))
+        return _interval(mean[index], half_width[index], self.tasks)
 
     def __len__(self) -> int:
         """Returns the number of values, if there are several."""
-        return len(self.mean)
+        return len(np.asarray(self.mean))
+
+    def __iter__(self) -> Iterator[Interval]:
+        """Yields the interval of each of several values."""
+        return map(self.__getitem__, range(len(np.atleast_1d(self.mean))))
 
     def __bool__(self) -> bool:
         return True
@@ -100,7 +105,7 @@ class Interval:
             return f"[{', '.join(map(str, self))}]"
         decimals = 2
         if math.isfinite(self.half_width) and self.half_width > 0:
-            # Two digits of the half width tell something.
+            # Only the first two digits of the half width are significant.
             decimals = max(0, 1 - math.floor(math.log10(self.half_width)))
         return format(self, f".{decimals}f")
 
@@ -110,9 +115,9 @@ class Curve:
     """Means over tasks after each inner step, with 95 % intervals.
 
     Attributes:
-        mean: `[steps + 1]`, the first of the unadapted initialization;
-            `[steps + 1, values]` for a metric with several values.
-        half_width: Half the widths of the intervals, of the same shape.
+        mean: Means, `[steps + 1]`, or `[steps + 1, values]` for a metric with
+            several values. The first is that of the initialization.
+        half_width: Half the widths of the intervals. Same shape as `mean`.
         tasks: Number of tasks.
     """
 
@@ -121,7 +126,7 @@ class Curve:
     tasks: int
 
     def __getitem__(self, step: int) -> Interval:
-        """Returns the interval after a number of steps."""
+        """Returns the interval after `step` steps."""
         return _interval(self.mean[step], self.half_width[step], self.tasks)
 
 
@@ -133,28 +138,29 @@ def evaluate_tasks(
 ) -> dict[str, Interval]:
     """Evaluates a learner task by task.
 
-    The loss and every compiled metric are computed for each task's query set
-    alone, `[q, ...]`; intervals are those of the mean over tasks.
-    Regularizers do not count. What is compiled for this is kept until the
-    learner's `compile` is called again.
+    The loss and every compiled metric are computed on each task's query set
+    separately, `[q, ...]`. The intervals are those of the mean over tasks.
+    Regularizers are not included. Compiled functions are kept until
+    `learner.compile` is called again.
 
     Args:
         learner: A compiled meta-learner.
-        episodes: Data set of `(x, query_y)` as for `learner.evaluate`,
-            batches of any number of tasks.
-        tasks: How many tasks to draw, at least 2; the last batch is cut.
-        steps: Number of inner steps, at least 0; by default the learner's
-            own for evaluation.
+        episodes: Data set of `(x, query_y)` as for `learner.evaluate`, with
+            any number of tasks in a batch.
+        tasks: Number of tasks, at least 2. Extra tasks in the last batch are
+            dropped.
+        steps: Number of inner steps, at least 0. By default, the learner's
+            number of steps for evaluation.
 
     Returns:
-        An `Interval` for `"loss"` and for each metric, by the names that
-        `learner.evaluate(..., return_dict=True)` gives them. A metric with
-        several values, such as `keras.metrics.F1Score(average=None)` with
-        one for each class, has an `Interval` with as many means. A metric
-        whose result is a dict has an `Interval` for each of its entries.
+        An `Interval` for `"loss"` and for each metric, by the names in
+        `learner.evaluate(..., return_dict=True)`. A metric with several
+        values, such as `keras.metrics.F1Score(average=None)` with one per
+        class, has an `Interval` with as many means. A metric whose result is
+        a dict has an `Interval` for each entry.
 
     Raises:
-        FloatingPointError: If data or what is computed from them are not
+        FloatingPointError: If data, or values computed from them, are not
             finite.
         ValueError: If an argument is out of range, the learner is not
             compiled or has several outputs, or the data set ends early.
@@ -185,14 +191,15 @@ def adaptation_curve(
 ) -> dict[str, Curve]:
     """Evaluates a learner after each inner step.
 
-    A learner trained for few steps may diverge when it takes many; from
-    where some task is not finite, the means are infinite or NaN.
+    A learner trained with few steps may diverge when it takes many. From the
+    first step at which a task is not finite, the means are infinite or NaN.
 
     Args:
         learner: A compiled meta-learner.
         episodes: See `evaluate_tasks`.
         tasks: See `evaluate_tasks`.
-        steps: Number of inner steps, at least 0, also more than in training.
+        steps: Number of inner steps, at least 0. May exceed the number used
+            in training.
 
     Returns:
         A `Curve` for `"loss"` and for each metric; see `evaluate_tasks`.
@@ -220,16 +227,18 @@ def adaptation_curve(
     }
 
 
-def _require_inner_loop(learner: keras.Model, received: str, way_out: str):
+def _require_inner_loop(
+    learner: keras.Model, received: str, way_out: str
+) -> None:
     if not isinstance(learner, Learner):
         raise ValueError(
             "`steps` needs a learner with an inner loop. Received: "
-            f"{received} and a {type(learner).__name__}. {way_out}"
+            f"{received} with a {type(learner).__name__}. {way_out}"
         )
 
 
-def _predict(learner: keras.Model, steps: int | None, x: Any):
-    """Returns predictions as a curve of one point, `[1, tasks, q, ...]`."""
+def _predict(learner: keras.Model, steps: int | None, x: Any) -> Any:
+    """Returns predictions as a one-point curve, `[1, tasks, q, ...]`."""
     if isinstance(learner, Learner):
         outputs = learner.predict_adapted(x, steps=steps)
     else:
@@ -248,7 +257,7 @@ def _statistics_of_tasks(
     tasks: int,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns means and half widths, `[steps, ...]`, of loss and metrics."""
-    # One task has no interval.
+    # An interval needs at least two tasks.
     check_at_least(2, tasks=tasks)
     if not isinstance(learner, keras.Model):
         raise TypeError(
@@ -257,8 +266,8 @@ def _statistics_of_tasks(
         )
     if not learner.compiled:
         raise ValueError(
-            "The learner must be compiled: call `compile(loss=..., "
-            "metrics=...)` with what is to be measured."
+            "The learner must be compiled. Call `compile(loss=..., "
+            "metrics=...)` with the loss and the metrics to measure."
         )
     parts = [
         _measure(learner, y, predictions)
@@ -285,7 +294,7 @@ def _predictions(
         if sample_weight is not None:
             raise ValueError(
                 "`episodes` must yield `(x, query_y)`. Received a third "
-                "part; weights of query examples are not supported here. "
+                "element: weights of query examples are not supported here. "
                 "Drop them with `episodes.map(lambda x, y, w: (x, y))`."
             )
         check_query(x, y, None)
@@ -304,13 +313,12 @@ def _predictions(
             return
     raise ValueError(
         f"`episodes` ended after {done} tasks; tasks={describe(tasks)} were "
-        "asked for. "
-        "Make the data set longer or endless, or ask for fewer."
+        "requested. Make the data set longer or endless, or lower `tasks`."
     )
 
 
 def _batches(episodes: Any) -> Iterator[Any]:
-    """Returns an iterator over a data set; refuses anything else."""
+    """Returns an iterator over a data set, and refuses anything else."""
     try:
         return iter(episodes)
     except (TypeError, NotImplementedError) as error:
@@ -323,7 +331,7 @@ def _batches(episodes: Any) -> Iterator[Any]:
 def _measure(
     learner: keras.Model, y: tf.Tensor, predictions: tf.Tensor
 ) -> dict[str, np.ndarray]:
-    """Returns `[steps, tasks, ...]` of the loss and each metric.
+    """Returns the loss and each metric, `[steps, tasks, ...]`, by name.
 
     Args:
         learner: The learner.
@@ -344,7 +352,7 @@ def _measure(
 
 
 def _refuse_bad_labels(y: tf.Tensor, losses: np.ndarray) -> None:
-    """Refuses labels that are not finite where the losses, `[tasks]`, tell."""
+    """Refuses labels that are not finite, in tasks whose loss is not finite."""
     for task in np.flatnonzero(~np.isfinite(losses)).tolist():
         if arguments_not_finite({"query_y": y}, ["query_y"], task):
             raise FloatingPointError(
@@ -360,11 +368,11 @@ def _part(x: tf.Tensor, i: int) -> tf.Tensor:
 def _metrics(
     learner: keras.Model, y: tf.Tensor, y_pred: tf.Tensor
 ) -> dict[str, keras.metrics.Metric]:
-    """Returns the compiled metrics by the names that Keras logs them by."""
+    """Returns the compiled metrics by the names that Keras logs."""
     compiled = learner._compile_metrics
     if compiled is None:
         return {}
-    # A running `fit` may own what the metrics have accumulated.
+    # The accumulated state may belong to a running `fit`.
     with keras.StatelessScope():
         compiled.update_state(y[0], _part(y_pred, 0))
         names = [*compiled.result()]
@@ -374,7 +382,7 @@ def _metrics(
 def _metric(
     name: str, metric: keras.metrics.Metric, y: tf.Tensor, y_pred: tf.Tensor
 ) -> dict[str, np.ndarray]:
-    """Returns what a metric gives for each task, `[tasks, ...]`, by name."""
+    """Returns a metric's results for each task, `[tasks, ...]`, by name."""
     if _is_mean_over_examples(metric) and keras_mask(y_pred) is None:
         values = metric._fn(
             task_axis.merge(y), merge_tasks(y_pred), **metric._fn_kwargs
@@ -392,19 +400,21 @@ def _metric(
     }
 
 
-def _metric_of_task(metric: keras.metrics.Metric, y, y_pred):
-    """Returns a metric of one task; other threads may use it meanwhile."""
+def _metric_of_task(
+    metric: keras.metrics.Metric, y: tf.Tensor, y_pred: tf.Tensor
+) -> Any:
+    """Returns a metric's result for one task, leaving its state unchanged."""
     with keras.StatelessScope():
         metric.reset_state()
         metric.update_state(y, y_pred)
-        # A result may be a variable, whose value is this one in here alone.
+        # A result may be a variable, which has this value only in the scope.
         return keras.tree.map_structure(
             keras.ops.convert_to_numpy, metric.result()
         )
 
 
 def _is_mean_over_examples(metric: keras.metrics.Metric) -> bool:
-    """Whether a metric is the mean of a function known to be example-wise."""
+    """Whether a metric is the mean of a function of single examples."""
     wrapper = keras.metrics.MeanMetricWrapper
     return (
         isinstance(metric, wrapper)
@@ -414,16 +424,20 @@ def _is_mean_over_examples(metric: keras.metrics.Metric) -> bool:
     )
 
 
-def _interval(mean, half_width, tasks: int) -> Interval:
+def _interval(mean: Any, half_width: Any, tasks: int) -> Interval:
     if np.ndim(mean):
         return Interval(mean, half_width, tasks)
     return Interval(float(mean), float(half_width), tasks)
 
 
 def _mean_and_half_width(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `[steps, ...]` each of values `[steps, tasks, ...]`."""
+    """Returns mean and half width, `[steps, ...]`, over the tasks.
+
+    Args:
+        values: `[steps, tasks, ...]`.
+    """
     values = values.astype(np.float64)
-    # Tasks that diverged make both infinite or NaN.
+    # If a task diverged, both are infinite or NaN.
     with np.errstate(invalid="ignore", over="ignore"):
         deviation = values.std(axis=1, ddof=1)
         mean = values.mean(axis=1)

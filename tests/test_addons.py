@@ -15,7 +15,7 @@ needs_addons = pytest.mark.skipif(
 
 @pytest.fixture
 def absent(monkeypatch):
-    """As on a Python where TensorFlow Addons cannot be installed."""
+    """Simulates a Python where TensorFlow Addons cannot be installed."""
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
 
 
@@ -32,7 +32,7 @@ def test_absence_is_explained(absent, part):
 )
 def test_parts_that_cannot_work_are_refused(part):
     with pytest.raises(
-        AttributeError, match=f"{part}` does not work beside Keras 3. Use"
+        AttributeError, match=f"{part}` does not work with Keras 3. Use"
     ):
         getattr(addons, part)
 
@@ -57,7 +57,7 @@ def test_unknown_parts_are_refused():
 )
 def test_names_that_cannot_work_are_refused(part, name):
     with pytest.raises(
-        AttributeError, match=f"{name}` is not given beside Keras 3"
+        AttributeError, match=f"{name}` is not available with Keras 3"
     ):
         getattr(getattr(addons, part), name)
     assert name not in dir(getattr(addons, part))
@@ -110,7 +110,7 @@ def test_a_rotation_by_a_right_angle_is_exact():
 
 
 @needs_addons
-def test_contrastive_loss_by_hand():
+def test_contrastive_loss_matches_its_formula():
     loss = addons.losses.contrastive_loss(
         tf.constant([1.0, 0.0, 0.0]), tf.constant([0.5, 0.25, 2.0])
     )
@@ -145,8 +145,8 @@ def test_activations_run():
 
 @pytest.mark.slow
 @needs_addons
-def test_nothing_is_left_behind():
-    """In a fresh process: no stand-ins, no half package, no compiled part."""
+def test_import_leaves_nothing_behind():
+    """Leaves no stand-ins, no partial package and no compiled operations."""
     script = (
         "import sys, warnings\n"
         "warnings.simplefilter('error')\n"

@@ -1,4 +1,4 @@
-"""Arguments of another kind are refused by their name, before any work."""
+"""Bad arguments are refused at once, by name."""
 
 import re
 
@@ -38,7 +38,7 @@ from keras_meta.optimizers import LSTMOptimizer
     ],
 )
 @pytest.mark.parametrize("value", ["0.5", [1]])
-def test_what_is_no_number(make, name, value):
+def test_refuses_values_that_are_not_numbers(make, name, value):
     shown = re.escape(repr(value))
     with pytest.raises(ValueError, match=f"`{name}` must .*{shown}"):
         make(**{name: value})
@@ -65,7 +65,7 @@ def test_numbers_out_of_range(make, name, value):
 
 
 @pytest.mark.parametrize("number", [np.float32(0.25), np.int64(1), 1])
-def test_numbers_of_numpy_are_numbers(number):
+def test_accepts_numpy_numbers(number):
     assert keras_meta.GradientDescent(number).learning_rate == float(number)
     assert keras_meta.RMSprop(epsilon=number).epsilon == number
 
@@ -80,13 +80,13 @@ def test_seeds_and_starts_of_episodes(name, value):
         sinusoids(**sizes, **{name: value})
 
 
-def test_an_annealing_of_no_epochs():
+def test_annealing_refuses_zero_epochs():
     with pytest.raises(ValueError, match="`epochs` must be a positive integer"):
         keras_meta.callbacks.AnnealStepWeights(0)
 
 
 @pytest.mark.parametrize("preset", [None, 3])
-def test_a_preset_without_a_name(preset):
+def test_presets_refuse_names_that_are_not_strings(preset):
     with pytest.raises(TypeError, match="`preset`.*'lstm_mnist'.*Received"):
         LSTMOptimizer.from_preset(preset)
 
@@ -99,14 +99,14 @@ def test_a_preset_without_a_name(preset):
         keras_meta.MetaLearnerLSTM,
     ],
 )
-def test_seeds_of_numpy_draw_what_those_of_python_do(rule):
+def test_numpy_and_python_seeds_draw_the_same_numbers(rule):
     mine, other = rule(seed=np.int64(3)), rule(seed=3)
     for a, b in zip(mine.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.slow
-def test_reptile_takes_numbers_of_numpy(tmp_path):
+def test_reptile_accepts_numpy_numbers(tmp_path):
     model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
     learner = keras_meta.Reptile(
         model,

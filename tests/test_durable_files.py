@@ -45,7 +45,7 @@ def test_a_full_disk_is_reported_with_the_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_replacing_keeps_the_file_before_under_its_own_name(tmp_path):
+def test_replacing_keeps_the_previous_file_if_asked(tmp_path):
     path, previous = tmp_path / "file", tmp_path / "previous"
     for content in (b"1", b"2", b"3"):
         with durable_files.replacing(path, previous=previous) as temporary:
@@ -55,7 +55,7 @@ def test_replacing_keeps_the_file_before_under_its_own_name(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 7, 2**20 + 3])
-def test_reserve_takes_the_room(tmp_path, size):
+def test_reserve_allocates_the_size(tmp_path, size):
     path = tmp_path / "file"
     durable_files.reserve(path, size)
     assert path.stat().st_size == size
@@ -80,7 +80,7 @@ def test_a_sealed_file_passes_and_ends_in_its_digest(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"some content"])
-def test_every_flipped_bit_and_every_lost_end_of_a_sealed_file_is_noticed(
+def test_every_flipped_bit_and_truncation_of_a_sealed_file_is_noticed(
     tmp_path, content
 ):
     path = tmp_path / "file"
@@ -100,7 +100,7 @@ def test_every_flipped_bit_and_every_lost_end_of_a_sealed_file_is_noticed(
             durable_files.check_seal(path, WAY_OUT)
 
 
-def test_formats_with_headers_of_their_own_can_be_read_with_the_seal(tmp_path):
+def test_hdf5_and_npz_files_can_be_read_despite_the_seal(tmp_path):
     array = np.arange(3.0)
 
     def write_h5(path):
@@ -130,7 +130,7 @@ json_values = st.recursive(
     )
 )
 @settings(max_examples=50, deadline=None)
-def test_json_comes_back_as_it_was(tmp_path_factory, record):
+def test_json_round_trip(tmp_path_factory, record):
     path = tmp_path_factory.mktemp("json") / "record.json"
     durable_files.write_json(path, record)
     read = durable_files.read_json(path, WAY_OUT)
@@ -138,7 +138,7 @@ def test_json_comes_back_as_it_was(tmp_path_factory, record):
     assert json.dumps(read) == json.dumps(record)
 
 
-def test_every_flipped_bit_and_every_lost_end_of_json_is_noticed(tmp_path):
+def test_every_flipped_bit_and_truncation_of_json_is_noticed(tmp_path):
     path = tmp_path / "record.json"
     durable_files.write_json(path, {"rate": 0.1, "name": "adam"})
     whole = path.read_bytes()
@@ -153,14 +153,14 @@ def test_every_flipped_bit_and_every_lost_end_of_json_is_noticed(tmp_path):
             durable_files.read_json(path, WAY_OUT)
 
 
-def test_json_without_a_checksum_is_named_so(tmp_path):
+def test_json_without_a_checksum_is_refused(tmp_path):
     path = tmp_path / "record.json"
     path.write_text('{"rate": 0.1}\n')
     with pytest.raises(durable_files.DamagedFile, match="has no checksum"):
         durable_files.read_json(path, WAY_OUT)
 
 
-def test_unfinished_files_are_removed_once_they_are_old(tmp_path):
+def test_old_unfinished_files_are_removed(tmp_path):
     for name in ("a.npz.1234.part", "b.h5.1234.part.h5", "whole.npz"):
         (tmp_path / name).write_bytes(b"")
         os.utime(tmp_path / name, (0, 0))
@@ -171,7 +171,7 @@ def test_unfinished_files_are_removed_once_they_are_old(tmp_path):
     durable_files.remove_unfinished(tmp_path / "absent", older_than=1000.0)
 
 
-def test_a_file_is_compared_with_the_digest_that_another_one_names(tmp_path):
+def test_a_file_is_checked_against_a_recorded_digest(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"content")
     digest = durable_files.digest_of(b"content")

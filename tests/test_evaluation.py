@@ -44,7 +44,7 @@ def _learner(metrics=("accuracy",), rate=0.1, **options):
     return learner
 
 
-def _by_hand(learner, tasks, steps):
+def _plain_results(learner, tasks, steps):
     """Accuracy and loss of each task, by a plain loop of numpy."""
     accuracies, losses = [], []
     kernel0, bias0 = (w.numpy() for w in learner.model.weights)
@@ -70,9 +70,9 @@ def _softmax(logits):
 @pytest.mark.slow_variants("True-12")
 @pytest.mark.parametrize("batch", [_TASKS, 5])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_evaluation_is_per_task_over_exactly_the_tasks(batch, jit_compile):
+def test_evaluates_each_of_exactly_the_requested_tasks(batch, jit_compile):
     learner = _learner(jit_compile=jit_compile)
-    expected = _by_hand(learner, tasks=7, steps=2)
+    expected = _plain_results(learner, tasks=7, steps=2)
     result = evaluate_tasks(learner, _classification(batch), tasks=7)
     assert set(result) == {"loss", "accuracy"}
     for name, values in expected.items():
@@ -87,9 +87,9 @@ def test_evaluation_is_per_task_over_exactly_the_tasks(batch, jit_compile):
 
 @pytest.mark.slow_variants("1", "5")
 @pytest.mark.parametrize("steps", [0, 1, 5])
-def test_steps_replace_the_learners_own(steps):
+def test_steps_override_the_learners_default(steps):
     learner = _learner()
-    expected = _by_hand(learner, _TASKS, steps)
+    expected = _plain_results(learner, _TASKS, steps)
     result = evaluate_tasks(learner, _classification(5), _TASKS, steps=steps)
     np.testing.assert_allclose(
         result["loss"].mean, expected["loss"].mean(), rtol=1e-5
@@ -102,7 +102,7 @@ def test_curve_starts_at_the_initialization():
     curve = adaptation_curve(learner, _classification(5), tasks=9, steps=3)
     assert curve["accuracy"].mean.shape == (4,)
     for steps in range(4):
-        expected = _by_hand(learner, 9, steps)["loss"]
+        expected = _plain_results(learner, 9, steps)["loss"]
         at = curve["loss"][steps]
         np.testing.assert_allclose(at.mean, expected.mean(), rtol=1e-5)
         np.testing.assert_allclose(
@@ -120,7 +120,7 @@ def test_mean_agrees_with_evaluate():
 
 
 def _top_two(y_true, y_pred):
-    """Not known to be example-wise, so it is called for each task."""
+    """A function of its own, so it is called for each task."""
     assert len(y_pred.shape) == 2
     return keras.metrics.sparse_top_k_categorical_accuracy(y_true, y_pred, k=2)
 
@@ -144,7 +144,7 @@ def test_any_metric_is_computed_per_task():
 
 
 @pytest.mark.slow
-def test_metrics_keep_what_they_have_accumulated():
+def test_metrics_keep_their_state():
     learner = _learner(metrics=[keras.metrics.MeanIoU(_WAYS, sparse_y_pred=0)])
     learner.evaluate(_classification(5), verbose=0)
     metric = learner._compile_metrics.metrics[0]
@@ -178,7 +178,7 @@ def test_short_data_is_refused():
         (["a", "b"], r"need labels .* `\(x, query_y\)`"),
     ],
 )
-def test_what_is_no_data_set(evaluate, episodes, message):
+def test_refuses_episodes_that_are_not_a_data_set(evaluate, episodes, message):
     with pytest.raises((TypeError, ValueError), match=message):
         evaluate(_learner(), episodes, tasks=2)
 
@@ -189,7 +189,7 @@ def test_labels_are_needed_to_evaluate():
         evaluate_tasks(_learner(), inputs, tasks=2)
 
 
-def test_what_is_no_learner():
+def test_refuses_learners_that_are_not_models():
     with pytest.raises(TypeError, match="`learner` must be.*learner='maml'"):
         evaluate_tasks("maml", _classification(3), tasks=2)
 
@@ -207,7 +207,7 @@ def test_uncompiled_learners_are_refused():
 
 def test_sample_weights_are_refused():
     weighted = _classification(5).map(lambda x, y: (x, y, tf.ones_like(y)))
-    with pytest.raises(ValueError, match="third part"):
+    with pytest.raises(ValueError, match="third element"):
         evaluate_tasks(_learner(), weighted, _TASKS)
 
 
@@ -224,7 +224,7 @@ def test_another_evaluation_sees_new_weights():
     evaluate_tasks(learner, _classification(5), _TASKS)
     learner.model.weights[0].assign_add(tf.ones([2, _WAYS]) * [1.0, 0.0, -1.0])
     result = evaluate_tasks(learner, _classification(5), _TASKS)
-    expected = _by_hand(learner, _TASKS, 2)["loss"]
+    expected = _plain_results(learner, _TASKS, 2)["loss"]
     np.testing.assert_allclose(result["loss"].mean, expected.mean(), rtol=1e-5)
 
 
@@ -247,7 +247,7 @@ def test_format():
 
 
 @pytest.mark.slow
-def test_callback_adds_to_the_logs_what_others_monitor(tmp_path):
+def test_callback_adds_entries_to_the_logs_for_other_callbacks(tmp_path):
     learner = _learner()
     path = tmp_path / "best.weights.h5"
     history = learner.fit(

@@ -219,7 +219,7 @@ def test_an_interval_of_several_values_shows_each():
     )
     assert interval != interval.percent
     assert len({interval, interval.percent}) == 2
-    with pytest.raises(TypeError, match="single value has no parts"):
+    with pytest.raises(TypeError, match="single value cannot be indexed"):
         interval[1][0]
 
 

@@ -1,5 +1,6 @@
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import pathlib
 import re
@@ -13,11 +14,11 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
+from keras_meta import addons
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 README = (ROOT / "README.md").read_text("utf-8")
-BUILD = (ROOT / "BUILD.md").read_text("utf-8")
 FOLDERS = ("keras_meta", "experiments", "tests", ".ci")
 TEXTS = {".csv", ".json", ".md", ".py", ".toml", ""}
 HOMES = re.compile(r"(?<![\w.~$}/])/(?:home|root|Users|work)/\w")
@@ -113,13 +114,15 @@ def test_every_folder_of_code_is_a_package():
 
 def test_data_files_are_packaged():
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["keras_meta"]
-    data = [
-        path.relative_to(ROOT).as_posix()
+    package = ROOT / "keras_meta"
+    data = {
+        path
         for path in files()
-        if path.is_relative_to(ROOT / "keras_meta") and path.suffix != ".py"
-    ]
-    packaged = {pattern.removeprefix("**/*") for pattern in patterns}
-    assert [x for x in data if pathlib.Path(x).suffix not in packaged] == []
+        if path.is_relative_to(package) and path.suffix != ".py"
+    }
+    # Type checkers read annotations only where they find this file.
+    assert package / "py.typed" in data
+    assert data - {x for p in patterns for x in package.glob(p)} == set()
 
 
 def test_no_paths_of_one_machine():
@@ -133,11 +136,13 @@ def test_no_paths_of_one_machine():
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("README", README), ("BUILD", BUILD)]
+    "name", ["README.md", "BUILD.md", "experiments/RESULTS.md"]
 )
-def test_documents_name_what_exists(name, text):
+def test_documents_name_what_exists(name):
+    path = ROOT / name
+    text = path.read_text("utf-8")
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
-    assert [x for x in links if not (ROOT / x).exists()] == []
+    assert [x for x in links if not (path.parent / x).exists()] == []
     modules = re.findall(r"-m (experiments\.[\w.]*\w)", text)
     assert modules
     assert [x for x in modules if importlib.util.find_spec(x) is None] == []
@@ -175,3 +180,74 @@ def test_recipes_run(folder):
     assert x["support_x"].shape == (4, 5, 32, 32, 3)
     assert y.shape == (4, 75)
     assert run["classifier"].get_metrics_result()["accuracy"] > 0.7
+
+
+def exports(module):
+    """Yields the functions and classes that a module and its parts export."""
+    for name in getattr(module, "__all__", [*vars(module)]):
+        member = getattr(module, name)
+        is_part = inspect.ismodule(member)
+        home = getattr(member, "__name__" if is_part else "__module__", "")
+        if name.startswith("_") or not home.startswith("keras_meta."):
+            continue
+        if is_part:
+            yield from exports(member)
+        else:
+            yield member
+
+
+def functions_of(member):
+    """Yields the functions that a member of a module or a class holds."""
+    # Those of properties, cached properties and class methods.
+    places = ("fget", "fset", "func", "__func__")
+    held = [getattr(member, place, None) for place in places]
+    yield from filter(inspect.isfunction, map(inspect.unwrap, [member, *held]))
+
+
+def public_functions():
+    """Returns all functions that users see and that are written here."""
+    found = set()
+    for export in [*exports(keras_meta), *exports(addons)]:
+        found.update(functions_of(export))
+        for base in getattr(export, "__mro__", ()):
+            if not base.__module__.startswith("keras_meta."):
+                continue
+            for name, member in vars(base).items():
+                # Names of the form `__add__` are public.
+                if not name.startswith("_") or name.startswith("__"):
+                    found.update(functions_of(member))
+    (package,) = keras_meta.__path__
+    return [f for f in found if f.__code__.co_filename.startswith(package)]
+
+
+def missing_annotations(function):
+    """Returns the parameters without a type, and "return" if it has none."""
+    signature = inspect.signature(function)
+    missing = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.annotation is parameter.empty
+        and name not in ("self", "cls")
+    ]
+    has_result = function.__name__ != "__init__"
+    if has_result and signature.return_annotation is signature.empty:
+        missing.append("return")
+    return missing
+
+
+def test_public_signatures_are_annotated():
+    functions = public_functions()
+    assert {
+        "from_arrays",
+        "Interval.percent",
+        "Learner.call",
+        "MetaTraining.train_step",
+        "Part.__getattr__",
+        "Truncated.from_config",
+        "UpdateRule.__init__",
+    } <= {f.__qualname__ for f in functions}
+    missing = {
+        f"{f.__module__}.{f.__qualname__}": missing_annotations(f)
+        for f in functions
+    }
+    assert {k: v for k, v in missing.items() if v} == {}

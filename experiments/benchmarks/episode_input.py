@@ -4,16 +4,16 @@
 
 - The start: seconds from the TFDS files to the first episode, with an empty
   cache and with a full one.
-- The rate: 5-way 1-shot episodes with 15 queries a class a second, from
-  `Classes.episodes` and from a data set of each class, 1200 of them, joined by
-  `tf.data.Dataset.choose_from_datasets`. Both yield decoded images from memory
-  in batches of 32 episodes, and take turns.
-- The wait: what a meta-training step of the four-block network takes longer
-  on fresh episodes than on episodes that lie ready, as a part of the step.
-  Steps of both kinds take turns.
+- The rate: 5-way 1-shot episodes with 15 queries per class, per second. One
+  contender is `Classes.episodes`; the other joins 1200 data sets, one per
+  class, with `tf.data.Dataset.choose_from_datasets`. Both yield decoded images
+  from memory in batches of 32 episodes, and take turns.
+- The wait: how much longer a meta-training step of the four-block network
+  takes on fresh episodes than on ready ones, as a fraction of the step. Steps
+  of both kinds take turns.
 
-It needs Omniglot prepared by TensorFlow Datasets, in `TFDS_DATA_DIR` or in
-its own folder.
+It needs Omniglot, prepared by TensorFlow Datasets in `TFDS_DATA_DIR` or in the
+default folder.
 """
 
 import tempfile
@@ -34,7 +34,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of every measurement.")
 
 
 def load(cache_dir):
-    """Returns seconds to the first episode, in this process."""
+    """Returns the seconds to the first episode, in this process."""
     from keras_meta import episodes
 
     begun = time.perf_counter()
@@ -54,10 +54,10 @@ def our_episodes():
 
 
 def joined_episodes():
-    """Returns episodes from a data set of each class.
+    """Returns episodes joined from one data set per class.
 
-    Every class is a shuffled, endless data set of its images; a stream of
-    class numbers chooses from which the next image comes.
+    Each class is a shuffled, endless data set of its images. A stream of class
+    numbers chooses the class of the next image.
     """
     import tensorflow as tf
 
@@ -89,10 +89,10 @@ def joined_episodes():
 
 
 def rates(rounds):
-    """Returns episodes a second of both, one number a round.
+    """Returns the episodes per second of both contenders in each round.
 
-    Each turn has an iterator of its own: one that stays would read ahead
-    during the other's turn.
+    Each turn has its own iterator: a permanent one would read ahead during the
+    other's turn.
     """
     datasets = {
         "keras_meta": (our_episodes(), 300),
@@ -113,7 +113,7 @@ def rates(rounds):
 
 
 def waits(rounds):
-    """Returns seconds of steps on fresh and on ready episodes."""
+    """Returns the seconds of steps on fresh and on ready episodes."""
     workers = {
         kind: Worker(
             Contender(kind, "omniglot_keras_meta", {"fresh": kind == "fresh"}),

@@ -1,16 +1,16 @@
-"""Measures memory and time of long inner loops, with checkpoints and without.
+"""Measures memory and time of long inner loops, with and without checkpoints.
 
     python -m experiments.benchmarks.long_unroll --output=results/long_unroll
 
 takes meta-training steps of MAML through 1 to 1000 steps of a two-layer
-perceptron, 8 tasks of 10 examples, for each setting of `checkpoint` and for
-the meta-gradients that need none, and evaluates as many steps. It writes a
-table, `long_unroll.json` and the figure `memory.png`: peak memory and time
-per inner step against the number of steps.
+perceptron, on 8 tasks of 10 examples, for each setting of `checkpoint` and for
+the meta-gradients that need none. It also evaluates with as many steps. It
+writes a table, `long_unroll.json` and the figure `memory.png`: peak memory and
+time per inner step against the number of steps.
 
-Every point has a process of its own. Its memory is the most that was resident
-in it, less what was resident before the first meta-step; the compiler's share
-is the height of the curves for one step. It needs Linux.
+Each point has its own process. Its memory is the peak of resident memory minus
+the resident memory before the first meta-step. The height of the curves at one
+step is the compiler's share. It needs Linux.
 """
 
 import multiprocessing
@@ -47,14 +47,14 @@ _MODES = flags.DEFINE_list(
 _LIMIT = flags.DEFINE_float(
     "off_limit_gb",
     8.0,
-    "Stop lengthening the loop that keeps everything past this memory, GB.",
+    "Memory, in GB, beyond which the loop without checkpoints grows no longer.",
 )
 _META_STEPS = flags.DEFINE_integer("meta_steps", 3, "Timed meta-steps.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to.")
 
 
 def make_step(mode, steps):
-    """Returns a function that takes a meta-step and returns its loss."""
+    """Returns a function that takes a meta-step and returns the loss."""
     import keras
     import numpy as np
 
@@ -132,7 +132,7 @@ def _serve(pipe, *arguments):
 
 
 def in_process(*arguments):
-    """Returns `measure` of a fresh process, or `None` if it died."""
+    """Returns `measure` of a new process, or `None` if it died."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there, *arguments))
@@ -147,7 +147,7 @@ def in_process(*arguments):
 
 
 def measure_all():
-    """Returns the rows of all settings; prints each as it comes."""
+    """Returns the rows of all settings, printing each as it is measured."""
     rows = []
     for mode in _MODES.value:
         for steps in map(int, _STEPS.value):
@@ -172,7 +172,7 @@ def format_row(row):
 
 
 def ratios(rows):
-    """Returns memory and time of each row over those of the reference."""
+    """Returns memory and time of each row relative to the reference."""
     by_key = {(r["mode"], r["steps"]): r for r in rows}
     base = by_key.get(REFERENCE)
     if base is None:

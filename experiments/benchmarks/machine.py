@@ -1,4 +1,4 @@
-"""What a benchmark ran on, and its record of that and of what it found."""
+"""The machine that a benchmark ran on, and the record of its results."""
 
 import importlib.metadata
 import pathlib
@@ -8,7 +8,7 @@ PACKAGES = ("tensorflow", "keras", "torch", "jax", "jaxlib", "numpy")
 
 
 def cpu_model():
-    """Returns the name of the CPU as far as the system tells it."""
+    """Returns the name of the CPU, if the system reports it."""
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
@@ -29,29 +29,28 @@ def versions():
 
 
 def memory(key, process="self"):
-    """Returns the memory of a process from the kernel's books, bytes.
+    """Returns the memory of a process in bytes, as the kernel reports it.
 
     Args:
-        key: `"VmRSS"` for what is resident now, `"VmHWM"` for the most that
-            was.
-        process: Number of the process.
+        key: `"VmRSS"` for the resident memory, `"VmHWM"` for its peak.
+        process: Id of the process.
     """
     books = pathlib.Path(f"/proc/{process}/status")
     for line in books.read_text().splitlines():
         if line.startswith(key):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"The kernel tells no {key}.")
+    raise RuntimeError(f"The kernel does not report {key}.")
 
 
 def write_record(path, **found):
-    """Writes a benchmark's findings as JSON, with the versions they are of.
+    """Writes a benchmark's results as JSON, with the versions it used.
 
     Args:
-        path: The file; its folder is made if it is not there.
+        path: The file. Its folder is created if it does not exist.
         **found: JSON values.
     """
-    # A contender's process imports this file, and TensorFlow not before its
-    # environment is set, if at all.
+    # Contenders' processes import this module, and must not import TensorFlow
+    # before their environment is set.
     from keras_meta import durable_files
 
     durable_files.write_json(path, {**found, "versions": versions()})

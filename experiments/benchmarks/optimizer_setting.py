@@ -1,4 +1,4 @@
-"""What the contenders of the optimizer benchmark have in common."""
+"""Settings that the contenders of the optimizer benchmark share."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ADAM_EPSILON = 1e-7
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is measured.
+    """Settings of a measurement.
 
     Attributes:
-        parameters: Parameters that the optimizer trains.
-        tensors: Tensors that they are in.
-        window: Steps of a window of meta-training; 0 measures single steps
-            of the optimizer.
-        meta_rate: Rate of the Adam that meta-trains.
+        parameters: Number of parameters that the optimizer trains.
+        tensors: Number of tensors that hold them.
+        window: Number of steps in a window of meta-training. 0 measures single
+            steps of the optimizer.
+        meta_rate: Rate of Adam in meta-training.
     """
 
     parameters: int
@@ -31,20 +31,20 @@ class Setting:
 
 
 def tensors(setting: Setting, seed: int) -> list[np.ndarray]:
-    """Returns the parameters, float32 matrices of 100 rows or so."""
+    """Returns the parameters, float32 matrices with 100 rows."""
     rng = np.random.default_rng(seed)
     columns, rest = divmod(setting.parameters, 100 * setting.tensors)
     if rest or not columns:
         raise ValueError(
-            f"--parameters must be a multiple of 100 * {setting.tensors}, for "
-            f"that many tensors. Received: {setting.parameters}"
+            f"--parameters must be a multiple of 100 * {setting.tensors}, as "
+            f"--tensors={setting.tensors}. Received: {setting.parameters}"
         )
     shapes = [(100, columns)] * setting.tensors
     return [rng.normal(size=s).astype("float32") for s in shapes]
 
 
 def lstm_weights() -> list[np.ndarray]:
-    """Returns the weights of two layers and the readout, in Keras's layout."""
+    """Returns weights of two layers and the readout, in Keras's layout."""
     rng = np.random.default_rng(7)
     weights, inputs = [], 2
     for _ in range(2):

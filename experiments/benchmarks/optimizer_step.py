@@ -1,22 +1,20 @@
-r"""Measures learned optimizers: a step, and a window of meta-training.
+r"""Measures learned optimizers: single steps and windows of meta-training.
 
     python -m experiments.benchmarks.optimizer_step
 
-applies Keras's Adam, the LSTM optimizer, the hierarchical one, and the LSTM
-written down straightforwardly in JAX to 16 thousand and 1 million parameters,
-and meta-trains the LSTM through windows of 20 steps on 16 thousand parameters,
-here and in JAX. The gradient costs next to nothing, so that what is measured
-is the optimizer.
+applies Keras's Adam, the LSTM optimizer, the hierarchical one, and a
+straightforward LSTM in JAX to 16 thousand and 1 million parameters. It also
+meta-trains the LSTM through windows of 20 steps on 16 thousand parameters, here
+and in JAX. The gradient costs next to nothing, so the optimizer dominates.
 
-All are in memory at once. For 10 million parameters take two at a time, and
-the window not at all:
+All contenders are in memory at once. For 10 million parameters, measure two at
+a time, without the window:
 
     python -m experiments.benchmarks.optimizer_step --parameters=10000000 \
         --window=0 --contender="JAX LSTM"
 
-Every contender has a process of its own; they take turns of a few steps. The
-LSTMs have the same weights, and their results must agree after the first
-steps.
+Each contender has its own process, and they take turns of a few steps. The
+LSTMs have the same weights, so their results must agree after the first steps.
 """
 
 import dataclasses
@@ -51,20 +49,20 @@ WINDOW = (
 TOLERANCE = 1e-4
 
 _PARAMETERS = flags.DEFINE_multi_integer(
-    "parameters", [16_000, 1_000_000], "Parameters to train; repeat the flag."
+    "parameters", [16_000, 1_000_000], "Parameters to train; may be repeated."
 )
 _CONTENDERS = flags.DEFINE_multi_enum(
     "contender",
     [c.name for c in STEP],
     [c.name for c in STEP],
-    f"Whom to measure beside {OURS}; repeat the flag.",
+    f"Contender to measure besides {OURS}; may be repeated.",
 )
-_TENSORS = flags.DEFINE_integer("tensors", 4, "Tensors that they are in.")
+_TENSORS = flags.DEFINE_integer("tensors", 4, "Tensors that hold them.")
 _WINDOW = flags.DEFINE_integer(
-    "window", 20, "Steps of a window of meta-training; 0 leaves it out."
+    "window", 20, "Steps in a window of meta-training; 0 for no window."
 )
-_ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of every contender.")
-_TURN = flags.DEFINE_integer("turn", 3, "Timed steps of a turn.")
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of each contender.")
+_TURN = flags.DEFINE_integer("turn", 3, "Timed steps in a turn.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
 
@@ -74,7 +72,7 @@ def _chosen(contenders):
 
 
 def measure(setting, contenders):
-    """Returns by name the row of each contender, or why it has none."""
+    """Returns each contender's row, or why it has none, by name."""
     parameters = setting_lib.tensors(setting, seed=0)
     workers, rows = {}, {}
     for contender in contenders:
@@ -112,7 +110,7 @@ def measure(setting, contenders):
 
 
 def complaints(rows):
-    """Returns a line if LSTMs of the same weights computed other results."""
+    """Returns a line if LSTMs with the same weights differ in their results."""
     results = [
         row["results"]
         for name, row in rows.items()

@@ -3,10 +3,10 @@
     python -m experiments.benchmarks.scaling --output=results/scaling
 
 takes meta-training steps of the four-block convolutional network, 5-way
-1-shot, on 1 to 256 tasks with one inner step, and with 1 to 50 inner steps on
-4 tasks, and of a perceptron with 256 units a layer on 8 tasks; writes a
-table, `scaling.json` and the figure `scaling.png`. Every point has a process
-of its own, so that compilation counts too.
+1-shot, on 1 to 256 tasks with one inner step, and on 4 tasks with 1 to 50
+inner steps. It does the latter also with a perceptron of 256 units per layer on
+8 tasks. It writes a table, `scaling.json` and the figure `scaling.png`. Each
+point has its own process, so that compilation is included.
 """
 
 import dataclasses
@@ -28,12 +28,11 @@ _TASKS = flags.DEFINE_list(
 _STEPS = flags.DEFINE_list(
     "steps", ["1", "2", "3", "5", "8", "10", "11", "20", "50"], "Inner steps."
 )
-_TIMED = flags.DEFINE_integer("timed", 7, "Timed meta-steps of a point.")
+_TIMED = flags.DEFINE_integer("timed", 7, "Timed meta-steps per point.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to.")
 
 CONTENDER = Contender("keras_meta", "keras_meta_maml")
-# Name of the curve: its setting without the number that grows, and the name
-# of that number.
+# The setting of each curve, and the name of the number that grows.
 CURVES = {
     "convolution, tasks": (setting_lib.Setting(), "tasks"),
     "convolution, inner steps": (setting_lib.Setting(tasks=4), "steps"),
@@ -52,7 +51,7 @@ def measure(setting):
     batches = setting_lib.make_batches(setting, 2, 1)
     worker = Worker(CONTENDER, setting, parameters, batches)
     first = worker.run(1)[0].seconds
-    # The second step comes into the caches.
+    # This first step warms the caches and is not timed.
     steps = worker.run(1 + _TIMED.value)[1:]
     worker.stop()
     low, median, high = np.quantile([s.seconds for s in steps], [0.1, 0.5, 0.9])
@@ -66,7 +65,7 @@ def measure(setting):
 
 
 def measure_all():
-    """Returns the rows of every curve; prints each as it comes."""
+    """Returns the rows of all curves, printing each as it is measured."""
     curves = {}
     for name, (setting, key) in CURVES.items():
         values = _TASKS.value if key == "tasks" else _STEPS.value

@@ -1,7 +1,7 @@
-"""What every contender of the throughput benchmark computes.
+"""The computation of all contenders in the throughput benchmark.
 
 The network, the initial weights, the batches and the operation count are
-defined here once, with numpy only, so that no contender can differ.
+defined here once, with NumPy only, so that contenders cannot differ.
 """
 
 import dataclasses
@@ -10,13 +10,13 @@ import numpy as np
 
 BLOCKS = 4
 KERNEL_SIZE = 3
-# Of batch and of layer normalization.
+# For batch and for layer normalization.
 NORM_EPSILON = 1e-3
 TRANSFORMER_BLOCKS = 2
 HEADS = 4
 NETWORKS = ("convolution", "perceptron", "transformer")
 ADAM_EPSILON = 1e-7
-# Rows of the square matrices whose product stands for the peak.
+# Rows of the square matrices whose product represents the machine's peak.
 PRODUCT_SIZE = 2048
 
 
@@ -30,28 +30,28 @@ class Setting:
         normalization with the statistics of the current batch of one task
         (and learned scale and shift) and a ReLU;
     *   `"perceptron"`: four dense layers with ReLU on the flat image;
-    *   `"transformer"`: the image's rows as tokens, a dense layer, two
-        blocks of attention with four heads and of a hidden layer twice as
-        wide, both behind layer normalization and with a residual connection,
-        and the mean over the tokens.
+    *   `"transformer"`: the image's rows as tokens, a dense layer, two blocks
+        and the mean over the tokens. A block is attention with four heads and
+        a hidden layer twice as wide, each after layer normalization and with a
+        residual connection.
 
     Attributes:
         network: One of `NETWORKS`.
-        ways: Classes of a task.
-        shots: Support examples of a class.
-        queries: Query examples of a class.
-        tasks: Tasks of one meta-batch.
-        steps: Inner SGD steps.
+        ways: Number of classes in a task.
+        shots: Number of support examples of each class.
+        queries: Number of query examples of each class.
+        tasks: Number of tasks in a meta-batch.
+        steps: Number of inner SGD steps.
         filters: Output channels of every convolution, units of every dense
             layer, or width of the transformer.
-        image_size: Height and width of an image, pixels.
-        channels: Channels of an image.
-        pool: False: convolutions of stride 2 and the mean over height and
-            width before the dense layer. True: convolutions of stride 1, 2x2
-            maximum pooling without padding after every ReLU, and all
-            features go into the dense layer.
+        image_size: Height and width of an image, in pixels.
+        channels: Number of channels of an image.
+        pool: False: convolutions with stride 2, and the mean over height and
+            width before the dense layer. True: convolutions with stride 1, 2x2
+            maximum pooling without padding after every ReLU, and a dense layer
+            on all features.
         first_order: Whether the inner gradients count as constants.
-        head_only: Whether the last layer alone adapts, as in ANIL.
+        head_only: Whether only the last layer adapts, as in ANIL.
         inner_rate: Rate of the inner SGD.
         outer_rate: Rate of the outer Adam.
     """
@@ -78,7 +78,7 @@ class Setting:
 
     @property
     def input_sizes(self) -> tuple[int, ...]:
-        """Height of the input of every block, then of the last output."""
+        """Height of the input of each block, then of the last output."""
         sizes = [self.image_size]
         for _ in range(BLOCKS):
             half = sizes[-1] / 2
@@ -87,19 +87,19 @@ class Setting:
 
     @property
     def features(self) -> int:
-        """Inputs of the last layer."""
+        """Number of inputs of the last layer."""
         has_space = self.network == "convolution" and self.pool
         positions = self.input_sizes[-1] ** 2 if has_space else 1
         return positions * self.filters
 
     @property
     def first_adapted(self) -> int:
-        """Index of the first weight that adapts; so do all behind it."""
+        """Index of the first weight that adapts, as do all after it."""
         return -2 if self.head_only else 0
 
 
 def same_padding(size: int, stride: int) -> int:
-    """Returns the rows that SAME padding adds; an odd one goes at the end."""
+    """Returns the rows that SAME padding adds, an odd one at the end."""
     outputs = -(-size // stride)
     return max((outputs - 1) * stride + KERNEL_SIZE - size, 0)
 
@@ -109,10 +109,11 @@ def initial_parameters(
 ) -> list[np.ndarray]:
     """Returns the weights that all contenders start from.
 
-    The order is that of the layers, kernel and bias or scale and shift of
-    each: [height, width, in, out] of a convolution, [in, out] of a dense
-    layer; of attention query, key and value, [in, heads, out], and output,
-    [heads, in, out]. The kernels are Glorot-uniform.
+    They are in the order of the layers, with kernel and bias or scale and
+    shift of each. Kernels are [height, width, in, out] for a convolution and
+    [in, out] for a dense layer. For attention, query, key and value are
+    [in, heads, out], and the output is [heads, in, out]. Kernels are drawn
+    Glorot-uniform.
     """
     rng = np.random.default_rng(seed)
 
@@ -193,8 +194,8 @@ def make_batches(
 def forward_products(setting: Setting) -> list[int]:
     """Returns the multiplications of each layer's forward pass on one image.
 
-    Taps of convolutions that fall on SAME padding count, as the libraries
-    compute them too.
+    Taps of convolutions that fall on SAME padding count, because the libraries
+    also compute them.
     """
     size, width = setting.image_size, setting.filters
     last = setting.features * setting.ways
@@ -202,8 +203,8 @@ def forward_products(setting: Setting) -> list[int]:
         first = size**2 * setting.channels * width
         return [first, *[width**2] * (BLOCKS - 1), last]
     if setting.network == "transformer":
-        # Four projections and a hidden layer of twice the width, as deep as
-        # wide; scores and their product with the values.
+        # Four projections and a hidden layer of twice the width; then the
+        # scores and their product with the values.
         block = [size * 8 * width**2, 2 * size**2 * width]
         first = size * size * setting.channels * width
         return [first, *block * TRANSFORMER_BLOCKS, last]
@@ -219,10 +220,10 @@ def forward_products(setting: Setting) -> list[int]:
 def meta_step_flops(setting: Setting) -> int:
     """Returns the floating-point operations of one meta-step.
 
-    Only convolutions, dense layers and the products of attention count, a
-    multiplication and an addition as two operations. Normalization, ReLU,
-    pooling, softmax, loss, SGD and Adam are linear in the activations or
-    weights and left out.
+    Only convolutions, dense layers and the products of attention count. A
+    multiplication and an addition are two operations. The cost of
+    normalization, ReLU, pooling, softmax, loss, SGD and Adam is linear in the
+    activations or weights, and is left out.
 
     Let F be the cost of a layer y = conv(x, w) on some images. With dy the
     gradient at y, the gradients dw = corr(x, dy) and dx = convT(dy, w) cost
@@ -230,20 +231,19 @@ def meta_step_flops(setting: Setting) -> int:
 
     *   the query loss and its gradient: 3 F, in the first layer 2 F;
     *   an inner step, the support loss and its gradient: the same;
-    *   differentiating that inner step again. From u, the gradient at dw,
-        come convT(dy, u) at x and conv(x, u) at dy; from v, the gradient at
-        dx, come conv(v, w) at dy and corr(v, dy) at w; the sum at y that
-        results from them gives corr(x, .) at w and convT(., w) at x. That
-        makes 6 F. The first layer has no dx and needs nothing at x, which
-        leaves conv(x, u) and corr(x, .): 2 F.
+    *   differentiating that inner step again: 6 F. u, the gradient at dw,
+        gives convT(dy, u) at x and conv(x, u) at dy. v, the gradient at dx,
+        gives conv(v, w) at dy and corr(v, dy) at w. Their sum at y gives
+        corr(x, .) at w and convT(., w) at x. The first layer has no dx and
+        needs nothing at x, which leaves conv(x, u) and corr(x, .): 2 F.
 
-    An inner step thus costs 9 F and in the first layer 4 F; if first_order,
-    3 F and 2 F. The products of attention, bilinear in two activations, cost
-    the same. If the last layer alone adapts, its dx comes in with the second
-    derivative alone, as the other layers' gradient: they cost 3 F and 2 F,
-    F if first_order, once for all steps, and the last layer 6 F, 2 F if
-    first_order, in each. Work that an implementation repeats, as when it
-    recomputes the forward pass, is not counted.
+    So an inner step costs 9 F, and in the first layer 4 F; if first_order, 3 F
+    and 2 F. The products of attention, bilinear in two activations, cost the
+    same. If only the last layer adapts, its dx is needed only with the second
+    derivative, as the gradient of the other layers. Those cost 3 F and 2 F, or
+    F if first_order, once for all steps. The last layer costs 6 F, or 2 F if
+    first_order, in each step. Repeated work, such as recomputing the forward
+    pass, is not counted.
     """
     images = setting.ways * setting.shots
     query = setting.ways * setting.queries

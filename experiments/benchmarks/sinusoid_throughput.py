@@ -2,15 +2,15 @@
 
     python -m experiments.benchmarks.sinusoid_throughput
 
-trains the 1-40-40-1 network of the MAML paper on 4 tasks a step, 10 points to
-learn from and 10 to predict, one second-order inner step and Adam, drawing
-new tasks on the way: with `keras_meta.MAML.fit`, in JAX with a thousand steps
-in one `lax.scan`, in JAX and in PyTorch step by step. Here a framework's own
-work counts, not arithmetic.
+trains the 1-40-40-1 network of the MAML paper on 4 tasks per step, with 10
+support and 10 query points, one second-order inner step and Adam. New tasks
+are drawn on the way. The contenders are `keras_meta.MAML.fit`, JAX with a
+thousand steps in one `lax.scan`, and JAX and PyTorch step by step. The
+frameworks' overhead dominates here, not arithmetic.
 
-Every contender has a process of its own; they take turns of a thousand steps.
-After the first turns all losses must be of one size: the tasks are drawn from
-one distribution, but not the same ones.
+Each contender has its own process, and they take turns of a thousand steps.
+After the first turns, all losses must be similar: the tasks come from the same
+distribution, but are not the same.
 """
 
 import dataclasses
@@ -38,26 +38,26 @@ CONTENDERS = (
     Contender("JAX, single steps", "sinusoid_jax", {"scan": False}),
     Contender("PyTorch, single steps", "sinusoid_torch"),
 )
-# Losses after some thousand steps differ by the tasks drawn.
+# Losses after a few thousand steps differ because the tasks do.
 LOSS_FACTOR = 2.0
 
-_ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of every contender.")
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of each contender.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What the contenders train.
+    """Settings of the training.
 
     Attributes:
-        tasks: Tasks of a step.
-        shots: Points to learn from.
-        queries: Points to predict.
+        tasks: Number of tasks in a step.
+        shots: Number of support points.
+        queries: Number of query points.
         hidden: Units of the hidden layers.
         inner_rate: Rate of the inner step.
         outer_rate: Rate of Adam.
-        meta_steps: Meta-steps of a turn.
+        meta_steps: Number of meta-steps in a turn.
     """
 
     tasks: int = 4
@@ -82,7 +82,7 @@ def initial_parameters(setting, seed):
 
 
 def measure(setting, rounds, seed):
-    """Returns by name the row of each contender, or why it has none."""
+    """Returns each contender's row, or why it has none, by name."""
     parameters = initial_parameters(setting, seed)
     workers, rows = {}, {}
     for contender in CONTENDERS:
@@ -113,7 +113,7 @@ def measure(setting, rounds, seed):
 
 
 def complaints(rows):
-    """Returns a line if the losses cannot be those of the same training."""
+    """Returns a line if the losses differ too much for the same training."""
     losses = [row["loss"] for row in rows.values() if isinstance(row, dict)]
     if max(losses) > LOSS_FACTOR * min(losses):
         return [f"the losses differ: {losses}"]

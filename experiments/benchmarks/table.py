@@ -1,6 +1,6 @@
 """The table of a benchmark."""
 
-# Title, width, key in the row and format of each column of the table.
+# Title, width, key in the row and format of each column.
 COLUMNS = (
     ("tasks/s", 8, "tasks_per_s", ".1f"),
     ("ms", 8, "ms", ".1f"),
@@ -21,16 +21,16 @@ ms       the median step, then the 10th and 90th percentiles
 cpu ms   time that all threads of the median step computed or spun
 ours/it  tasks/s of keras_meta over those of the row, median over the rounds
 GFLOP/s  operations of the convolutions and the dense layer per second, then
-         as a part of the rate of the matrix product
-first s  the first step, with tracing and compilation
+         as a fraction of the rate of the matrix product
+first s  the first step, including tracing and compilation
 dev f64  largest relative deviation of the checked losses from their median
          over the contenders, in float64
-dev f32  the same of the first loss in float32; then of the loss after three
-         Adam steps, where rounding errors have grown"""
+dev f32  the same for the first loss in float32, then for the loss after three
+         Adam steps, when rounding errors have grown"""
 
 
 def format_table(rows):
-    """Returns the table of the rows, by name; a line replaces a row."""
+    """Returns the table of rows by name. A value may be a line of text."""
     width = max(map(len, rows)) + 1
     titles = "".join(f"{title:>{w}}" for title, w, _, _ in COLUMNS)
     lines = [" " * width + titles]

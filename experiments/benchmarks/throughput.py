@@ -2,23 +2,22 @@
 
     python -m experiments.benchmarks.throughput
 
-runs MAML of a network, the four-block convolutional one by default, in
-keras_meta, TensorFlow, PyTorch and JAX side by side on the CPU, from the same
-weights on the same batches, and reports tasks per second.
+runs MAML of a network, by default the four-block convolutional one, in
+keras_meta, TensorFlow, PyTorch and JAX on the CPU, from the same weights on
+the same batches. It reports tasks per second.
 
-Timing. Every contender has a process of its own. They take turns of a few
-meta-steps, in an order that rotates from round to round, so that whatever
-else the machine does falls on all alike. The rate of a large float32 matrix
-product, measured in the same rounds, stands for the machine's peak. The part
-of the cores that it got is printed: well below 100 %, other programs ran too.
-The table is then no fair comparison, for threads that spin while they wait
-for each other, as those of PyTorch, lose far more than others.
+Timing. Each contender has its own process. They take turns of a few
+meta-steps, in an order that rotates from round to round, so that other load on
+the machine affects all equally. The rate of a large float32 matrix product,
+measured in the same rounds, represents the machine's peak. The share of the
+cores that it got is printed. If it is well below 100 %, other programs were
+running, and the table is not a fair comparison: threads that spin while they
+wait for each other, such as PyTorch's, lose far more than others.
 
-Check. Before that every contender runs in float64 on fewer tasks, and the
-losses before the first and after each of three Adam steps must agree. That
-is done in float64 because in float32 only the first loss must agree: a
-rounding error that carries one activation across the kink of its ReLU
-changes the next losses by some 0.1 to 1 %.
+Check. Before timing, each contender runs in float64 on fewer tasks. The losses
+before the first and after each of three Adam steps must agree. In float32,
+only the first loss must agree: a rounding error that carries one activation
+across the kink of its ReLU changes the next losses by 0.1 to 1 %.
 """
 
 import dataclasses
@@ -38,13 +37,13 @@ from experiments.benchmarks.worker import Worker
 from experiments.benchmarks.worker import usable_cores
 
 OURS = "keras_meta"
-# TensorFlow's oneDNN kernels lose to its own on convolutions this small.
+# On convolutions this small, oneDNN's kernels are slower than TensorFlow's own.
 NO_ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "0"}
-# Blocks of tasks keep all cores busy; more threads for the operations of each
-# make cores swap what they have in their caches.
+# Blocks of tasks already keep all cores busy. With more threads per operation,
+# cores exchange the contents of their caches.
 ONE_THREAD_AN_OP = {"TF_NUM_INTRAOP_THREADS": "1"}
-# PyTorch's threads spin while they wait for each other: the faster choice on
-# an idle machine, and by far the slower one if other programs run.
+# PyTorch's threads spin while they wait for each other. That is faster on an
+# idle machine, but far slower if other programs are running.
 PASSIVE_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 CONTENDERS = {
     contender.name: contender
@@ -75,8 +74,8 @@ CONTENDERS = {
     )
 }
 PRODUCT = Contender("matrix_product", "matrix_product")
-# On a GPU float32 products are exact, or rounded to TensorFloat-32 before
-# they are taken; in bfloat16 the layers compute, and the weights do not.
+# On a GPU, float32 products are exact, or their inputs are rounded to
+# TensorFloat-32. With bfloat16, layers compute in it, but weights stay float32.
 GPU_CONTENDERS = {
     contender.name: dataclasses.replace(contender, device="gpu")
     for contender in (
@@ -93,10 +92,10 @@ GPU_CONTENDERS = {
 PRODUCT_FLOPS = 2 * setting_lib.PRODUCT_SIZE**3
 
 BATCHES = 4
-# The check looks at the losses before the first and after three Adam steps.
+# The check compares the losses before the first and after three Adam steps.
 CHECKED_STEPS = 4
 CHECKED_TASKS = 3
-# Keras rounds Adam's constants to float32, which alone makes some 1e-7.
+# Keras rounds Adam's constants to float32, which alone causes about 1e-7.
 FLOAT64_TOLERANCE = 1e-5
 FLOAT32_TOLERANCE = 1e-4
 ROUNDED_TOLERANCE = 0.1
@@ -109,18 +108,18 @@ _DEFINE = {
 }
 _SETTING_HELP = {
     "network": "Network.",
-    "ways": "Classes of a task.",
-    "shots": "Support examples of a class.",
-    "queries": "Query examples of a class.",
-    "tasks": "Tasks of a meta-batch.",
+    "ways": "Classes in a task.",
+    "shots": "Support examples of each class.",
+    "queries": "Query examples of each class.",
+    "tasks": "Tasks in a meta-batch.",
     "steps": "Inner SGD steps.",
     "filters": "Channels of every convolution, or units of other layers.",
-    "image_size": "Height and width of an image, pixels.",
+    "image_size": "Height and width of an image, in pixels.",
     "channels": "Channels of an image.",
-    "pool": "Stride 1, 2x2 maximum pooling and flattening, instead of stride "
-    "2 and the mean over height and width.",
+    "pool": "Use stride 1, 2x2 maximum pooling and flattening, instead of "
+    "stride 2 and the mean over height and width.",
     "first_order": "Treat the inner gradients as constants.",
-    "head_only": "Adapt the last layer alone, as ANIL does.",
+    "head_only": "Adapt only the last layer, as in ANIL.",
     "inner_rate": "Rate of the inner SGD.",
     "outer_rate": "Rate of the outer Adam.",
 }
@@ -134,24 +133,24 @@ _CONTENDERS = flags.DEFINE_multi_enum(
     "contender",
     None,
     sorted({*CONTENDERS, *GPU_CONTENDERS}),
-    "Contender to run; repeat the flag for several. All by default.",
+    "Contender to run; may be repeated. By default, all.",
 )
 _DEVICE = flags.DEFINE_enum(
     "device",
     "cpu",
     ["cpu", "gpu"],
-    "With gpu, ours and JAX on a GPU in float32, TensorFloat-32 and bfloat16, "
-    "and ours on the CPU, whose losses the others in float32 must have.",
+    "With gpu: keras_meta and JAX on a GPU in float32, TensorFloat-32 and "
+    "bfloat16, and keras_meta on the CPU to check the losses in float32.",
 )
 _CHECK = flags.DEFINE_bool("check", True, "Check the losses in float64 first.")
-_ROUNDS = flags.DEFINE_integer("rounds", 10, "Turns of every contender.")
-_TURN = flags.DEFINE_integer("turn", 3, "Timed meta-steps of a turn.")
+_ROUNDS = flags.DEFINE_integer("rounds", 10, "Turns of each contender.")
+_TURN = flags.DEFINE_integer("turn", 3, "Timed meta-steps in a turn.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights and images.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
 
 def inputs(setting, seed, dtype):
-    """Returns setting, weights and batches, what every contender gets."""
+    """Returns each contender's inputs: setting, weights and batches."""
     return (
         setting,
         setting_lib.initial_parameters(setting, seed, dtype),
@@ -163,8 +162,8 @@ def start(contender, arguments):
     """Starts a contender and runs the checked steps.
 
     Returns:
-        The worker, or None if it could not run; and the steps, or a line
-        that says why it could not run.
+        The worker and the steps. If it could not run, None and a line that
+        says why.
     """
     print(f"{contender.name} ({arguments[1][0].dtype}) ...", flush=True)
     try:
@@ -177,9 +176,9 @@ def start(contender, arguments):
 
 
 def float64_losses(contenders, setting, seed):
-    """Returns by name the losses of the checked steps, or why there are none.
+    """Returns the losses of the checked steps, or why there are none, by name.
 
-    All tasks are alike, and few of them make the check quick.
+    All tasks are alike, so a few suffice.
     """
     few = dataclasses.replace(setting, tasks=min(setting.tasks, CHECKED_TASKS))
     arguments = inputs(few, seed, "float64")
@@ -194,10 +193,10 @@ def float64_losses(contenders, setting, seed):
 
 
 def deviations(losses):
-    """Returns by name the relative deviation from the median of each loss.
+    """Returns the relative deviation of each loss from the median, by name.
 
     Args:
-        losses: By name a list of losses; other values are left out.
+        losses: Lists of losses by name. Other values are ignored.
     """
     lists = {k: v for k, v in losses.items() if isinstance(v, list)}
     if not lists:
@@ -207,9 +206,9 @@ def deviations(losses):
 
 
 def measure(contenders, setting, seed, rounds, turn):
-    """Returns by name the row of each contender and of the matrix product.
+    """Returns the rows of the contenders and of the matrix product, by name.
 
-    The row of a contender that cannot run is a line that says why.
+    If a contender cannot run, its row is a line that says why.
     """
     arguments = inputs(setting, seed, "float32")
     workers, rows, losses = {}, {}, {}
@@ -250,7 +249,7 @@ def measure(contenders, setting, seed, rounds, turn):
 
 
 def add_check(rows, losses):
-    """Puts the outcome of the float64 check into the rows."""
+    """Adds the results of the float64 check to the rows."""
     deviation = deviations(losses)
     for name, row in rows.items():
         if isinstance(row, dict) and name in losses:
@@ -260,7 +259,7 @@ def add_check(rows, losses):
 
 
 def complaints(rows):
-    """Returns a line for each contender that failed or computes otherwise."""
+    """Returns a line for each contender that failed or differs."""
     lines = []
     for name, row in rows.items():
         if isinstance(row, str):
@@ -270,11 +269,11 @@ def complaints(rows):
         if isinstance(row.get("float64_losses"), str):
             lines.append(f"{name} in float64 {row['float64_losses']}")
         if row.get("float64_deviation", 0) > FLOAT64_TOLERANCE:
-            lines.append(f"{name} computes other losses in float64")
+            lines.append(f"{name} computes different losses in float64")
         rounded = name.endswith(("tf32", "bfloat16"))
         tolerance = ROUNDED_TOLERANCE if rounded else FLOAT32_TOLERANCE
         if row.get("float32_deviation", 0) > tolerance:
-            lines.append(f"{name} computes another first loss in float32")
+            lines.append(f"{name} computes a different first loss in float32")
     return lines
 
 
@@ -301,7 +300,7 @@ def main(argv):
 
     print(f"\n{setting}\n{machine}\n{machine_lib.versions()}")
     gflops = setting_lib.meta_step_flops(setting) / 1e9
-    print(f"{gflops:.3f} GFLOP a meta-step\n")
+    print(f"{gflops:.3f} GFLOP per meta-step\n")
     print(table.format_table(rows), table.LEGEND, *problems, sep="\n\n")
     if _OUTPUT.value:
         machine_lib.write_record(

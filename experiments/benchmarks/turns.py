@@ -1,4 +1,4 @@
-"""Contenders take turns, so that what else the machine does falls on all."""
+"""Turns of contenders, so that other load on the machine affects all."""
 
 import time
 
@@ -6,18 +6,18 @@ import numpy as np
 
 from experiments.benchmarks.worker import usable_cores
 
-# Thread pools that spin for a while after their work come to rest in this
-# time before the next contender's turn, s.
+# Seconds before the next contender's turn, in which thread pools that spin
+# after their work come to rest.
 PAUSE = 0.05
 
 
 def take_turns(workers, rounds, turn):
-    """Returns by name the clock and CPU seconds of the timed steps.
+    """Returns the clock and CPU seconds of the timed steps, by name.
 
-    The arrays are of shape [2, rounds, turn].
+    The arrays have the shape [2, rounds, turn].
 
-    Each turn begins with one step that is not timed: it brings the
-    contender's data back into the caches and its threads to life.
+    Each turn starts with a step that is not timed. It brings the contender's
+    data back into the caches and wakes its threads.
     """
     names = list(workers)
     seconds = {name: [] for name in names}
@@ -39,8 +39,8 @@ def time_row(seconds, cpu_seconds, flops):
 
     Args:
         seconds: Seconds of each timed step, [rounds, turn].
-        cpu_seconds: The same of the time that its threads computed.
-        flops: Operations of one step.
+        cpu_seconds: CPU seconds of its threads, [rounds, turn].
+        flops: Number of operations in a step.
     """
     low, median, high = np.quantile(seconds, (0.1, 0.5, 0.9))
     return {
@@ -54,7 +54,7 @@ def time_row(seconds, cpu_seconds, flops):
 
 
 def ratio_row(seconds, ours):
-    """Returns the cells that compare with ours, round by round."""
+    """Returns the cells that compare with keras_meta, round by round."""
     ratios = np.median(seconds, 1) / np.median(ours, 1)
     return {
         "ours_over_this": np.median(ratios),
@@ -63,7 +63,7 @@ def ratio_row(seconds, ours):
 
 
 def share_of_cores(row):
-    """Returns the part of the cores that the matrix product got, or None."""
+    """Returns the share of the cores that the matrix product got, or None."""
     if isinstance(row, str):
         return None
     return float(row["cpu_ms"] / row["ms"] / usable_cores())

@@ -1,7 +1,7 @@
-"""A process of its own for each contender, driven over a pipe.
+"""A separate process for each contender, driven over a pipe.
 
-Frameworks in one process share and contest threads. Here each has the
-machine to itself while its turn lasts: the others wait, blocked on a pipe.
+Frameworks in one process would compete for threads. Here, each has the machine
+to itself during its turn: the others wait, blocked on a pipe.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Contender:
         name: Name in the table.
         module: Module of `experiments.benchmarks.peers`.
         options: Further arguments of the module's `make`.
-        environment: Further environment variables of its process.
+        environment: Additional environment variables of its process.
         device: `"cpu"` or `"gpu"`.
     """
 
@@ -40,8 +40,8 @@ class Step(NamedTuple):
     """One measured meta-step.
 
     Attributes:
-        seconds: Time by the clock, s.
-        cpu_seconds: Time that the process's threads computed, s.
+        seconds: Wall time, in seconds.
+        cpu_seconds: CPU time of the process's threads, in seconds.
         loss: Mean query loss before the Adam step.
     """
 
@@ -55,10 +55,10 @@ def usable_cores() -> int:
 
 
 def _set_environment(double, device):
-    """Gives every framework all cores, and only the CPU or the GPU too."""
+    """Gives the framework all cores, and the GPU only if `device` asks."""
     cores = str(usable_cores())
     if device == "gpu":
-        # The contenders are on the GPU at the same time.
+        # All contenders share the GPU.
         os.environ.update(
             JAX_PLATFORMS="cuda",
             TF_FORCE_GPU_ALLOW_GROWTH="true",
@@ -79,7 +79,7 @@ def _set_environment(double, device):
 
 
 def _serve(pipe, contender, setting, parameters, batches):
-    """Runs in the process: makes the step, then runs steps on request."""
+    """Runs in the process. Builds the step, then runs it on request."""
     _set_environment(parameters[0].dtype == "float64", contender.device)
     os.environ.update(contender.environment)
     try:
@@ -108,17 +108,17 @@ class Worker:
     """The parent's end of a contender's process."""
 
     def __init__(self, contender: Contender, setting, parameters, batches):
-        """Starts the process and waits until its step is made.
+        """Starts the process and waits until its step is built.
 
         Args:
             contender: The contender.
             setting: The `Setting`.
-            parameters: The initial weights; their dtype is the one of all.
+            parameters: The initial weights. Their dtype is used throughout.
             batches: The batches.
 
         Raises:
-            ImportError: Its framework is missing.
-            RuntimeError: It failed.
+            ImportError: If the contender's framework is missing.
+            RuntimeError: If the contender failed.
         """
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -151,7 +151,7 @@ class Worker:
         return machine.memory(key, self._process.pid)
 
     def stop(self) -> None:
-        """Ends the process; one that does not end by itself is killed."""
+        """Ends the process, and kills it if it does not exit by itself."""
         self._pipe.send(0)
         self._process.join(STOP_SECONDS)
         self._process.kill()

@@ -1,6 +1,8 @@
-"""From the multi-step loss to the last step's loss."""
+"""Annealing from the multi-step loss to the last step's loss."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,17 +14,18 @@ from keras_meta.checks import check_positive
 class AnnealStepWeights(keras.callbacks.Callback):
     """Shifts the weights of a multi-step loss to the last step.
 
-    All steps start with the same weight. Over `epochs` epochs those before
-    the last fall linearly to a small rest, which the last step gains.
+    All steps start with the same weight. Over `epochs` epochs, the weights of
+    the earlier steps fall linearly to a small rest, and the last step gains
+    what they lose.
 
     Args:
         epochs: Number of epochs until the rest is reached.
-        rest: The rest, as a fraction of the first weight; MAML++'s code
-            leaves 0.03.
+        rest: Final weight of the earlier steps, as a fraction of their initial
+            weight. MAML++'s code uses 0.03.
 
     Raises:
-        ValueError: If an argument is out of range, or if `fit` is of a learner
-            without a multi-step loss.
+        ValueError: If an argument is out of range, or if the learner being
+            trained has no multi-step loss.
 
     References:
         - [Antoniou et al., 2019](https://arxiv.org/abs/1810.09502),
@@ -36,8 +39,10 @@ class AnnealStepWeights(keras.callbacks.Callback):
         self.epochs = epochs
         self.rest = rest
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Sets the weights for the epoch that begins."""
+    def on_epoch_begin(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Sets the weights for the epoch."""
         if getattr(self.model, "step_weights", None) is None:
             raise ValueError(
                 "AnnealStepWeights needs a learner with a multi-step loss: "

@@ -1,8 +1,9 @@
-"""Other meta-gradients in other epochs."""
+"""A schedule of meta-gradients over the epochs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
@@ -14,19 +15,19 @@ from keras_meta.meta_gradients.meta_gradient import MetaGradient
 
 
 class SwitchMetaGradient(keras.callbacks.Callback):
-    """Changes a learner's meta-gradient from epoch to epoch.
+    """Changes a learner's meta-gradient at given epochs.
 
-    The first epochs can take first-order gradients, which are cheaper, and
-    later ones exact gradients.
+    For example, early epochs can use first-order gradients, which are
+    cheaper, and later epochs exact gradients.
 
     Args:
-        meta_gradients: The meta-gradient from an epoch on, an object or a
-            name, by the number of that epoch.
+        meta_gradients: A dict from an epoch to the meta-gradient, an object or
+            a name, from that epoch on.
 
     Raises:
-        ValueError: If epoch 0 is missing, or if `fit` is of another model
-            than a gradient-based meta-learner.
-        TypeError: If one is not a meta-gradient.
+        ValueError: If epoch 0 is missing, or if the model being trained is
+            not a gradient-based meta-learner.
+        TypeError: If an entry is not a meta-gradient.
 
     Example:
     >>> callback = SwitchMetaGradient({0: "first_order", 10: "unrolled"})
@@ -42,18 +43,18 @@ class SwitchMetaGradient(keras.callbacks.Callback):
         is_by_epoch = is_mapping and all(map(is_whole, meta_gradients))
         if not is_by_epoch or 0 not in meta_gradients:
             raise ValueError(
-                "`meta_gradients` must say by the number of an epoch which "
-                "meta-gradient to take from it on, and have an epoch 0. "
-                f"Received: meta_gradients={describe(meta_gradients)}. Write "
-                '{0: "first_order", 10: "unrolled"}, for instance.'
+                "`meta_gradients` must be a dict from an epoch to the "
+                "meta-gradient from that epoch on, and include epoch 0. "
+                f"Received: meta_gradients={describe(meta_gradients)}. For "
+                'example, pass {0: "first_order", 10: "unrolled"}.'
             )
         self.meta_gradients = {
             epoch: as_meta_gradient(value)
             for epoch, value in meta_gradients.items()
         }
 
-    def on_train_begin(self, logs=None):
-        """Checks that the learner can take all of them."""
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks that the learner can use all of the meta-gradients."""
         if not isinstance(self.model, Learner):
             raise ValueError(
                 "SwitchMetaGradient needs a gradient-based meta-learner such "
@@ -62,8 +63,10 @@ class SwitchMetaGradient(keras.callbacks.Callback):
         for meta_gradient in self.meta_gradients.values():
             self.model.check_meta_gradient(meta_gradient)
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Sets the meta-gradient for the epoch that begins."""
+    def on_epoch_begin(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Sets the meta-gradient for the epoch."""
         latest = max(e for e in self.meta_gradients if e <= epoch)
         meta_gradient = self.meta_gradients[latest]
         if self.model.meta_gradient != meta_gradient:

@@ -1,6 +1,8 @@
-"""Validation on whole tasks, with confidence intervals."""
+"""Validation on tasks, with confidence intervals."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,23 +15,22 @@ from keras_meta.evaluation import evaluate_tasks
 class TaskEvaluation(keras.callbacks.Callback):
     """Evaluates on tasks at the end of an epoch.
 
-    Adds the mean over tasks of the loss and of each metric to the logs,
-    say `val_accuracy`, and half the width of its 95 % interval as
-    `val_accuracy_interval`, so that a `ModelCheckpoint` or `EarlyStopping`
-    that comes after it in the list of callbacks can monitor them. As in
-    Keras, a metric with several values logs an array, which these callbacks
-    cannot monitor.
+    For the loss and for each metric, adds the mean over the tasks to the logs,
+    for instance as `val_accuracy`, and half the width of its 95 % interval as
+    `val_accuracy_interval`. A `ModelCheckpoint` or `EarlyStopping` that
+    follows in the list of callbacks can monitor them. As in Keras, a metric
+    with several values logs an array, which these callbacks cannot monitor.
 
     Args:
-        episodes: Data set of `(x, query_y)`. Each evaluation draws from its
-            start.
+        episodes: Data set of `(x, query_y)`. Each evaluation starts from its
+            beginning.
         tasks: Number of tasks, at least 2.
-        prefix: Put before the names of what is measured.
-        every: Number of epochs from one evaluation to the next.
+        prefix: Prefix of the names in the logs.
+        every: Number of epochs between evaluations.
 
     Raises:
-        ValueError: If `tasks` is no integer of at least 2, or `every` no
-            positive one.
+        ValueError: If `tasks` is not an integer of at least 2, or `every` is
+            not a positive integer.
 
     Example:
     ```python
@@ -65,8 +66,10 @@ class TaskEvaluation(keras.callbacks.Callback):
         self.prefix = prefix
         self.every = every
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Evaluates and adds to `logs`."""
+    def on_epoch_end(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Evaluates and adds the results to `logs`."""
         if (epoch + 1) % self.every or logs is None:
             return
         results = evaluate_tasks(self.model, self.episodes, self.tasks)

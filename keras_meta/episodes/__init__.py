@@ -1,17 +1,18 @@
 """Sources of episodes: few-shot tasks from data sets, arrays and folders.
 
-`from_arrays`, `from_directory`, `from_tfds` and `sinusoids` return a source,
-`load_arrays`, `load_directory`, `load_tfds` and `omniglot` `Classes`, whose
-`episodes` does. A source is a `tf.data.Dataset` of `(x, y)` as `model.fit`
-takes it, without end unless `num_batches` is given, with
+`from_arrays`, `from_directory`, `from_tfds` and `sinusoids` return a source.
+`load_arrays`, `load_directory`, `load_tfds` and `omniglot` return `Classes`;
+their `episodes` method returns a source. A source is a `tf.data.Dataset` of
+`(x, y)` for `model.fit`. It is endless unless `num_batches` is given. A batch
+holds
 
 *   `x["support_x"]`: `[tasks, ways * shots, ...]`, inputs to learn from.
 *   `x["support_y"]`: `[tasks, ways * shots]`, their labels.
-*   `x["query_x"]`: `[tasks, ways * queries, ...]`, inputs to predict.
+*   `x["query_x"]`: `[tasks, ways * queries, ...]`, inputs to predict for.
 *   `y`: `[tasks, ways * queries]`, their labels.
 
-Those of `sinusoids` are `[tasks, shots, 1]` and `[tasks, queries, 1]`, labels
-too.
+For `sinusoids`, inputs and labels are `[tasks, shots, 1]` and
+`[tasks, queries, 1]`.
 """
 
 from keras_meta.episodes.arrays import from_arrays

@@ -14,17 +14,18 @@ from keras_meta.checks import is_whole
 
 
 def as_array(name: str, value: Any) -> np.ndarray:
-    """Returns an argument as an array of NumPy.
+    """Returns an argument as a NumPy array.
 
     Args:
         name: Name of the argument.
-        value: An array, a tensor, or nested lists of one length each.
+        value: An array, a tensor, or nested lists of consistent lengths.
 
     Returns:
-        The array, not copied if it is one already.
+        The array. A value that is already an array is not copied.
 
     Raises:
-        ValueError: If it cannot be made an array of numbers or strings.
+        ValueError: If the value cannot be converted to an array of numbers or
+            strings.
 
     Example:
     >>> as_array("labels", [0, 1, 1]).shape
@@ -32,34 +33,34 @@ def as_array(name: str, value: Any) -> np.ndarray:
     """
     if isinstance(value, tf.RaggedTensor):
         raise ValueError(
-            f"`{name}` must be an array whose rows have one length. Received "
-            f"a RaggedTensor of the shape {value.shape}. Pad it, with "
-            f"`{name}.to_tensor()` for instance."
+            f"`{name}` must be an array whose rows all have the same length. "
+            f"Received a RaggedTensor of shape {value.shape}. Pad it, for "
+            f"instance with `{name}.to_tensor()`."
         )
     if isinstance(value, tf.SparseTensor):
         raise ValueError(
-            f"`{name}` must be a dense array. Received a SparseTensor of the "
+            f"`{name}` must be a dense array. Received a SparseTensor of "
             f"shape {value.shape}. Pass `tf.sparse.to_dense({name})`."
         )
     try:
         array = np.asarray(value)
     except Exception as error:
         raise ValueError(
-            f"`{name}` must be an array, or nested lists whose lengths agree. "
+            f"`{name}` must be an array, or nested lists of equal lengths. "
             f"Received: {name}={describe(value)}"
         ) from error
     if array.dtype == object:
         raise ValueError(
             f"`{name}` must be an array of numbers or strings. Received: "
-            f"{name}={describe(value)}, which holds other objects. Items of "
-            "different shapes have to be padded; convert a column of strings "
-            f"with `{name}.astype(str)`."
+            f"{name}={describe(value)}, which holds other objects. Pad items "
+            "of different shapes; convert a column of strings with "
+            f"`{name}.astype(str)`."
         )
     return array
 
 
 def as_items(name: str, value: Any) -> np.ndarray:
-    """Returns items, of images for instance, as an array of finite numbers.
+    """Returns items, such as images, as an array of finite numbers.
 
     Args:
         name: Name of the argument.
@@ -69,7 +70,7 @@ def as_items(name: str, value: Any) -> np.ndarray:
         An array of integers or floats `[items, ...]`.
 
     Raises:
-        ValueError: If it has another rank or type, is empty or is not
+        ValueError: If the rank or type is wrong, or the array is empty or not
             finite.
 
     Example:
@@ -79,18 +80,18 @@ def as_items(name: str, value: Any) -> np.ndarray:
     items = as_array(name, value)
     if items.ndim < 2:
         raise ValueError(
-            f"`{name}` must be [items, ...] with at least one axis for the "
-            f"item. Received: {name}={describe(value)} of the shape "
+            f"`{name}` must be [items, ...] with at least one axis for each "
+            f"item. Received: {name}={describe(value)} of shape "
             f"{items.shape}. Add an axis with `{name}[:, None]`."
         )
     if not items.size:
         raise ValueError(
-            f"`{name}` must hold at least one item, of at least one number. "
-            f"Received: the shape {items.shape}."
+            f"`{name}` must hold at least one item of at least one number. "
+            f"Received: an array of shape {items.shape}."
         )
     if items.dtype.kind not in "iuf":
         raise ValueError(
-            f"`{name}` must be integers or floats. Received: an array of "
+            f"`{name}` must be integers or floats. Received: an array of type "
             f"{items.dtype}. Convert it with `{name}.astype('float32')`."
         )
     check_finite_values(**{name: items})
@@ -98,14 +99,14 @@ def as_items(name: str, value: Any) -> np.ndarray:
 
 
 def as_list(name: str, value: Any) -> list:
-    """Returns an argument that is a sequence, or an array of one axis.
+    """Returns a sequence or a one-dimensional array as a list.
 
     Args:
         name: Name of the argument.
         value: The sequence.
 
     Returns:
-        Its entries; those of an array are Python's own numbers and strings.
+        The entries. Entries of an array become Python numbers and strings.
 
     Raises:
         ValueError: If it is not a sequence.
@@ -126,7 +127,7 @@ def as_list(name: str, value: Any) -> list:
 
 
 def as_integers(name: str, value: Any) -> list[int]:
-    """Returns a sequence of whole numbers.
+    """Returns a sequence of integers as a list.
 
     Args:
         name: Name of the argument.
@@ -147,17 +148,17 @@ def as_integers(name: str, value: Any) -> list[int]:
         if not is_whole(entry):
             raise ValueError(
                 f"`{name}` must be a list of integers. Received: {name}="
-                f"{describe(value)}, with the entry {describe(entry)}"
+                f"{describe(value)}, which has the entry {describe(entry)}"
             )
     return [int(entry) for entry in entries]
 
 
 def as_names(name: str, value: Any) -> list[str]:
-    """Returns a sequence of names of classes.
+    """Returns a sequence of class names as a list.
 
     Args:
         name: Name of the argument.
-        value: Strings, or numbers whose digits are the names.
+        value: Strings, or integers, which become their digits.
 
     Returns:
         Strings.
@@ -175,19 +176,19 @@ def as_names(name: str, value: Any) -> list[str]:
         if not isinstance(entry, str) and not is_whole(entry):
             raise ValueError(
                 f"`{name}` must be a list of strings. Received: {name}="
-                f"{describe(value)}, with the entry {describe(entry)}"
+                f"{describe(value)}, which has the entry {describe(entry)}"
             )
     return [str(entry) for entry in entries]
 
 
 def check_string(**values: str) -> None:
-    """Requires strings that are not empty.
+    """Requires non-empty strings.
 
     Args:
-        **values: Values by the name of their argument.
+        **values: Values by argument name.
 
     Raises:
-        ValueError: If one is not a string, or is empty.
+        ValueError: If a value is not a string, or is empty.
 
     Example:
     >>> check_string(split="train")
@@ -195,20 +196,20 @@ def check_string(**values: str) -> None:
     for name, value in values.items():
         if not isinstance(value, str) or not value:
             raise ValueError(
-                f"`{name}` must be a string that is not empty. Received: "
+                f"`{name}` must be a non-empty string. Received: "
                 f"{name}={describe(value)}"
             )
 
 
 def check_path(**values: str | os.PathLike) -> None:
-    """Requires names of files or folders.
+    """Requires paths of files or folders.
 
     Args:
-        **values: Values by the name of their argument.
+        **values: Values by argument name.
 
     Raises:
-        ValueError: If one is neither a string nor a path, or holds a null
-            character, as no name does.
+        ValueError: If a value is neither a string nor a path, is empty, or
+            contains a null character.
 
     Example:
     >>> check_path(path="birds")
@@ -216,8 +217,7 @@ def check_path(**values: str | os.PathLike) -> None:
     for name, value in values.items():
         is_path = isinstance(value, (str, os.PathLike))
         text = os.fspath(value) if is_path else None
-        is_fine = isinstance(text, str) and text
-        if not is_fine or "\0" in text:
+        if not isinstance(text, str) or not text or "\0" in text:
             raise ValueError(
                 f"`{name}` must be the path of a folder, a string or "
                 f"pathlib.Path. Received: {name}={describe(value)}"
@@ -225,13 +225,13 @@ def check_path(**values: str | os.PathLike) -> None:
 
 
 def check_index(index: int | tf.Tensor) -> None:
-    """Requires the number of an episode or instance.
+    """Requires the index of an episode or an instance.
 
     Args:
-        index: An integer of at least 0, or an integer tensor without axes.
+        index: A nonnegative integer, or a scalar integer tensor.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If `index` is neither.
 
     Example:
     >>> check_index(0)
@@ -246,13 +246,13 @@ def check_index(index: int | tf.Tensor) -> None:
 
 
 def check_seed(seed: int | tf.Tensor) -> None:
-    """Requires a seed of 64 bits.
+    """Requires a 64-bit seed.
 
     Args:
-        seed: An integer, or an integer tensor without axes.
+        seed: An integer, or a scalar integer tensor.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If `seed` is neither.
 
     Example:
     >>> check_seed(-1)

@@ -25,19 +25,18 @@ def load_arrays(
 
     Args:
         images: Items of any shape, `[items, ...]`: images, or feature
-            vectors `[items, features]`. uint8 and integers stay what they
-            are, floats become float32.
+            vectors `[items, features]`. Integers keep their type; floats
+            become float32.
         labels: Class of each item, `[items]`, integers or strings.
         names: Name of class `i` at position `i`, if the labels are integers.
-            By default the label itself.
+            By default, a class is named by its label.
 
     Returns:
         `keras_meta.episodes.Classes`, sorted by label.
 
     Raises:
-        ValueError: If the arrays have different lengths, a wrong rank or a
-            type that cannot be used, or there are no items, or items are
-            NaN or infinite.
+        ValueError: If the arrays have different lengths, an unsupported rank
+            or type, or no items, or if items are NaN or infinite.
 
     Example:
     >>> import numpy as np
@@ -50,7 +49,7 @@ def load_arrays(
         labels, return_inverse=True, return_counts=True
     )
     order = np.argsort(codes, kind="stable")
-    # Data sets often come sorted; then nothing needs to be copied.
+    # Data sets are often sorted already. Then nothing needs to be copied.
     if not np.array_equal(order, np.arange(len(order))):
         items = items[order]
     ids = present if present.dtype.kind in "iu" else range(len(present))
@@ -85,7 +84,7 @@ def from_arrays(
         rotations: Angles, such as `(90, 180, 270)`; each adds a rotated
             version of every class as a new class.
         **options: `seed`, `start`, `num_batches`, `dtype`, `rotate`,
-            `augment` and `shuffle`, see
+            `augment` and `shuffle`. See
             `keras_meta.episodes.Classes.episodes`.
 
     Returns:
@@ -96,8 +95,8 @@ def from_arrays(
         Labels are int32 from 0 to `ways - 1`.
 
     Raises:
-        ValueError: If the arrays cannot be used, see `load_arrays`, or are
-            too small for the episodes.
+        ValueError: If `load_arrays` refuses the arrays, or they are too small
+            for the episodes.
 
     Example:
     >>> import numpy as np
@@ -120,14 +119,14 @@ def from_arrays(
 
 
 def _as_float32(items: np.ndarray) -> np.ndarray:
-    """Returns floats as float32, which does not hold the largest numbers."""
+    """Converts floats to float32, refusing numbers beyond its range."""
     if items.dtype.kind != "f" or items.dtype == np.float32:
         return items
     with np.errstate(over="ignore"):
         narrow = items.astype(np.float32)
     if not np.isfinite(narrow).all():
         raise ValueError(
-            "`images` must be numbers that float32 holds, up to 3e38. "
+            "`images` must be numbers within float32's range, up to 3e38. "
             f"Received: {np.abs(items).max():g}. Scale them down."
         )
     return narrow
@@ -138,19 +137,19 @@ def _checked_labels(labels: npt.ArrayLike, items: int) -> np.ndarray:
     if labels.ndim != 1:
         raise ValueError(
             "`labels` must be [items], one class for each item. Received: "
-            f"the shape {labels.shape}. Turn one-hot labels into classes with "
+            f"an array of shape {labels.shape}. Convert one-hot labels with "
             "`np.argmax(labels, axis=-1)`."
         )
     if len(labels) != items:
         raise ValueError(
-            f"`images` has {items} items and `labels` has {len(labels)}; they "
-            "must have the same number."
+            f"`images` has {items} items and `labels` has {len(labels)}; the "
+            "numbers must be equal."
         )
     if labels.dtype.kind not in "iuUS":
         raise ValueError(
-            "`labels` must be integers or strings. Received: an array of "
-            f"{labels.dtype}. Convert them with `labels.astype(int)`, or "
-            "`labels.astype(str)` if they are strings."
+            "`labels` must be integers or strings. Received: an array of type "
+            f"{labels.dtype}. Convert it with `labels.astype(int)`, or with "
+            "`labels.astype(str)` if it holds strings."
         )
     if labels.dtype.kind != "S":
         return labels
@@ -158,7 +157,7 @@ def _checked_labels(labels: npt.ArrayLike, items: int) -> np.ndarray:
         return np.char.decode(labels, "utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
-            "`labels` must be strings, or bytes in UTF-8. Received: "
+            "`labels` must be strings or UTF-8 bytes. Received: "
             f"{error.object!r}. Decode them with `np.char.decode(labels, ...)`."
         ) from error
 
@@ -174,6 +173,6 @@ def _names(
     if labels.min() < 0 or labels.max() >= len(names):
         raise ValueError(
             f"`names` has {len(names)} entries, but `labels` runs from "
-            f"{labels.min()} to {labels.max()}. Give a name for each label."
+            f"{labels.min()} to {labels.max()}. Give each label a name."
         )
     return [names[label] for label in labels]

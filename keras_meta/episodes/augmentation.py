@@ -17,8 +17,8 @@ from keras_meta.episodes.random_bits import floats_between
 from keras_meta.episodes.random_bits import integers_below
 from keras_meta.episodes.random_bits import random_words
 
-# Each change of each set of images reads a stream of its own. Lower streams
-# belong to the episodes themselves.
+# Each change to each set of images reads its own stream. Lower streams belong
+# to the episodes themselves.
 _STREAMS = {
     ("support_x", "rotate"): 16,
     ("support_x", "translate"): 17,
@@ -42,29 +42,29 @@ _SETS = {
 class Augment:
     """Changes the images of episodes at random.
 
-    Each image is changed on its own. What is drawn depends on the seed and
-    the index of the episode only, so that an augmented episode can be
-    computed again too. Needs TensorFlow Addons, see `keras_meta.addons`.
+    Each image is changed independently. The random numbers depend only on the
+    seed and the index of the episode, so an augmented episode can be computed
+    again. Needs TensorFlow Addons; see `keras_meta.addons`.
 
     Attributes:
-        rotate: Largest rotation to either side, in degrees.
-        translate: Largest shift along each axis, as a share of the side.
-        elastic: Largest displacement of an elastic warp, as a share of the
-            side, before it is smoothed.
+        rotate: Largest rotation in either direction, in degrees.
+        translate: Largest shift along each axis, as a fraction of its length.
+        elastic: Largest displacement of an elastic warp before smoothing, as
+            a fraction of the side.
         elastic_smoothness: Standard deviation of the Gaussian filter that
-            smooths the warp, as a share of the side.
-        cutout: Side of a square that is set to 0, as a share of the side.
-            Its center lies anywhere in the image.
-        hue: Largest change of hue to either side, in radians.
+            smooths the warp, as a fraction of the shorter side.
+        cutout: Side of a square that is set to 0, as a fraction of the
+            shorter side. Its center may lie anywhere in the image.
+        hue: Largest change of hue in either direction, in radians.
         saturation: Largest relative change of saturation: 0.2 for factors
             from 0.8 to 1.2.
-        fill: What moves into a rotated or shifted image: `"constant"` for
-            0, `"nearest"`, `"reflect"` or `"wrap"`.
+        fill: How to fill the border of a rotated or shifted image:
+            `"constant"` for 0, `"nearest"`, `"reflect"` or `"wrap"`.
         on: Which images to change: `"support"`, `"query"` or `"both"`.
 
     Raises:
         ValueError: If a value is negative or too large, or `fill` or `on` is
-            none of the allowed.
+            not an allowed value.
         ImportError: If TensorFlow Addons is not installed.
 
     References:
@@ -95,7 +95,7 @@ class Augment:
     fill: str = "constant"
     on: str = "support"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_between("rotate", self.rotate, 180)
         _check_between("translate", self.translate, 1)
         _check_between("elastic", self.elastic, 1)
@@ -106,7 +106,7 @@ class Augment:
         check_positive_number(elastic_smoothness=self.elastic_smoothness)
         check_choice("fill", self.fill, _fills())
         check_choice("on", self.on, tuple(_SETS))
-        # Asked for now, so that a missing package is not met inside of a
+        # Imported now, so that a missing package does not surface inside a
         # `tf.data` pipeline.
         _ = addons.image
 
@@ -126,13 +126,13 @@ class Augment:
                 float32 in 0..1 or uint8.
 
         Returns:
-            A copy of `x` with changed images of the same shape, type and
-            range.
+            A copy of `x` with changed images. Their shape, type and range
+            stay the same.
 
         Raises:
-            ValueError: If they are not images, or `hue` or `saturation` is
-                set and they do not have three channels, or the seed or the
-                index is not an integer.
+            ValueError: If `x` does not hold images, if `hue` or `saturation`
+                is set and the images do not have three channels, or if the
+                seed or the index is not an integer.
         """
         check_seed(seed)
         check_index(index)
@@ -224,7 +224,7 @@ def _warped(images, words, share, smoothness):
     noise = floats_between(words, -share, share)
     flow = tf.reshape(noise, [-1, height, width, 2]) * size
     sigma = smoothness * min(height, width)
-    # Three standard deviations to each side hold nearly all of the filter.
+    # Three standard deviations on each side hold nearly all of the filter.
     reach = 2 * math.ceil(3 * sigma) + 1
     # The filter is separable: two narrow passes cost less than a wide one.
     for filter_shape in ((reach, 1), (1, reach)):
@@ -247,14 +247,17 @@ def _recolored(images, words, hue, saturation):
 
 def _cut_out(images, words, share):
     height, width = images.shape[1:3]
-    # The function takes even sides only.
+    # `cutout` accepts only even sides.
     side = 2 * max(1, round(share * min(height, width) / 2))
     centers = integers_below(words, tf.constant([height, width]))
     return addons.image.cutout(images, side, offset=centers)
 
 
 def _is_scale(images: tf.Tensor) -> bool:
-    """Whether 0 and the type's largest value, or 1, are black and white."""
+    """Whether images of this type range from black, 0, to white.
+
+    White is 1 for floats and 255 for uint8.
+    """
     return images.dtype.is_floating or images.dtype == tf.uint8
 
 

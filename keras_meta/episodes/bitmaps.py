@@ -1,12 +1,12 @@
 """BMP files with a color table, which TensorFlow misreads.
 
-`tf.io.decode_bmp` takes the entries of a table of 256 colors for shades of
+`tf.io.decode_bmp` mistakes indices into a table of 256 colors for shades of
 gray, and refuses smaller tables.
 """
 
 import tensorflow as tf
 
-# Little-endian fields of the header, by their place in the file.
+# Byte offsets of little-endian header fields.
 _PIXELS_AT = 10
 _HEADER_SIZE = 14
 _WIDTH = 18
@@ -21,13 +21,13 @@ _SHORTEST = 54
 
 
 def has_color_table(data: tf.Tensor) -> tf.Tensor:
-    """Whether a BMP file stores places in a table of colors.
+    """Whether a BMP file stores indices into a color table.
 
     Args:
-        data: Content of the file, a scalar string.
+        data: Contents of the file, a scalar string.
 
     Returns:
-        A scalar bool; False for a file that is cut short within its header.
+        A scalar bool; False if the header is truncated.
     """
     return tf.cond(
         tf.strings.length(data) >= _SHORTEST,
@@ -37,16 +37,16 @@ def has_color_table(data: tf.Tensor) -> tf.Tensor:
 
 
 def decode_with_color_table(data: tf.Tensor) -> tf.Tensor:
-    """Decodes a BMP file of 1, 4 or 8 bits a pixel.
+    """Decodes a BMP file with 1, 4 or 8 bits per pixel.
 
     Args:
-        data: Content of the file, a scalar string.
+        data: Contents of the file, a scalar string.
 
     Returns:
         A uint8 tensor `[height, width, 3]`.
 
     Raises:
-        tf.errors.InvalidArgumentError: If the file is cut short, or is
+        tf.errors.InvalidArgumentError: If the file is truncated or
             compressed.
     """
     bits = _number(data, _BITS, tf.uint16)
@@ -57,7 +57,7 @@ def decode_with_color_table(data: tf.Tensor) -> tf.Tensor:
             _number(data, _COMPRESSION), 0, "its pixels are compressed"
         ),
         tf.debugging.assert_equal(
-            tf.reduce_any(bits == [1, 4, 8]), True, "bits of a pixel"
+            tf.reduce_any(bits == [1, 4, 8]), True, "bits per pixel"
         ),
         tf.debugging.assert_equal(width > 0, True, "width"),
     ]
@@ -68,13 +68,13 @@ def decode_with_color_table(data: tf.Tensor) -> tf.Tensor:
     start = _number(data, _PIXELS_AT)
     pixels = _bytes(data, start, rows * stride)
     places = _unpack(tf.reshape(pixels, [rows, stride]), bits)[:, :width]
-    # Most files begin at the bottom row; a negative height says otherwise.
+    # Most files start with the bottom row; a negative height means the top.
     places = tf.cond(height > 0, lambda: places[::-1], lambda: places)
     return tf.cast(tf.gather(table, places), tf.uint8)
 
 
 def _color_table(data: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
-    """Returns red, green and blue of each entry, `[entries, 3]`."""
+    """Returns the red, green and blue of each entry, `[entries, 3]`."""
     used = _number(data, _COLORS)
     entries = tf.where(used > 0, used, tf.bitwise.left_shift(1, bits))
     start = _FILE_HEADER + _number(data, _HEADER_SIZE)
@@ -83,7 +83,7 @@ def _color_table(data: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
 
 
 def _unpack(rows: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
-    """Cuts bytes `[rows, stride]` into entries, the highest bits first."""
+    """Splits bytes `[rows, stride]` into entries, highest bits first."""
     shifts = tf.range(8 - bits, -1, -bits)
     mask = tf.bitwise.left_shift(1, bits) - 1
     entries = tf.bitwise.right_shift(rows[:, :, tf.newaxis], shifts)
@@ -92,7 +92,7 @@ def _unpack(rows: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _number(data: tf.Tensor, at: int, dtype=tf.int32) -> tf.Tensor:
+def _number(data: tf.Tensor, at: int, dtype: tf.DType = tf.int32) -> tf.Tensor:
     field = tf.strings.substr(data, at, dtype.size)
     return tf.cast(tf.io.decode_raw(field, dtype)[0], tf.int32)
 

@@ -1,4 +1,4 @@
-"""A folder that keeps decoded images, so that a second start is quick."""
+"""A cache of decoded images on disk, which makes later starts quick."""
 
 import contextlib
 import hashlib
@@ -21,19 +21,19 @@ Arrays = dict[str, np.ndarray]
 
 _FOLDER = "keras_meta"
 _SUFFIX = ".npz"
-# Seconds after which a file that nobody has written to is abandoned.
+# Seconds without a write after which a file counts as abandoned.
 _ABANDONED = 3600
 
 
 def cache_folder(data_dir: str | os.PathLike) -> Path:
-    """Where to keep arrays made from the data sets of a folder.
+    """Returns the folder to cache arrays in.
 
     Args:
-        data_dir: Folder of the data sets.
+        data_dir: Folder of the data sets that the arrays are made from.
 
     Returns:
-        A folder in `data_dir` if that can be written, else in the user's
-        folder for caches.
+        A folder in `data_dir` if `data_dir` is writable, else one in the
+        user's cache folder.
     """
     if os.access(data_dir, os.W_OK):
         return Path(data_dir) / _FOLDER
@@ -46,21 +46,21 @@ def cached(
     key: Mapping[str, Any],
     build: Callable[[], Arrays],
 ) -> Arrays:
-    """Reads arrays from the cache, or builds and keeps them.
+    """Reads arrays from the cache, or builds and caches them.
 
-    A file that is damaged, or was written for something else, is built
-    again. Where nothing can be written, nothing is kept. Several processes
-    may use one folder at once: each sees only whole files. What a killed
-    process left unfinished is removed an hour later.
+    A file that is damaged or has another key is rebuilt. Where nothing can be
+    written, nothing is cached. Several processes may use one folder at once:
+    each sees only complete files. Files that a killed process left unfinished
+    are removed after an hour.
 
     Args:
-        folder: Folder of the cache; it is made if it is not there.
-        key: All that the arrays depend on, as JSON values. `key["name"]`
-            begins the name of the file.
-        build: Function that makes the arrays, a dict by name.
+        folder: Folder of the cache. It is created if it is missing.
+        key: Everything the arrays depend on, as JSON values. The file name
+            starts with `key["name"]`.
+        build: Function that returns the arrays, a dict by name.
 
     Returns:
-        What `build` returns or returned.
+        The arrays that `build` returns, now or when the file was written.
     """
     text = json.dumps(dict(key), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -71,23 +71,24 @@ def cached(
     arrays = _read(path, text)
     if arrays is None:
         arrays = build()
-        # A read-only or full disk makes the next start slower, no more.
+        content: dict[str, Any] = {"key": np.array(text), **arrays}
+        # A read-only or full disk only makes the next start slower.
         with contextlib.suppress(OSError):
             write_sealed(
                 path,
-                lambda file: np.savez(file, key=np.array(text), **arrays),
+                lambda file: np.savez(file, **content),
                 _SUFFIX,
             )
     return arrays
 
 
 def _read(path: Path, text: str) -> Arrays | None:
-    """Returns what a file holds, or None unless it is whole and has the key.
+    """Returns the arrays in a file, or None if it is damaged or another key's.
 
-    An intact file was written by `cached`, so that reading it cannot fail.
+    An intact file was written by `cached`, so reading it cannot fail.
     """
     try:
-        check_seal(path, "It is built again.")
+        check_seal(path, "It is rebuilt.")
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
     except (OSError, DamagedFile):

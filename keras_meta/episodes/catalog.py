@@ -24,8 +24,8 @@ from keras_meta.episodes.images import pipeline_decoder
 from keras_meta.episodes.splits import class_split
 
 _READ_AT_ONCE = 256
-# To be raised when images are decoded or scaled in another way, so that
-# cached ones are made again.
+# Raise this number when decoding or scaling changes, so that cached images
+# are rebuilt.
 _RECIPE = 2
 
 
@@ -43,35 +43,35 @@ def load_tfds(
     cache: bool = True,
     cache_dir: str | os.PathLike | None = None,
 ) -> Classes:
-    """Loads an image classification data set of TensorFlow Datasets.
+    """Loads an image classification data set from TensorFlow Datasets.
 
-    A data set that was prepared already is read from its files; only one
-    that was not is downloaded. The decoded images are kept in a cache, so
-    that the next start is quick.
+    A data set is downloaded only if it has not been prepared yet. The decoded
+    images are cached, so the next start is quick.
 
-    The splits of most data sets have the *same* classes in different
-    images; a few, such as Omniglot's, have different classes. Load what
-    shall be used, such as `"train+test"`, and split the classes with
+    The splits of most data sets hold different images of the *same* classes;
+    a few, such as Omniglot's, hold different classes. Load all the images to
+    be used, for instance `"train+test"`, and split the classes with
     `Classes.split` or `Classes.split_by`.
 
     Args:
         name: Name of the data set, such as `"cifar100"`.
         split: Split or splits, such as `"train"`, `"train+test"` or
             `"train[:80%]"`.
-        data_dir: Folder of the prepared data sets. By default TensorFlow
-            Datasets' own.
-        image_size: One side of a square, `(height, width)`, or None if all
-            images have the same size already.
-        channels: 3 for color, 1 for gray, None for what the images have.
-        invert: Whether black becomes white.
-        interpolation: Way to scale: `"lanczos3"`, `"lanczos5"`, `"area"`,
-            `"bicubic"` or `"bilinear"`, each averaging when scaling down.
-        image_key: Name of the feature with the image, if there are several.
-        label_key: Name of the feature with the label, if there are several
-            and the data set does not say which one is meant.
-        cache: Whether to keep the decoded images on disk.
-        cache_dir: Folder for that. By default `keras_meta` in `data_dir` if
-            that can be written, else in the user's folder for caches.
+        data_dir: Folder of the prepared data sets. By default, the folder
+            that TensorFlow Datasets uses.
+        image_size: Side of a square, `(height, width)`, or None if all images
+            already have the same size.
+        channels: 3 for color, 1 for gray, or None to keep the images' own.
+        invert: Whether to swap black and white.
+        interpolation: How to resize: `"lanczos3"`, `"lanczos5"`, `"area"`,
+            `"bicubic"` or `"bilinear"`. All of them average when they scale
+            down.
+        image_key: Name of the image feature, if there are several.
+        label_key: Name of the label feature, if there are several and the
+            data set does not say which one to use.
+        cache: Whether to cache the decoded images on disk.
+        cache_dir: Folder of the cache. By default, `keras_meta` in `data_dir`
+            if that is writable, else in the user's cache folder.
 
     Returns:
         `keras_meta.episodes.Classes` with images
@@ -79,9 +79,9 @@ def load_tfds(
         the labels of the data set.
 
     Raises:
-        ValueError: If there is no data set, split or feature of that name,
-            it has no images or labels, or its images differ in size and
-            `image_size` is None.
+        ValueError: If there is no data set, split or feature of that name, if
+            the data set has no images or labels, or if its images differ in
+            size and `image_size` is None.
 
     Example:
     ```python
@@ -112,7 +112,7 @@ def load_tfds(
         images, labels = _read(
             builder, split, image_key, label_key, channels, finishing
         )
-        # Sorted before they are kept, which is sorting once for all.
+        # Sorted before caching, so that it is done only once.
         order = np.argsort(labels, kind="stable")
         return {"images": images[order], "labels": labels[order]}
 
@@ -167,25 +167,25 @@ def from_tfds(
         shots: Number of support images of each class.
         queries: Number of query images of each class.
         tasks: Number of episodes in a batch.
-        data_dir: Folder of the prepared data sets. By default TensorFlow
-            Datasets' own.
+        data_dir: Folder of the prepared data sets. By default, the folder
+            that TensorFlow Datasets uses.
         classes: Which classes to use: labels or names; a `slice` of the
             sorted classes, such as `slice(0, 64)`; a published split, such
-            as `"cifar_fs/train"`, see `keras_meta.episodes.class_split`; or
+            as `"cifar_fs/train"` (see `keras_meta.episodes.class_split`); or
             None for all.
         rotations: Angles, such as `(90, 180, 270)`; each adds a rotated
             version of every class as a new class.
-        image_size: One side of a square, `(height, width)`, or None if all
-            images have the same size already.
-        channels: 3 for color, 1 for gray, None for what the images have.
-        invert: Whether black becomes white.
-        interpolation: Way to scale, see `load_tfds`.
-        image_key: Name of the feature with the image, if there are several.
-        label_key: Name of the feature with the label, if there are several.
-        cache: Whether to keep the decoded images on disk.
-        cache_dir: Folder for that, see `load_tfds`.
+        image_size: Side of a square, `(height, width)`, or None if all images
+            already have the same size.
+        channels: 3 for color, 1 for gray, or None to keep the images' own.
+        invert: Whether to swap black and white.
+        interpolation: How to resize. See `load_tfds`.
+        image_key: Name of the image feature, if there are several.
+        label_key: Name of the label feature, if there are several.
+        cache: Whether to cache the decoded images on disk.
+        cache_dir: Folder of the cache. See `load_tfds`.
         **options: `seed`, `start`, `num_batches`, `dtype`, `rotate`,
-            `augment` and `shuffle`, see
+            `augment` and `shuffle`. See
             `keras_meta.episodes.Classes.episodes`.
 
     Returns:
@@ -196,8 +196,8 @@ def from_tfds(
         `[tasks, ways * queries]`. Labels are int32 from 0 to `ways - 1`.
 
     Raises:
-        ValueError: If the data set cannot be used, see `load_tfds`, or is
-            too small for the episodes.
+        ValueError: If `load_tfds` refuses the data set, or it is too small
+            for the episodes.
 
     Example:
     ```python
@@ -247,14 +247,14 @@ def _selected(
             classes = loaded.ids[classes]
         except (TypeError, ValueError) as error:
             raise ValueError(
-                "`classes` must be a slice between integers. Received: "
+                "`classes` must be a slice with integer bounds. Received: "
                 f"classes={describe(classes)}"
             ) from error
     return loaded.select(classes)
 
 
 def _builder(name: str, data_dir: str | os.PathLike | None) -> Any:
-    # Imported here: it takes seconds that users of arrays need not wait.
+    # Imported here: the import takes seconds, which users of arrays are spared.
     import tensorflow_datasets as tfds
 
     try:
@@ -267,7 +267,7 @@ def _builder(name: str, data_dir: str | os.PathLike | None) -> Any:
         if data_dir is not None:
             place = f", or one prepared in {os.fspath(data_dir)!r}"
         raise ValueError(
-            "`name` must be a data set that TensorFlow Datasets knows"
+            "`name` must be a data set known to TensorFlow Datasets"
             f"{place}. Received: name={name!r}.{hint} "
             "`tensorflow_datasets.list_builders()` lists them."
         ) from error
@@ -282,8 +282,8 @@ def _check_split(info: Any, split: str) -> None:
     except (KeyError, ValueError) as error:
         raise ValueError(
             f"`split` must be a split of {info.name}. Received: split="
-            f"{split!r}. It has {', '.join(sorted(info.splits))}; several are "
-            "joined as in 'train+test'."
+            f"{split!r}. It has {', '.join(sorted(info.splits))}; join several "
+            "as in 'train+test'."
         ) from error
     if empty:
         raise ValueError(
@@ -295,8 +295,8 @@ def _check_split(info: Any, split: str) -> None:
 def _files(builder: Any) -> list[list[str | int]]:
     """Returns the files of a data set with their sizes and times.
 
-    Data sets of one name may lie in several folders, and may be prepared
-    anew.
+    They tell apart data sets of the same name in several folders, and a data
+    set that was prepared again.
     """
     stated = [(path.name, path.stat()) for path in builder.data_path.iterdir()]
     return sorted([name, stat.length, stat.mtime] for name, stat in stated)
@@ -317,7 +317,7 @@ def _image_key(info: Any, key: str | None) -> str:
 def _label_key(info: Any, key: str | None) -> str:
     import tensorflow_datasets as tfds
 
-    # Integers without names can be labels, if the user says so.
+    # Integers without names are labels only if the user says so.
     labels = [
         name
         for name, feature in info.features.items()
@@ -375,7 +375,7 @@ def _read(
 
     shape = builder.info.features[image_key].shape
     if channels is None:
-        # Some files of a data set in color may be gray.
+        # A color data set may contain gray files.
         channels = shape[-1]
     options = tf.data.Options()
     options.deterministic = True
@@ -394,7 +394,7 @@ def _read(
         image = finish(decode(example[image_key]), **finishing)
         return image, example[label_key]
 
-    # Only images known to have one size can be handed over in batches.
+    # Images can be read in batches only if they are known to have one size.
     same_size = finishing["image_size"] is not None or None not in shape
     prepared = (
         encoded.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
@@ -406,12 +406,12 @@ def _read(
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(
             f"An image of {builder.info.name} cannot be decoded: "
-            f"{error.message.splitlines()[0]}. Prepare the data set anew, with "
+            f"{error.message.splitlines()[0]}. Prepare the data set again from "
             "PNG or JPEG files."
         ) from error
     if len({batch.shape[1:] for batch in images}) > 1:
         raise ValueError(
-            f"The images of {builder.info.name} differ in size. Give an "
+            f"The images of {builder.info.name} differ in size. Set "
             "`image_size`."
         )
     return np.concatenate(images), np.concatenate(labels)

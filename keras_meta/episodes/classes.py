@@ -1,4 +1,4 @@
-"""Items of many classes, held in memory, from which episodes are drawn."""
+"""Items of many classes in memory, from which episodes are drawn."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -25,19 +25,18 @@ _ALL_TURNS = (0, 1, 2, 3)
 class Classes:
     """Items of many classes, held in memory.
 
-    Images are held as bytes. Selecting, splitting and rotating classes
-    copies no images: the result refers to the same array.
+    Images stay uint8. Selecting, splitting and rotating classes does not copy
+    images: the result refers to the same array.
 
-    Usually made by `load_arrays`, `load_tfds`, `load_directory` or
-    `omniglot` of `keras_meta.episodes`.
+    `load_arrays`, `load_tfds`, `load_directory` and `omniglot` in
+    `keras_meta.episodes` return instances.
 
     Args:
         items: Array `[items, ...]`, sorted by class.
-        counts: Number of items of each class, `[classes]`, in the order in
-            which the classes follow one another in `items`.
+        counts: Number of items of each class, `[classes]`, in the order of
+            the classes in `items`.
         names: Name of each class.
-        ids: Label of each class in the data set it comes from. By default
-            `0, 1, ...`.
+        ids: Label of each class in its data set. By default, `0, 1, ...`.
 
     Attributes:
         names: Name of each class, a tuple of strings.
@@ -47,7 +46,7 @@ class Classes:
         dtype: Type of the items.
 
     Raises:
-        ValueError: If the parts do not fit together.
+        ValueError: If the arguments do not fit together.
 
     Example:
     >>> import numpy as np
@@ -61,9 +60,9 @@ class Classes:
     def __init__(
         self,
         items: np.ndarray,
-        counts: Sequence[int],
+        counts: Sequence[int] | np.ndarray,
         names: Sequence[str],
-        ids: Sequence[int] | None = None,
+        ids: Sequence[int] | np.ndarray | None = None,
     ):
         items = as_items("items", items)
         counts = as_integers("counts", counts)
@@ -80,7 +79,7 @@ class Classes:
         if sum(counts) != len(items):
             raise ValueError(
                 f"`counts` must add up to the number of items, {len(items)}. "
-                f"Received: counts that add up to {sum(counts)}."
+                f"Received counts that add up to {sum(counts)}."
             )
         _check_different(names=names, ids=ids)
         counts = np.array(counts, np.int64)
@@ -112,10 +111,10 @@ class Classes:
         )
 
     def items_of(self, label: int | str) -> np.ndarray:
-        """The items of one class.
+        """Returns the items of one class.
 
         Args:
-            label: Its id or its name.
+            label: Id or name of the class.
 
         Returns:
             An array `[items of the class, ...]`.
@@ -130,14 +129,14 @@ class Classes:
         """Keeps some of the classes.
 
         Args:
-            classes: Their ids (integers) or names (strings), in any order.
+            classes: Ids (integers) or names (strings), in any order.
 
         Returns:
-            The `Classes` asked for, in that order.
+            The selected `Classes`, in that order.
 
         Raises:
-            ValueError: If one is unknown or asked for twice, or none is
-                asked for.
+            ValueError: If `classes` is empty, or names a class that is
+                unknown, or names a class twice.
 
         Example:
         >>> import numpy as np
@@ -167,25 +166,25 @@ class Classes:
         *,
         seed: int = 0,
     ) -> dict[str, "Classes"]:
-        """Splits the classes at random into parts without a common class.
+        """Splits the classes at random into disjoint parts.
 
-        The split depends on the seed and the number of classes only. Split
-        before `rotations`, or versions of one class land in different parts.
+        The split depends only on the seed and the number of classes. Call it
+        before `rotations`, so that all versions of a class stay in one part.
 
         Args:
-            train: Share of the classes to train on.
-            validation: Share to choose settings on.
-            test: Share to report on. The three must add up to 1.
+            train: Fraction of the classes for training.
+            validation: Fraction for choosing settings.
+            test: Fraction for reporting. The three must add up to 1.
             seed: Seed of the split.
 
         Returns:
-            A dict with the keys `"train"`, `"validation"` and `"test"`,
-            without the parts whose share is 0.
+            A dict with the keys `"train"`, `"validation"` and `"test"`. Parts
+            whose fraction is 0 are left out.
 
         Raises:
-            ValueError: If the shares are negative or do not add up to 1, if
-                a part would have no class, or if classes were rotated
-                already.
+            ValueError: If a fraction is negative, if they do not add up to 1,
+                if a part would be empty, or if the classes have already been
+                rotated.
 
         Example:
         >>> import numpy as np
@@ -197,7 +196,7 @@ class Classes:
         """
         shares = {"train": train, "validation": validation, "test": test}
         check_number_at_least(0, **shares)
-        # What NumPy's generator takes.
+        # The range that NumPy's generator accepts.
         if not is_whole(seed) or not 0 <= seed < 2**32:
             raise ValueError(
                 "`seed` must be an integer from 0 to 2**32 - 1. Received: "
@@ -205,13 +204,13 @@ class Classes:
             )
         if abs(sum(shares.values()) - 1) > 1e-6:
             raise ValueError(
-                "`train`, `validation` and `test` must be shares that add up "
-                f"to 1. Received: {train}, {validation} and {test}."
+                "`train`, `validation` and `test` must be fractions that add "
+                f"up to 1. Received: {train}, {validation} and {test}."
             )
         if self._turns.any():
             raise ValueError(
-                "`split` would put rotated versions of one class into "
-                "different parts. Call `split` before `rotations`."
+                "`split` would put rotated versions of a class into different "
+                "parts. Call `split` before `rotations`."
             )
         # RandomState, because its stream is frozen across NumPy versions.
         order = np.random.RandomState(seed).permutation(len(self))
@@ -223,19 +222,19 @@ class Classes:
                 parts[key] = self._subset(np.sort(order[low:high]))
             elif shares[key] > 0:
                 raise ValueError(
-                    f"`{key}={shares[key]}` of {len(self)} classes is no "
-                    "class at all. Give it a larger share, or 0."
+                    f"`{key}={shares[key]}` of {len(self)} classes rounds to "
+                    "no class. Use a larger fraction, or 0."
                 )
         return parts
 
     def split_by(
         self, parts: Mapping[str, Sequence[int] | Sequence[str]]
     ) -> dict[str, "Classes"]:
-        """Splits the classes by lists.
+        """Splits the classes as listed.
 
         Args:
             parts: Ids or names of the classes of each part, by the name of
-                the part. Classes in no list are left out.
+                the part. Classes that are not listed are left out.
 
         Returns:
             A dict of `Classes` with the keys of `parts`.
@@ -251,8 +250,8 @@ class Classes:
         """
         if not isinstance(parts, Mapping):
             raise ValueError(
-                "`parts` must be a dict of lists of classes by the name of "
-                f"the part. Received: parts={describe(parts)}"
+                "`parts` must be a dict from the name of a part to a list of "
+                f"classes. Received: parts={describe(parts)}"
             )
         result = {}
         for key, part in parts.items():
@@ -279,22 +278,25 @@ class Classes:
 
         Returns:
             `Classes` with `1 + len(degrees)` times as many classes. The
-            original ones come first and keep their ids; the ids of the new
-            ones follow the largest of these.
+            original classes come first and keep their ids; new ids follow the
+            largest of these.
 
         Raises:
-            ValueError: If an angle is no multiple of 90, is a full turn or
-                comes twice, if the items are no square images, or if classes
-                were rotated already.
+            ValueError: If an angle is not a multiple of 90, is a full turn or
+                is repeated, if the items are not square images, or if the
+                classes have already been rotated.
         """
         turns = [_turns(angle, self.item_shape) for angle in degrees]
         if len(set(turns)) < len(turns) or 0 in turns:
             raise ValueError(
-                "`degrees` must be different angles other than a full turn. "
+                "`degrees` must be different angles, and not full turns. "
                 f"Received: {degrees}."
             )
         if self._turns.any():
-            raise ValueError("These classes were rotated already.")
+            raise ValueError(
+                "These classes have already been rotated. Pass all angles in "
+                "one call of `rotations`."
+            )
         copies = 1 + len(turns)
         rotated = self._subset(np.tile(np.arange(len(self)), copies))
         rotated._turns = np.repeat([0, *turns], len(self))
@@ -323,22 +325,22 @@ class Classes:
         augment: Callable | None = None,
         shuffle: bool = False,
     ) -> EpisodeSampler:
-        """A function of the index of an episode that draws it.
+        """Returns a sampler that draws episodes by their index.
 
         Args:
             ways: Number of classes in an episode.
             shots: Number of support items of each class.
             queries: Number of query items of each class.
             seed: Seed of the episodes.
-            dtype: `"float32"`, in which uint8 images are scaled to the
-                range 0 to 1, or the items' own type, such as `"uint8"`, for
-                the items as they are.
+            dtype: `"float32"`, which scales uint8 images to the range 0 to 1,
+                or the items' own type, such as `"uint8"`, which leaves them
+                unchanged.
             rotate: `"class"` turns each class of each episode by a random
                 multiple of 90 degrees; None does not.
             augment: Optional function `(seed, index, x) -> x`, such as a
                 `keras_meta.episodes.Augment`.
-            shuffle: Whether the items of a support or query set come in
-                random order instead of class by class.
+            shuffle: Whether to shuffle the items of a support or query set.
+                By default, they are sorted by class.
 
         Returns:
             A `keras_meta.episodes.EpisodeSampler`.
@@ -386,10 +388,10 @@ class Classes:
     ) -> tf.data.Dataset:
         """Few-shot classification episodes, ready for `model.fit`.
 
-        Each episode draws `ways` classes and gives them the labels
-        `0, ..., ways - 1` in random order; of each class it draws
-        `shots + queries` different items. Episode `i` depends on `seed` and
-        `i` only.
+        Each episode draws `ways` classes, gives them the labels
+        `0, ..., ways - 1` in random order, and draws `shots + queries`
+        different items of each class. Episode `i` depends only on `seed` and
+        `i`.
 
         Args:
             ways: Number of classes in an episode.
@@ -398,16 +400,16 @@ class Classes:
             tasks: Number of episodes in a batch.
             seed: Seed of the episodes.
             start: Index of the first episode.
-            num_batches: Number of batches, or None for no end.
-            dtype: `"float32"`, in which uint8 images are scaled to the
-                range 0 to 1, or the items' own type, such as `"uint8"`, for
-                the items as they are.
+            num_batches: Number of batches, or None for an endless data set.
+            dtype: `"float32"`, which scales uint8 images to the range 0 to 1,
+                or the items' own type, such as `"uint8"`, which leaves them
+                unchanged.
             rotate: `"class"` turns each class of each episode by a random
                 multiple of 90 degrees; None does not.
             augment: Optional function `(seed, index, x) -> x`, such as a
                 `keras_meta.episodes.Augment`.
-            shuffle: Whether the items of a support or query set come in
-                random order instead of class by class.
+            shuffle: Whether to shuffle the items of a support or query set.
+                By default, they are sorted by class.
 
         Returns:
             A `tf.data.Dataset` of `(x, y)`. `x["support_x"]` is
@@ -440,7 +442,7 @@ class Classes:
             shuffle=shuffle,
         ).dataset(tasks=tasks, start=start, num_batches=num_batches)
 
-    def _subset(self, positions: Sequence[int]) -> "Classes":
+    def _subset(self, positions: Sequence[int] | np.ndarray) -> "Classes":
         subset = Classes.__new__(Classes)
         subset._items = self._items
         subset._starts = self._starts[positions]
@@ -454,7 +456,8 @@ class Classes:
         if isinstance(classes, str):
             raise ValueError(
                 f"`{argument}` must be a list of classes. Received: {argument}="
-                f"{describe(classes)}. Write [{describe(classes)}] for one."
+                f"{describe(classes)}. For one class, pass "
+                f"[{describe(classes)}]."
             )
         by_id = {label: place for place, label in enumerate(self.ids)}
         by_name = {name: place for place, name in enumerate(self.names)}
@@ -462,14 +465,14 @@ class Classes:
         for label in as_list(argument, classes):
             if not isinstance(label, str) and not is_whole(label):
                 raise ValueError(
-                    f"`{argument}` must hold ids, integers, or names, strings. "
-                    f"Received: {describe(label)}"
+                    f"`{argument}` must hold ids (integers) or names "
+                    f"(strings). Received: {describe(label)}"
                 )
             known = by_name if isinstance(label, str) else by_id
             if label not in known:
                 raise ValueError(
-                    f"`{argument}` has {describe(label)}, which is none of the "
-                    f"{len(self)} classes. They are {_listing(known)}."
+                    f"`{argument}` has {describe(label)}, which is not one of "
+                    f"the {len(self)} classes. They are {_listing(known)}."
                 )
             positions.append(known[label])
         return positions
@@ -478,7 +481,7 @@ class Classes:
         if ways > len(self):
             raise ValueError(
                 f"`ways={ways}` needs at least {ways} classes, but there are "
-                f"{len(self)}. Lower `ways` or give more classes."
+                f"{len(self)}. Lower `ways` or provide more classes."
             )
         smallest = int(np.argmin(self.counts))
         if self.counts[smallest] < shots + queries:
@@ -486,7 +489,7 @@ class Classes:
                 f"Class {self.names[smallest]!r} has "
                 f"{self.counts[smallest]} items, but `shots={shots}` and "
                 f"`queries={queries}` need {shots + queries} different ones. "
-                "Lower them or leave the class out with `select`."
+                "Lower them, or leave the class out with `select`."
             )
 
     def _items_at(self, position: int, more_turns: int = 0) -> np.ndarray:
@@ -496,10 +499,10 @@ class Classes:
         return np.rot90(items, turns, axes=(1, 2)) if turns else items
 
     def _table(self, turns: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The items of these classes only, and where each class starts.
+        """Returns the items of these classes and where each class starts.
 
         Rotated versions are made here, once: turning images in every episode
-        costs more than gathering them does.
+        costs more than gathering them.
         """
         starts = np.cumsum(self.counts) - self.counts
         untouched = (
@@ -523,14 +526,14 @@ class Classes:
 def _turns(degrees: int, shape: tuple[int, ...]) -> int:
     if not is_whole(degrees) or degrees % _QUARTER_TURN:
         raise ValueError(
-            f"`degrees` must be multiples of {_QUARTER_TURN}, integers. "
+            f"`degrees` must be integer multiples of {_QUARTER_TURN}. "
             f"Received: {describe(degrees)}. `keras_meta.episodes.Augment` "
             "rotates by other angles."
         )
     if len(shape) != 3 or shape[0] != shape[1]:
         raise ValueError(
             "Rotations need square images [items, size, size, channels]. "
-            f"Received: items of the shape {shape}."
+            f"Received: items of shape {shape}."
         )
     return int(degrees) // _QUARTER_TURN % 4
 
@@ -546,7 +549,7 @@ def _listing(known: Mapping, most: int = 10) -> str:
 
 
 def _check_different(**entries: list) -> None:
-    """Requires that no class is called as another one."""
+    """Requires that no two classes share an entry."""
     for name, values in entries.items():
         repeated = _repeated(values)
         if repeated:

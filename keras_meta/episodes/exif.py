@@ -1,4 +1,4 @@
-"""The way a photograph is meant to be looked at."""
+"""Orientation of photographs, as EXIF data states it."""
 
 import struct
 from collections.abc import Iterator
@@ -18,39 +18,39 @@ def orientation(jpeg: bytes) -> int:
     """Returns the orientation that a JPEG file states in its EXIF data.
 
     Args:
-        jpeg: Content of the file.
+        jpeg: Contents of the file.
 
     Returns:
-        A number from 1 to 8, as EXIF counts them. 1, for upright, if the
-        file states none or is no JPEG file.
+        The EXIF orientation, from 1 to 8. 1, upright, if the file states none
+        or is not a JPEG file.
     """
     try:
         for marker, content in _segments(jpeg):
             if marker == _APPLICATION_1 and content.startswith(_EXIF):
                 stated = _find_orientation(content[len(_EXIF) :])
                 return stated if UPRIGHT <= stated <= 8 else UPRIGHT
-    # Cut short, or not as EXIF has it.
+    # Truncated or malformed EXIF data.
     except (IndexError, struct.error):
         pass
     return UPRIGHT
 
 
 def turn_upright(image: tf.Tensor, stated: int) -> tf.Tensor:
-    """Turns and mirrors an image as its orientation asks.
+    """Turns and mirrors an image to make it upright.
 
     Args:
         image: `[height, width, channels]`.
-        stated: What `orientation` returned.
+        stated: The orientation, from `orientation`.
 
     Returns:
-        The image as it is meant to be looked at, `[height, width, channels]`
-        or `[width, height, channels]`.
+        The upright image, `[height, width, channels]` or
+        `[width, height, channels]`.
 
     Example:
     >>> turn_upright(tf.zeros([2, 5, 1]), 6).shape
     TensorShape([5, 2, 1])
     """
-    # Above 4, rows and columns are exchanged.
+    # Orientations above 4 exchange rows and columns.
     if stated > 4:
         image = tf.transpose(image, [1, 0, 2])
     if stated in (3, 4, 7, 8):
@@ -61,7 +61,7 @@ def turn_upright(image: tf.Tensor, stated: int) -> tf.Tensor:
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yields the marker and content of what precedes the picture."""
+    """Yields the marker and content of each segment before the pixels."""
     place = len(_START_OF_IMAGE)
     if jpeg[:place] != _START_OF_IMAGE:
         return

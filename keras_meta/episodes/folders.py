@@ -24,8 +24,8 @@ from keras_meta.episodes.images import finish
 from keras_meta.episodes.images import why_not
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
-# What operating systems and archives put beside files, in lower case. Names
-# that begin with a dot are passed over anyway.
+# Files that operating systems and archivers add, in lower case. Names that
+# start with a dot are ignored as well.
 _SYSTEM_NAMES = (
     "$recycle.bin",
     "@eadir",
@@ -38,7 +38,7 @@ _SYSTEM_NAMES = (
     "system volume information",
     "thumbs.db",
 )
-# What folders of the parts of a data set are called, by the part.
+# Usual folder names for the parts of a data set.
 _PARTS = {
     "train": ("train", "training", "trn"),
     "validation": ("val", "valid", "validation", "dev"),
@@ -56,25 +56,26 @@ def load_directory(
 ) -> Classes:
     """Reads a folder of class folders.
 
-    Every folder that holds images is a class, named by its path below
-    `path`: `dog`, or `Greek/character01`. Passed over are files and folders
-    whose name begins with a dot, and those of operating systems, such as
-    `Thumbs.db` and `desktop.ini`.
+    Every folder that contains images is a class, named by its path relative
+    to `path`: `dog`, or `Greek/character01`. Files and folders whose names
+    start with a dot are ignored, and so are those of operating systems, such
+    as `Thumbs.db` and `desktop.ini`.
 
-    Files are BMP, GIF, JPEG, PNG or WebP. Of an animation the first picture
-    is read. Transparency is dropped, CMYK becomes RGB, 16 bits become 8, and
-    JPEG files are turned as the orientation in their EXIF data says. Animated
-    WebP is not supported.
+    Files may be BMP, GIF, JPEG, PNG or WebP. Only the first frame of an
+    animation is read; animated WebP is not supported. Transparency is
+    dropped, CMYK becomes RGB, 16 bits become 8, and JPEG files are turned
+    upright according to their EXIF data.
 
     Args:
-        path: The folder. Where there is a folder for each part of a data
-            set, such as `train` and `test`, the folder of one part.
-        image_size: One side of a square, `(height, width)`, or None if all
-            images have the same size already.
+        path: The folder. If each part of a data set has its own folder, such
+            as `train` and `test`, pass the folder of one part.
+        image_size: Side of a square, `(height, width)`, or None if all images
+            already have the same size.
         channels: 3 for color, 1 for gray.
-        invert: Whether black becomes white.
-        interpolation: Way to scale: `"lanczos3"`, `"lanczos5"`, `"area"`,
-            `"bicubic"` or `"bilinear"`, each averaging when scaling down.
+        invert: Whether to swap black and white.
+        interpolation: How to resize: `"lanczos3"`, `"lanczos5"`, `"area"`,
+            `"bicubic"` or `"bilinear"`. All of them average when they scale
+            down.
 
     Returns:
         `keras_meta.episodes.Classes` with images
@@ -82,10 +83,10 @@ def load_directory(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If an argument is out of range, if the folder holds no
-            class folders, or the same classes in a folder for each part of a
-            data set, if a file cannot be read as an image, or if the images
-            differ in size and `image_size` is None.
+        ValueError: If an argument is out of range, if the folder has no class
+            folders, if it has the same classes once in each part of a data
+            set, if a file cannot be read as an image, or if the images differ
+            in size and `image_size` is None.
     """
     check_path(path=path)
     image_size, channels = check_image_options(
@@ -129,7 +130,7 @@ def from_directory(
     """Few-shot classification episodes from a folder of class folders.
 
     Args:
-        path: The folder. Every folder in it that holds images is a class.
+        path: The folder. Every folder in it that contains images is a class.
         ways: Number of classes in an episode.
         shots: Number of support images of each class.
         queries: Number of query images of each class.
@@ -138,13 +139,13 @@ def from_directory(
             sorted list of names, or None for all.
         rotations: Angles, such as `(90, 180, 270)`; each adds a rotated
             version of every class as a new class.
-        image_size: One side of a square, `(height, width)`, or None if all
-            images have the same size already.
+        image_size: Side of a square, `(height, width)`, or None if all images
+            already have the same size.
         channels: 3 for color, 1 for gray.
-        invert: Whether black becomes white.
-        interpolation: Way to scale, see `load_directory`.
+        invert: Whether to swap black and white.
+        interpolation: How to resize. See `load_directory`.
         **options: `seed`, `start`, `num_batches`, `dtype`, `rotate`,
-            `augment` and `shuffle`, see
+            `augment` and `shuffle`. See
             `keras_meta.episodes.Classes.episodes`.
 
     Returns:
@@ -156,8 +157,8 @@ def from_directory(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If the folder cannot be used, see `load_directory`, or
-            holds too little for the episodes.
+        ValueError: If `load_directory` refuses the folder, or it has too few
+            classes or images for the episodes.
 
     Example:
     ```python
@@ -184,11 +185,11 @@ def from_directory(
 
 
 def _class_folders(root: Path) -> dict[str, list[Path]]:
-    """Returns the image files of each folder that holds some, by its name."""
+    """Returns the image files of each class folder, by the folder's name."""
     if not root.is_dir():
         raise FileNotFoundError(
-            "`path` must be a folder. Received: path="
-            f"{os.fspath(root)!r}, where there is none."
+            "`path` must be an existing folder. Received: path="
+            f"{os.fspath(root)!r}"
         )
     folders = {}
     for folder, subfolders, files in os.walk(
@@ -204,20 +205,20 @@ def _class_folders(root: Path) -> dict[str, list[Path]]:
             folders[Path(folder).relative_to(root).as_posix()] = images
     if not folders:
         raise ValueError(
-            f"`path` holds no images: {os.fspath(root)!r}. Put the images of "
-            "each class into a folder of their own in it."
+            f"`path` holds no images: {os.fspath(root)!r}. Put a folder of "
+            "images for each class into it."
         )
     if "." in folders:
         raise ValueError(
             f"`path` holds {len(folders['.'])} images outside of a class "
             f"folder, such as {os.fspath(folders['.'][0])!r}. Put the images "
-            "of each class into a folder of their own."
+            "of each class into their own folder."
         )
     return dict(sorted(folders.items()))
 
 
 def _raise(error: OSError) -> None:
-    """Raises, as a folder that cannot be listed must not be left out."""
+    """Raises: a folder that cannot be listed must not be left out."""
     raise error
 
 
@@ -230,21 +231,21 @@ def _checked_image(file: Path) -> Path:
         raise ValueError(
             f"{os.fspath(file)!r} cannot be read as an image: its name must "
             f"end in {', '.join(_SUFFIXES)}. Convert an image of another "
-            "format to PNG; take other files out of the folder."
+            "format to PNG; move other files out of the folder."
         )
     return file
 
 
 def _check_parts(root: Path, names: list[str]) -> None:
-    """Notices folders of the parts of a data set where classes should be.
+    """Detects parts of a data set, such as `train`, where classes should be.
 
-    Classes that come once in each part would be taken for different ones, so
-    they are an error. Parts with different classes are a warning, as they
-    can be meant.
+    A class that occurs in several parts would count as several classes, which
+    is an error. Parts with different classes may be intended, so they only
+    cause a warning.
     """
     paths = [tuple(name.split("/")) for name in names]
     first = len(os.path.commonprefix(paths))
-    # A part holds its classes, or a class its parts.
+    # The parts may contain the classes, or each class its parts.
     for place in (first, -1):
         parts = {path[place] for path in paths if len(path) > place}
         kinds = {_part_of(part) for part in parts}
@@ -257,24 +258,24 @@ def _check_parts(root: Path, names: list[str]) -> None:
     way_out = (
         f"Load one part at a time, such as "
         f"{os.path.join(root, *paths[0][:first], parts[0])!r}, in which each "
-        "class has one folder; or move the images of each class together."
+        "class has one folder; or move the images of each class into one."
     )
     classes = [path[:place] + path[place:][1:] for path in paths]
     most, times = Counter(classes).most_common(1)[0]
     if times > 1:
-        trouble = "each part would be taken for a class"
+        trouble = "each part would count as a class"
         if most:
-            trouble = f"class {'/'.join(most)!r} would be {times} classes"
+            trouble = f"class {'/'.join(most)!r} would count as {times} classes"
         raise ValueError(f"{where}: {trouble}. {way_out}")
     warnings.warn(
-        f"{where}, whose classes are loaded together as {names[0]!r} and so "
+        f"{where}. Their classes are loaded together, as {names[0]!r} and so "
         f"on. {way_out}",
         stacklevel=3,
     )
 
 
 def _part_of(folder: str) -> str | None:
-    """Returns the part of a data set that a folder is called after."""
+    """Returns the part of a data set that a folder is named after."""
     for part, names in _PARTS.items():
         if folder.lower() in names:
             return part
@@ -282,7 +283,7 @@ def _part_of(folder: str) -> str | None:
 
 
 def _read(file: Path, channels: int | None) -> tf.Tensor:
-    """Reads an image as it is meant to be looked at."""
+    """Reads an image and turns it upright."""
     content = file.read_bytes()
     try:
         image = decode(content, channels)
@@ -301,6 +302,6 @@ def _check_same_size(files: list[Path], images: list[np.ndarray]) -> None:
         same_size = image.shape[:2] == images[0].shape[:2]
         raise ValueError(
             f"{os.fspath(file)!r} has the shape {image.shape}, but "
-            f"{os.fspath(files[0])!r} has {images[0].shape}. Give "
-            f"{'`channels`' if same_size else 'an `image_size`'}."
+            f"{os.fspath(files[0])!r} has {images[0].shape}. Set "
+            f"{'`channels`' if same_size else '`image_size`'}."
         )

@@ -1,8 +1,9 @@
-"""Images on their way into memory: decoding, scaling, inverting."""
+"""Decoding, scaling and inverting images."""
 
 import functools
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,14 +16,14 @@ from keras_meta.episodes.bitmaps import decode_with_color_table
 from keras_meta.episodes.bitmaps import has_color_table
 
 _CHANNELS = (1, 3)
-# How files begin.
+# First bytes of files.
 _BMP = b"BM"
 _GIF = b"GIF8"
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PN"
 _WEBP = b"RIFF"
 _INTERPOLATIONS = ("area", "bicubic", "bilinear", "lanczos3", "lanczos5")
-# How files of other formats begin, as regular expressions.
+# First bytes of files of other formats, as regular expressions.
 _UNSUPPORTED = {
     rb"II\*\x00|MM\x00\*": "a TIFF",
     rb"....ftyp(avif|avis)": "an AVIF",
@@ -41,9 +42,8 @@ _SUPPORTED = {
     _PNG: "PNG",
     _WEBP + b"....WEBP": "WebP",
 }
-_CONVERT = "convert it to PNG, or take it out of the folder."
-# Place of a byte of WebP files with extensions, and the bit that says that
-# more than one picture follows.
+_CONVERT = "convert it to PNG, or move it out of the folder."
+# Offset of the flags in an extended WebP file, and the bit for an animation.
 _WEBP_FLAGS = 20
 _WEBP_ANIMATION = 0x02
 
@@ -53,19 +53,20 @@ def check_image_options(
     channels: int | None,
     interpolation: str,
 ) -> tuple[tuple[int, int] | None, int | None]:
-    """Checks how images shall be changed.
+    """Checks the options for decoding and scaling images.
 
     Args:
-        image_size: One side of a square, `(height, width)`, or None for the
-            size that the images have.
-        channels: 1, 3 or None for what the images have.
-        interpolation: Name of a way to scale.
+        image_size: Side of a square, `(height, width)`, or None to keep the
+            images' own size.
+        channels: 1, 3, or None to keep the images' own.
+        interpolation: Name of a resizing method.
 
     Returns:
-        `(height, width)` or None, and the channels, all Python integers.
+        `(height, width)` or None, and the channels. All numbers are Python
+        integers.
 
     Raises:
-        ValueError: If one of them cannot be used.
+        ValueError: If an option is not valid.
 
     Example:
     >>> check_image_options(28, 1, "lanczos3")
@@ -81,7 +82,7 @@ def check_image_options(
         channels = int(channels)
     if image_size is None:
         return None, channels
-    size = [image_size] * 2 if is_whole(image_size) else image_size
+    size: Any = [image_size] * 2 if is_whole(image_size) else image_size
     if isinstance(size, np.ndarray):
         size = size.tolist()
     if not isinstance(size, (tuple, list)) or len(size) != 2:
@@ -97,22 +98,22 @@ def check_image_options(
 def decode(data: bytes | tf.Tensor, channels: int | None = None) -> tf.Tensor:
     """Decodes a BMP, GIF, JPEG, PNG or WebP file.
 
-    Colors become gray or gray becomes color where `channels` asks for it.
-    16 bits become 8, CMYK becomes RGB, and transparency is dropped. It can
-    be called eagerly and in a graph.
+    Images are converted between color and gray as `channels` asks. 16 bits
+    become 8, CMYK becomes RGB, and transparency is dropped. Works eagerly and
+    in graphs.
 
     Args:
-        data: Content of the file, a scalar string.
-        channels: 1, 3 or None for what the file has; BMP and GIF files have
+        data: Contents of the file, a scalar string.
+        channels: 1, 3, or None to keep the file's own. BMP and GIF files have
             3.
 
     Returns:
-        A uint8 tensor `[height, width, channels]`; of an animation, the
-        first picture.
+        A uint8 tensor `[height, width, channels]`; the first frame of an
+        animation.
 
     Raises:
-        tf.errors.InvalidArgumentError: If it is not such a file, or one that
-            TensorFlow cannot decode; see `why_not`.
+        tf.errors.InvalidArgumentError: If the file has another format, or
+            TensorFlow cannot decode it. `why_not` explains the error.
     """
     data = tf.convert_to_tensor(data)
     image = tf.case(
@@ -136,17 +137,20 @@ def decode(data: bytes | tf.Tensor, channels: int | None = None) -> tf.Tensor:
 def pipeline_decoder(
     channels: int | None,
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns `decode` for many files in a `tf.data` pipeline.
+    """Returns a version of `decode` for many files in a `tf.data` pipeline.
 
     Args:
         channels: See `decode`.
+
+    Returns:
+        A function from the contents of a file to a uint8 image.
     """
     convert = tf.function(
         lambda data: decode(data, channels),
         input_signature=[tf.TensorSpec([], tf.string)],
         autograph=False,
-        # Nearly all files are decoded at once. Each operation of the others'
-        # conversions would be visited for them too if it were inlined.
+        # Nearly all files need no conversion. If the conversions were
+        # inlined, each of their operations would be visited for every file.
         experimental_attributes={"_noinline": True},
     )
     at_once = [_PNG] if channels == 1 else [_PNG, _JPEG]
@@ -164,40 +168,40 @@ def pipeline_decoder(
 
 
 def why_not(data: bytes, error: tf.errors.OpError) -> str:
-    """Says why `decode` failed, and what to do.
+    """Explains why `decode` failed, and what to do.
 
     Args:
-        data: Content of the file.
-        error: What `decode` raised.
+        data: Contents of the file.
+        error: The error that `decode` raised.
 
     Returns:
-        A clause and a sentence, such as "it is empty. Take it out of the
+        A clause and a sentence, such as "it is empty. Move it out of the
         folder."
 
     Example:
     >>> why_not(b"", None)
-    'it is empty. Take it out of the folder.'
+    'it is empty. Move it out of the folder.'
     """
     if not data:
-        return "it is empty. Take it out of the folder."
+        return "it is empty. Move it out of the folder."
     for start, kind in _UNSUPPORTED.items():
         if re.match(start, data[:1024], re.DOTALL):
             return (
-                f"it is {kind} file, a format that is not supported. You can "
+                f"it is {kind} file, and that format is not supported. You can "
                 f"{_CONVERT}"
             )
     for start, kind in _SUPPORTED.items():
         if re.match(start, data, re.DOTALL):
-            # The name of the operation says nothing to a user.
+            # The name of the operation means nothing to a user.
             said = re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", error.message)
             return (
-                f"it is a {kind} file that is damaged, cut short, or of a "
-                f"variety that is not supported ({said.splitlines()[0]}). "
-                f"Repair it, or {_CONVERT}"
+                f"it is a {kind} file that is damaged, truncated, or of an "
+                f"unsupported variety ({said.splitlines()[0]}). Repair it, or "
+                f"{_CONVERT}"
             )
     return (
-        f"it begins with {data[:8]!r}, as no image does. Take it out of the "
-        "folder."
+        f"it starts with {data[:8]!r}, which is not an image format. Move it "
+        "out of the folder."
     )
 
 
@@ -212,9 +216,9 @@ def finish(
 
     Args:
         image: uint8 `[height, width, channels]`.
-        image_size: `(height, width)` or None for no scaling.
-        invert: Whether black becomes white.
-        interpolation: Way to scale; scaling down averages, so that no line
+        image_size: `(height, width)`, or None for no scaling.
+        invert: Whether to swap black and white.
+        interpolation: Resizing method. Scaling down averages, so that no line
             is lost.
 
     Returns:
@@ -257,7 +261,7 @@ def _decode_gif(data: tf.Tensor, channels: int | None) -> tf.Tensor:
 def _decode_jpeg(data: tf.Tensor, channels: int | None) -> tf.Tensor:
     if channels != 1:
         return _decode(data, channels)
-    # libjpeg converts CMYK only to color.
+    # libjpeg converts CMYK to color only.
     return tf.cond(
         tf.io.extract_jpeg_shape(data)[2] == 4,
         lambda: _of_channels(_decode(data, 3), channels),
@@ -266,8 +270,8 @@ def _decode_jpeg(data: tf.Tensor, channels: int | None) -> tf.Tensor:
 
 
 def _decode_webp(data: tf.Tensor, channels: int | None) -> tf.Tensor:
-    # TensorFlow 2.21 writes beyond its memory when it decodes an animation
-    # without transparency, unless 3 channels are asked for, which it refuses.
+    # TensorFlow 2.21 writes out of bounds when it decodes an animation without
+    # transparency. Asked for 3 channels, it refuses the animation instead.
     color = tf.cond(
         _is_animated_webp(data),
         lambda: _decode(data, 3),
@@ -277,7 +281,7 @@ def _decode_webp(data: tf.Tensor, channels: int | None) -> tf.Tensor:
 
 
 def _of_channels(color: tf.Tensor, channels: int | None) -> tf.Tensor:
-    """Turns `[height, width, 3 or 4]` into the channels asked for."""
+    """Converts `[height, width, 3 or 4]` to the requested channels."""
     if channels is None:
         return color
     color = tf.ensure_shape(color[..., :3], [None, None, 3])

@@ -1,4 +1,4 @@
-"""Omniglot as few-shot papers use it."""
+"""Omniglot, prepared as in few-shot papers."""
 
 import os
 from collections.abc import Sequence
@@ -25,33 +25,32 @@ def omniglot(
     cache: bool = True,
     cache_dir: str | os.PathLike | None = None,
 ) -> Classes:
-    """Omniglot's characters as few-shot papers use them.
+    """Loads Omniglot's characters as few-shot papers use them.
 
-    Images are scaled to 28x28 by a Lanczos filter and inverted: ink is 1,
-    paper is 0.
+    By default, images are scaled to 28x28 with a Lanczos filter and inverted:
+    ink is bright, paper is dark.
 
     Args:
-        split: `"train"`, `"validation"`, `"test"`, or several such as
+        split: `"train"`, `"validation"`, `"test"`, or several, such as
             `"train+validation"`.
         protocol: `"random1200"` for 1100, 100 and 423 characters drawn at
             random from both of Omniglot's sets, or `"vinyals"` for the 1028,
-            172 and 423 of the list most papers since have used.
-        rotations: Angles, each of which adds a rotated version of every
-            character as a new class. By default `(90, 180, 270)` if the
-            split has training classes, else none. `rotations=()` together
-            with `rotate="class"` in `Classes.episodes` is the recipe of
-            MAML's published code, which turns the classes of each episode
-            at random, in tests too.
+            172 and 423 characters of the list that most later papers use.
+        rotations: Angles; each adds a rotated version of every character as a
+            new class. By default, `(90, 180, 270)` if the split has training
+            classes, else none. MAML's published code instead turns the
+            classes of each episode at random, even in tests: pass
+            `rotations=()` here and `rotate="class"` to `Classes.episodes`.
         image_size: Side of the images.
-        invert: Whether ink is bright on dark paper.
-        data_dir: Folder of the prepared data sets. By default TensorFlow
-            Datasets' own.
-        cache: Whether to keep the scaled images on disk.
-        cache_dir: Folder for that, see `keras_meta.episodes.load_tfds`.
+        invert: Whether to draw bright ink on dark paper.
+        data_dir: Folder of the prepared data sets. By default, the folder
+            that TensorFlow Datasets uses.
+        cache: Whether to cache the scaled images on disk.
+        cache_dir: Folder of the cache. See `keras_meta.episodes.load_tfds`.
 
     Returns:
         `keras_meta.episodes.Classes` with 20 images
-        `[image_size, image_size, 1]` of each class.
+        `[image_size, image_size, 1]` of each class, uint8.
 
     Raises:
         ValueError: If `split` or `protocol` is unknown.
@@ -78,8 +77,8 @@ def omniglot(
         chosen = class_split(f"{protocol}/{split}")
     except ValueError as error:
         raise ValueError(
-            "`split` must be 'train', 'validation', 'test', or several such as "
-            f"'train+validation'. Received: split={split!r}"
+            "`split` must be 'train', 'validation', 'test', or several, such "
+            f"as 'train+validation'. Received: split={split!r}"
         ) from error
     classes = load_tfds(
         "omniglot",

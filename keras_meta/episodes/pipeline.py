@@ -1,4 +1,4 @@
-"""From a function that draws episodes to a `tf.data.Dataset` of them."""
+"""Turns a function that draws episodes into a `tf.data.Dataset`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,17 +18,17 @@ def episode_dataset(
     num_batches: int | None = None,
     together: int = 1,
 ) -> tf.data.Dataset:
-    """Episodes, drawn in batches, as a data set.
+    """Returns a data set of batches of episodes.
 
     Args:
-        draw: Function from the index of the first episode of a batch, an
-            int64 scalar, to the batch. It must be a pure function.
+        draw: Pure function from the index of the first episode of a batch, an
+            int64 scalar, to the batch.
         tasks: Number of episodes in a batch.
-        start: Index of the first episode. A run that stopped after `n`
-            batches goes on with `start=n * tasks`.
-        num_batches: Number of batches, or None for no end.
-        together: Number of batches that `draw` returns one after another
-            along the first axis, which is faster where they are small.
+        start: Index of the first episode. To resume a run that stopped after
+            `n` batches, pass `start=n * tasks`.
+        num_batches: Number of batches, or None for an endless data set.
+        together: Number of batches that `draw` returns at once, concatenated
+            along the first axis. Drawing small batches together is faster.
 
     Returns:
         A `tf.data.Dataset` of batches. Its iterator can be saved with
@@ -50,7 +50,7 @@ def episode_dataset(
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_symbolic_checkpoint = True
-    # Nothing is read from files, so workers share out the episodes.
+    # There are no files to shard by, so workers divide the episodes.
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
     )
@@ -64,8 +64,10 @@ def episode_dataset(
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _cut(draws, tasks: int, together: int, num_batches: int | None):
-    """Cuts what was drawn together into batches."""
+def _cut(
+    draws: tf.data.Dataset, tasks: int, together: int, num_batches: int | None
+) -> tf.data.Dataset:
+    """Splits episodes that were drawn together into batches."""
 
     def cut(drawn):
         return tf.nest.map_structure(

@@ -1,14 +1,13 @@
-"""Random numbers that are a pure function of a seed and a position.
+"""Random numbers as a pure function of a seed and a position.
 
-The generator behind them, Philox, is counter based: any part of its stream
-can be computed without what comes before. Row `i` of a draw is that part of
-the stream that belongs to episode `i`, so an episode does not depend on how
-many others are drawn with it.
+The generator, Philox, is counter based: any part of its stream can be
+computed without the parts before it. Each episode reads its own part of the
+stream, so it does not depend on how many others are drawn with it.
 """
 
 import tensorflow as tf
 
-# Philox yields four 32-bit words for each value of its counter.
+# Philox yields four 32-bit words for each counter value.
 _WORDS_PER_BLOCK = 4
 _PHILOX = 1
 
@@ -20,20 +19,20 @@ def random_words(
     rows: int,
     words: int,
 ) -> tf.Tensor:
-    """Uniform 32-bit words for consecutive episodes.
+    """Returns uniform 32-bit words for consecutive episodes.
 
     Args:
-        seed: Seed, an integer. XLA, where no episodes are drawn, would drop
-            all but its lower 32 bits.
-        stream: Which of the independent streams of the seed to read. Each
-            purpose reads its own.
-        index: Index of the episode that the first row belongs to, at least 0.
+        seed: Integer seed. Do not compile this function with XLA, which
+            would drop all but the lower 32 bits.
+        stream: Which of the seed's independent streams to read. Each purpose
+            has its own.
+        index: Index of the episode of the first row, at least 0.
         rows: Number of episodes.
         words: Number of words for each episode.
 
     Returns:
-        A uint32 tensor `[rows, words]`. A row depends on `seed`, `stream`,
-        `words` and the index of its episode only.
+        A uint32 tensor `[rows, words]`. A row depends only on `seed`,
+        `stream`, `words` and the index of its episode.
 
     Example:
     >>> both = random_words(seed=1, stream=0, index=5, rows=2, words=3)
@@ -64,8 +63,8 @@ def integers_below(words: tf.Tensor, bound: int | tf.Tensor) -> tf.Tensor:
         bound: Positive integers that broadcast against `words`.
 
     Returns:
-        An int32 tensor, each value as likely as the others up to
-        `bound / 2**32`.
+        An int32 tensor. The probabilities of the values are equal to within
+        2**-32.
 
     Example:
     >>> words = tf.constant([0, 2**31, 2**32 - 1], tf.uint32)
@@ -85,19 +84,18 @@ def floats_between(
 
     Args:
         words: uint32 tensor of any shape.
-        low: Smallest values, which broadcast against `words`.
-        high: Largest values, not below `low`.
+        low: Smallest values; they broadcast against `words`.
+        high: Largest values, at least `low`.
 
     Returns:
-        A float32 tensor of the shape of `words`, with values in
-        `[low, high]`.
+        A float32 tensor with the shape of `words` and values in `[low, high]`.
 
     Example:
     >>> words = tf.constant([0, 2**31], tf.uint32)
     >>> floats_between(words, -1.0, 1.0).numpy().tolist()
     [-1.0, 0.0]
     """
-    # float32 holds 24 bits: dropping the low eight keeps the steps even.
+    # float32 holds 24 bits; dropping the low 8 keeps the spacing uniform.
     bits = tf.bitwise.right_shift(words, tf.constant(8, tf.uint32))
     unit = tf.cast(bits, tf.float32) * 2.0**-24
     low = tf.convert_to_tensor(low, tf.float32)

@@ -29,17 +29,17 @@ def draw_distinct(
 ) -> tf.Tensor:
     """Draws different integers below a bound, in random order.
 
-    The cost does not depend on the bound: Floyd's method looks only at what
-    it has drawn already.
+    The cost does not depend on the bound: Floyd's method compares each draw
+    only with the earlier ones.
 
     Args:
         words: Random uint32 words `[rows, draws]`.
-        order_words: More of them, `[rows, draws]`, for the order.
+        order_words: More random uint32 words, `[rows, draws]`, for the order.
         count: int32 bounds, a scalar or `[rows]`, at least `draws`.
 
     Returns:
         An int32 tensor `[rows, draws]`. Each row holds different integers
-        from `0` to `count - 1`; every arrangement is equally likely.
+        from `0` to `count - 1`. All arrangements are equally likely.
 
     References:
         Bentley and Floyd, Programming pearls: a sample of brilliance, 1987.
@@ -67,9 +67,9 @@ def draw_distinct(
 class EpisodeSampler:
     """Draws few-shot classification episodes as a function of their index.
 
-    Made by `keras_meta.episodes.Classes.sampler`. An episode depends on the
-    seed and its index, and on nothing else: not on the episodes drawn with
-    it, nor on any global state.
+    `keras_meta.episodes.Classes.sampler` returns one. An episode depends only
+    on the seed and its index, not on the episodes drawn with it or on any
+    global state.
 
     Args:
         items: Items of all classes, `[items, ...]`, sorted by class.
@@ -79,19 +79,20 @@ class EpisodeSampler:
         shots: Number of support items of each class.
         queries: Number of query items of each class.
         seed: Seed of the episodes.
-        dtype: `"float32"`, or the items' own type for the items as they are.
-            uint8 items become floats from 0 to 1.
-        versions: How many versions of the items follow one another in
-            `items`; each class of an episode shows one of them at random.
-        shuffle: Whether the items of a support or query set come in random
-            order instead of class by class.
+        dtype: `"float32"`, which scales uint8 items to the range 0 to 1, or
+            the items' own type, which leaves them unchanged.
+        versions: Number of versions of the items, concatenated in `items`.
+            Each class of an episode uses one of them, drawn at random.
+        shuffle: Whether to shuffle the items of a support or query set. By
+            default, they are sorted by class.
         augment: Optional function `(seed, index, x) -> x` that changes the
             drawn batch, such as a `keras_meta.episodes.Augment`.
 
     Raises:
-        ValueError: If a size is not positive, `dtype` is neither `"float32"`
-            nor the items' own, there are fewer classes than `ways` or fewer
-            items in one than `shots + queries`, or items are not finite.
+        ValueError: If a size is not positive, if `dtype` is neither
+            `"float32"` nor the items' own type, if there are fewer classes
+            than `ways`, if a class has fewer items than `shots + queries`, or
+            if items are not finite.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class EpisodeSampler:
         self._versions = int(versions)
         self._shuffle = shuffle
         self._augment = augment
-        # On the host, where `tf.data` gathers from them.
+        # `tf.data` gathers from them on the host.
         with tf.device("CPU"):
             self._items = tf.constant(items)
             self._starts = tf.constant(starts, tf.int32)
@@ -138,7 +139,7 @@ class EpisodeSampler:
     def draw(self, index: int | tf.Tensor, tasks: int = 1) -> Batch:
         """Draws a batch of consecutive episodes.
 
-        It can be called eagerly and inside a `tf.function`.
+        Works eagerly and inside a `tf.function`.
 
         Args:
             index: Index of the first episode, at least 0.
@@ -153,7 +154,7 @@ class EpisodeSampler:
 
         Raises:
             ValueError: If `index` is negative, `tasks` is not positive, or
-                `augment` returns something else than inputs.
+                `augment` does not return inputs.
         """
         check_index(index)
         check_positive(tasks=tasks)
@@ -176,16 +177,16 @@ class EpisodeSampler:
     def choose(
         self, index: int | tf.Tensor, tasks: int = 1
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Tells which classes and items the episodes are made of.
+        """Returns which classes and items the episodes consist of.
 
         Args:
             index: Index of the first episode, at least 0.
             tasks: Number of episodes.
 
         Returns:
-            Two int32 tensors. `[tasks, ways]`: the position of the class
-            that bears each label. `[tasks, ways, shots + queries]`: the
-            position of the items in the sampler's table, support first.
+            Two int32 tensors. `[tasks, ways]`: position of the class behind
+            each label. `[tasks, ways, shots + queries]`: positions of the
+            items in the sampler's table, support items first.
 
         Raises:
             ValueError: If `index` is negative or `tasks` is not positive.
@@ -202,12 +203,12 @@ class EpisodeSampler:
         start: int = 0,
         num_batches: int | None = None,
     ) -> tf.data.Dataset:
-        """The episodes as an input of `model.fit`.
+        """Returns the episodes as a data set for `model.fit`.
 
         Args:
             tasks: Number of episodes in a batch.
             start: Index of the first episode.
-            num_batches: Number of batches, or None for no end.
+            num_batches: Number of batches, or None for an endless data set.
 
         Returns:
             A `tf.data.Dataset` of the batches that `draw` describes.
@@ -299,7 +300,7 @@ def _check_function(augment: Any) -> None:
 def _check_table(
     items: int, versions: int, starts: list[int], counts: list[int]
 ) -> None:
-    """Requires that each class lies within the items of a version."""
+    """Requires that the items of each class lie within one version."""
     size = items // versions
     fits = len(starts) == len(counts) and items == versions * size
     if not fits or any(
@@ -307,8 +308,8 @@ def _check_table(
         for start, count in zip(starts, counts, strict=True)
     ):
         raise ValueError(
-            "`starts` and `counts` must say where the items of each class lie "
-            f"among {items} items of versions={versions}. Received: starts="
+            "`starts` and `counts` must locate the items of each class among "
+            f"{items} items of versions={versions}. Received: starts="
             f"{describe(starts)}, counts={describe(counts)}"
         )
 
@@ -317,16 +318,16 @@ def _check_enough(ways: int, each: int, counts: list[int]) -> None:
     if ways > len(counts) or each > min(counts):
         raise ValueError(
             "`counts` must have `ways` classes of `shots + queries` items. "
-            f"Received: ways={ways}, {each} items of each, and counts="
+            f"Received: ways={ways}, shots + queries={each}, counts="
             f"{describe(counts)}"
         )
 
 
 def _checked_inputs(x: Any, names: set[str]) -> dict[str, tf.Tensor]:
-    """Requires that what `augment` returned are inputs of episodes."""
+    """Requires that `augment` returned inputs of episodes."""
     if not isinstance(x, Mapping) or set(x) != names:
         raise ValueError(
-            f"`augment` must return a dict of {sorted(names)}, as it is given. "
-            f"Received: {describe(x)}"
+            f"`augment` must return a dict of {sorted(names)}, like the one it "
+            f"is given. Received: {describe(x)}"
         )
     return dict(x)

@@ -1,7 +1,8 @@
-"""Regression of sine waves, the smallest meta-learning problem."""
+"""Sine wave regression, the smallest meta-learning problem."""
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -24,9 +25,9 @@ Batch = tuple[dict[str, tf.Tensor], tf.Tensor]
 _WAVE_STREAM = 1
 _POINT_STREAM = 2
 _PARAMETERS = 3
-# Small batches are drawn many at a time, up to so many points.
+# Small batches are drawn together, up to this many points.
 _POINTS_AT_ONCE = 2**14
-# No processor computes more numbers at once.
+# No processor has wider float32 vectors.
 _VECTOR = 16
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -35,8 +36,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 class SinusoidFamily:
     """Sine waves `amplitude * sin(frequency * x + phase)`.
 
-    Each task is one wave, its parameters drawn uniformly from ranges. The
-    defaults are those of the MAML paper.
+    Each task is one wave. Its parameters are drawn uniformly from ranges,
+    which default to those of the MAML paper.
 
     Attributes:
         amplitude: Smallest and largest amplitude.
@@ -45,7 +46,7 @@ class SinusoidFamily:
         x: Smallest and largest input.
 
     Raises:
-        ValueError: If a range is no pair of finite numbers in order.
+        ValueError: If a range is not a pair of finite numbers in order.
 
     References:
         Finn, Abbeel and Levine, Model-agnostic meta-learning, 2017.
@@ -64,13 +65,13 @@ class SinusoidFamily:
     phase: Range = (0.0, math.pi)
     x: Range = (-5.0, 5.0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("amplitude", "frequency", "phase", "x"):
             bounds = getattr(self, name)
             if not _is_range(bounds):
                 raise ValueError(
-                    f"`{name}` must be (smallest, largest), two finite "
-                    "numbers of float32 in order. Received: "
+                    f"`{name}` must be (smallest, largest), two numbers in "
+                    "order within float32's range. Received: "
                     f"{name}={describe(bounds)}"
                 )
 
@@ -84,9 +85,9 @@ class SinusoidFamily:
     ) -> Batch:
         """Draws a batch of consecutive episodes.
 
-        A pure function, which can be called eagerly and inside a
-        `tf.function`. An episode depends on the seed, its index and the
-        number of points only; its wave on the seed and the index.
+        A pure function that works eagerly and inside a `tf.function`. An
+        episode depends only on the seed, its index and the number of points;
+        its wave depends only on the seed and the index.
 
         Args:
             seed: Seed of the episodes.
@@ -101,8 +102,8 @@ class SinusoidFamily:
             are `[tasks, queries, 1]`.
 
         Raises:
-            ValueError: If the seed or the index is not an integer, the index is
-                negative, or a size is not positive.
+            ValueError: If the seed or the index is not an integer, the index
+                is negative, or a size is not positive.
         """
         check_positive(shots=shots, queries=queries)
         _check_drawing(seed, index, tasks)
@@ -123,7 +124,7 @@ class SinusoidFamily:
     def parameters(
         self, seed: int | tf.Tensor, index: int | tf.Tensor, tasks: int
     ) -> tf.Tensor:
-        """The parameters of the waves that `draw` draws.
+        """Returns the parameters of the waves that `draw` draws.
 
         Args:
             seed: Seed of the episodes.
@@ -146,7 +147,7 @@ class SinusoidFamily:
         return floats_between(words, lows, highs)
 
     def evaluate(self, parameters: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """The waves at given inputs, for plots and tests.
+        """Evaluates waves at given inputs, for plots and tests.
 
         Args:
             parameters: float32 `[tasks, 3]`: amplitude, frequency, phase.
@@ -156,7 +157,7 @@ class SinusoidFamily:
             A float32 tensor `[tasks, points, 1]`.
 
         Raises:
-            ValueError: If they are not floats of these shapes.
+            ValueError: If the arguments are not floats of these shapes.
 
         Example:
         >>> wave = tf.constant([[2.0, 1.0, 0.0]])
@@ -188,12 +189,12 @@ def sinusoids(
         queries: Number of query points.
         tasks: Number of episodes in a batch.
         family: The waves. `"maml"`: amplitude in 0.1..5, phase in 0..pi.
-            `"meta_sgd"`: frequency in 0.8..1.2 besides. `"reptile"`:
-            amplitude in 0.1..5, phase in 0..2 pi. Inputs are in -5..5. Or a
-            `SinusoidFamily` with other ranges.
+            `"meta_sgd"`: also frequency in 0.8..1.2. `"reptile"`: amplitude
+            in 0.1..5, phase in 0..2 pi. Inputs are in -5..5. For other
+            ranges, pass a `SinusoidFamily`.
         seed: Seed of the episodes.
         start: Index of the first episode.
-        num_batches: Number of batches, or None for no end.
+        num_batches: Number of batches, or None for an endless data set.
 
     Returns:
         A `tf.data.Dataset` of `(x, y)`, float32. `x["support_x"]` and
@@ -237,14 +238,16 @@ def sinusoids(
     )
 
 
-def _check_drawing(seed, index, tasks: int) -> None:
+def _check_drawing(
+    seed: int | tf.Tensor, index: int | tf.Tensor, tasks: int
+) -> None:
     check_seed(seed)
     check_index(index)
     check_positive(tasks=tasks)
 
 
-def _as_floats(name: str, value, *shapes: list[int | None]) -> tf.Tensor:
-    """Returns a float32 tensor of one of some shapes."""
+def _as_floats(name: str, value: Any, *shapes: list[int | None]) -> tf.Tensor:
+    """Returns a float32 tensor, which must have one of the given shapes."""
     if isinstance(value, tf.Tensor):
         is_floating = value.dtype.is_floating
     else:
@@ -253,7 +256,7 @@ def _as_floats(name: str, value, *shapes: list[int | None]) -> tf.Tensor:
     shape = tf.TensorShape(value.shape)
     if not is_floating or not any(map(shape.is_compatible_with, shapes)):
         raise ValueError(
-            f"`{name}` must be floats of the shape "
+            f"`{name}` must be floats of shape "
             f"{' or '.join(map(str, shapes))}. Received: {name}="
             f"{describe(value)}"
         )
@@ -261,10 +264,10 @@ def _as_floats(name: str, value, *shapes: list[int | None]) -> tf.Tensor:
 
 
 def _sin(x: tf.Tensor) -> tf.Tensor:
-    """The sine, with the same rounding wherever in `x` a number stands.
+    """Returns the sine, rounded the same way at every position in `x`.
 
-    TensorFlow computes whole vectors of the processor one way and what is
-    left over at the end another way.
+    TensorFlow computes full processor vectors one way and the remainder at
+    the end another way.
     """
     flat = tf.reshape(x, [-1])
     rest = -tf.size(flat) % _VECTOR
@@ -282,7 +285,7 @@ def _families() -> dict[str, SinusoidFamily]:
 
 
 def _is_range(bounds: object) -> bool:
-    """Whether `bounds` is a pair of numbers in order that float32 holds."""
+    """Whether `bounds` is a pair of numbers in order, in float32's range."""
     if isinstance(bounds, np.ndarray):
         bounds = bounds.tolist()
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
@@ -290,5 +293,5 @@ def _is_range(bounds: object) -> bool:
     low, high = bounds
     if not all(map(is_finite_number, bounds)) or low > high:
         return False
-    # Their difference is what random numbers are multiplied by.
+    # Random numbers are multiplied by the difference.
     return max(abs(low), abs(high), high - low) <= _LARGEST

@@ -1,9 +1,9 @@
-"""Published ways to split the classes of a data set.
+"""Published splits of the classes of data sets.
 
-The lists of Vinyals et al. and of CIFAR-FS are those distributed with
-Torchmeta (MIT licence), written as TensorFlow Datasets' labels and names;
-the list of mini-ImageNet is that distributed with "Optimization as a model
-for few-shot learning" (MIT licence).
+The lists of Vinyals et al. and CIFAR-FS are those distributed with Torchmeta
+(MIT licence), converted to the labels and names of TensorFlow Datasets. The
+list of mini-ImageNet is the one distributed with "Optimization as a model for
+few-shot learning" (MIT licence).
 """
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from keras_meta.episodes.arguments import check_string
 
 _CHARACTERS = 1623
 
-# Ranges of the labels of Omniglot in TensorFlow Datasets, whose splits
-# "train" and "test" have the labels 0..963 and 964..1622.
+# Label ranges of Omniglot in TensorFlow Datasets. Its splits "train" and "test"
+# have the labels 0..963 and 964..1622.
 _VINYALS = {
     "train": (
         (0, 26),
@@ -80,15 +80,15 @@ _MINI_IMAGENET = {
 
 
 def class_split(name: str) -> list[int] | list[str]:
-    """The classes of one part of a published split.
+    """Returns the classes of one part of a published split.
 
     Args:
         name: A split and a part of it, such as `"cifar_fs/train"`. Parts
-            are `train`, `validation`, `test` and, joined by a plus sign,
-            several of them. Splits are
+            are `train`, `validation`, `test`, and several of them joined by
+            a plus sign. Splits are
 
-            *   `random1200` of Omniglot: 1100, 100 and 423 characters drawn
-                at random, once and for all.
+            *   `random1200` of Omniglot: 1100, 100 and 423 characters from a
+                fixed random draw.
             *   `vinyals` of Omniglot: 1028, 172 and 423 characters.
             *   `mini_imagenet`: 64, 16 and 20 classes, as WordNet ids.
             *   `cifar_fs` of CIFAR-100: 64, 16 and 20 classes, as names.
@@ -117,15 +117,15 @@ def class_split(name: str) -> list[int] | list[str]:
     if split not in _splits():
         raise ValueError(
             "`name` must be a published split of classes. Received: name="
-            f"{name!r}. They are {', '.join(_splits())}, each followed by a "
-            "part as in 'cifar_fs/train'."
+            f"{name!r}. The splits are {', '.join(_splits())}; add a part, as "
+            "in 'cifar_fs/train'."
         )
     classes = _splits()[split]()
     for part in parts.split("+"):
         if part not in classes:
             raise ValueError(
                 f"`name` must name a part of a split. Received: name={name!r}. "
-                f"Parts are {', '.join(classes)}, as in '{split}/train'."
+                f"The parts are {', '.join(classes)}, as in '{split}/train'."
             )
     return list(chain.from_iterable(classes[p] for p in parts.split("+")))
 

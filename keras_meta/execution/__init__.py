@@ -1,1 +1,1 @@
-"""How steps are carried out: plans, blocks of tasks, failures."""
+"""How steps are executed: plans, blocks of tasks, failure reports."""

@@ -1,4 +1,4 @@
-"""Functions that are compiled once for each of their settings."""
+"""A cache of functions that are compiled once per setting."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 class CompiledFunctions:
-    """Keeps functions as long as what they were compiled for is the same.
+    """Keeps functions for as long as their owner stays the same.
 
-    Threads may ask for functions at the same time.
+    Safe to use from several threads.
 
     Example:
     >>> functions = CompiledFunctions()
@@ -29,11 +29,11 @@ class CompiledFunctions:
     def get(
         self, owner: Any, key: Hashable, make: Callable[[], Callable]
     ) -> Callable:
-        """Returns a function, made now or before.
+        """Returns the function for a key, making it if needed.
 
         Args:
-            owner: All functions are forgotten when it is another object than
-                in the last call.
+            owner: The object that the functions were compiled for. If it is
+                not the object of the last call, all functions are forgotten.
             key: The settings of the function.
             make: Makes the function.
         """

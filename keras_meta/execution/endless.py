@@ -1,4 +1,4 @@
-"""What `fit`, `evaluate` and `predict` of Keras do with what they are given."""
+"""Checks of the data given to Keras's `fit`, `evaluate` and `predict`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_meta.learners.tensors import check_arrays
 
-# What says how much to read of an argument, by its name.
+# Names of data arguments, and of the arguments that limit how much is read.
 _STEPS_OF_TRAINING = {
     "x": "steps_per_epoch",
     "validation_data": "validation_steps",
@@ -20,19 +20,19 @@ _STEPS_OF_EVALUATION = {"x": "steps"}
 
 
 def refuses_endless(method: Callable) -> Callable:
-    """Makes `fit`, `evaluate` or `predict` of Keras refuse endless data.
+    """Makes Keras's `fit`, `evaluate` or `predict` refuse endless data.
 
-    Episodes have no end by default, and Keras would read them until stopped.
-    `fit` does not warn that it leaves a data set in its order either, unless
-    somebody asked for `shuffle`. Arrays that nothing can be learned from are
-    refused by their name.
+    Data sets of episodes are endless by default, and Keras would read them
+    until it is stopped. In addition, `fit` only warns that it cannot shuffle a
+    data set if the user passed `shuffle`, and unusable arrays are refused by
+    name.
 
     Args:
         method: The method of `keras.Model`.
 
     Returns:
-        The method, which raises a `ValueError` if a `tf.data.Dataset` is
-        known to be infinite and nothing says how many batches to take.
+        The method. It raises a `ValueError` if a `tf.data.Dataset` is known
+        to be infinite and the number of batches is not limited.
     """
     signature = inspect.signature(method)
     is_fit = "validation_data" in signature.parameters
@@ -48,10 +48,10 @@ def refuses_endless(method: Callable) -> Callable:
         for data, steps in limits.items():
             if given.get(steps) is None and _is_endless(given.get(data)):
                 raise ValueError(
-                    f"`{data}` has no end, so {method.__name__} would not "
-                    f"end either. Received: a data set of infinite size and "
-                    f"{steps}=None. Pass `{steps}=`, or give the data set an "
-                    "end: `num_batches=` of its source, or `.take(...)`."
+                    f"`{data}` has no end, so {method.__name__} would never "
+                    "return. Received: a data set of infinite size and "
+                    f"{steps}=None. Pass `{steps}=`, or limit the data set "
+                    "with its source's `num_batches=` or with `.take(...)`."
                 )
         if is_fit and _is_silent_on_order(given):
             kwargs["shuffle"] = False
@@ -61,9 +61,9 @@ def refuses_endless(method: Callable) -> Callable:
 
 
 def _is_silent_on_order(given: Mapping[str, object]) -> bool:
-    """Returns whether `fit` got a data set and no `shuffle`.
+    """Returns whether `fit` received a data set but no `shuffle`.
 
-    Keras takes `shuffle=True` for given then, and warns that it has no effect.
+    Keras then assumes `shuffle=True`, and warns that it has no effect.
     """
     return isinstance(given.get("x"), tf.data.Dataset) and (
         "shuffle" not in given

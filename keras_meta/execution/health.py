@@ -1,4 +1,4 @@
-"""Finding out on the host that a step went wrong inside a compiled graph."""
+"""Reports of failures inside compiled graphs, checked on the host."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _DIVERGES = (
 
 
 class Cause(enum.IntEnum):
-    """What kind of failure."""
+    """Kinds of failures."""
 
     NONE = 0
     LABEL = 1
@@ -51,14 +51,14 @@ class Cause(enum.IntEnum):
 
 
 class Failure(NamedTuple):
-    """What went wrong first.
+    """The first failure of a run.
 
     Attributes:
-        cause: What kind of failure.
-        step: The step at which it went wrong.
-        task: The task in the batch.
+        cause: Kind of failure.
+        step: Step at which it occurred.
+        task: Index of the task in the batch.
         value: The label if it is out of range, else 0.
-        rule: The number of the rule that the label breaks, else 0.
+        rule: Number of the rule that the label breaks, else 0.
     """
 
     cause: Cause
@@ -69,7 +69,7 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, report: Sequence[float]) -> Failure:
-        """Makes a failure from the numbers of a report."""
+        """Makes a failure from the numbers in a report."""
         cause, step, task, value, rule = report
         return cls(Cause(int(cause)), int(step), int(task), value, int(rule))
 
@@ -85,15 +85,14 @@ class Failure(NamedTuple):
         inputs: dict[str, Any] | None = None,
         hint: str = "",
     ) -> Exception:
-        """Returns what to raise.
+        """Returns the error to raise.
 
         Args:
-            rules: The rules of labels, by their number.
-            undone: Whether a training step was undone because of it.
-            inputs: The inputs of the learner, if they are at hand, to tell
-                which of them is at fault.
-            hint: What else may be the cause of a gradient that is not
-                finite.
+            rules: The label rules, by number.
+            undone: Whether a training step was undone because of the failure.
+            inputs: The inputs of the learner, if available, to find out which
+                one is at fault.
+            hint: Another possible cause of a gradient that is not finite.
         """
         consequence = _UNDONE if undone else ""
         if self.cause == Cause.LABEL:
@@ -161,16 +160,17 @@ def can_learn_from(
     gradients: Sequence[tf.Tensor | None],
     optimizer: keras.optimizers.Optimizer,
 ) -> tf.Tensor:
-    """Tells whether a loss and the norms of its gradients are finite.
+    """Returns whether a loss and the norms of its gradients are finite.
 
-    Finite gradients whose squares are not would become NaN in clipping by
-    the norm and in Adam.
+    Norms matter because Adam and clipping square the gradients: a finite
+    gradient with an infinite square would become NaN.
 
     Args:
         loss: A scalar.
-        gradients: Its gradients, `None` where there is none.
-        optimizer: What they go to. One that scales the loss looks for a
-            scale at which gradients are finite, so they may not be.
+        gradients: Its gradients. An entry may be `None`.
+        optimizer: The optimizer that applies the gradients. A loss-scaling
+            optimizer searches for a scale at which gradients are finite, so
+            theirs are not checked.
 
     Returns:
         A boolean scalar.
@@ -187,23 +187,23 @@ class Report:
     """The fields of a failure, or zeros.
 
     Attributes:
-        value: `[5]`, float64, which holds whole numbers up to 2**53.
+        value: `[5]`, float64, which represents integers up to 2**53 exactly.
     """
 
     value: tf.Tensor
 
     @classmethod
     def empty(cls) -> Report:
-        """Returns the report of a run without a failure."""
+        """Returns the report of a run without failures."""
         return cls(tf.zeros([len(Failure._fields)], tf.float64))
 
     def assertions(self, rule: LabelRule | None) -> list[tf.Operation]:
         """Returns operations that raise if there was a failure.
 
-        They serve where no host looks at reports: in a SavedModel.
+        They are for a SavedModel, where no host code checks the report.
 
         Args:
-            rule: What labels must be, if they are class numbers.
+            rule: The rule for labels, if they are class numbers.
         """
         _, step, task, *_ = tf.unstack(self.value)
         index = tf.cast(task, tf.int32)
@@ -234,14 +234,14 @@ class Report:
         ]
 
     def without_wrong_labels(self, outputs: Any, rule: LabelRule | None) -> Any:
-        """Returns outputs that nobody can take for those of good labels.
+        """Guards outputs against being used if a label was out of range.
 
-        They raise if a label was out of range. XLA drops assertions; there
+        In that case, the outputs raise. Under XLA, which drops assertions,
         they are NaN.
 
         Args:
             outputs: Nested tensors.
-            rule: What labels must be, if they are class numbers.
+            rule: The rule for labels, if they are class numbers.
         """
         if rule is None:
             return outputs
@@ -285,20 +285,20 @@ class Report:
 class Health:
     """The first failure of a run, kept in a variable.
 
-    Operations that raise do not exist under XLA, so a step writes what went
-    wrong into a variable, and the host looks at it after the step.
+    Operations cannot raise under XLA. So a step writes its failure into a
+    variable, which the host checks after the step.
     """
 
     def __init__(self):
-        # Each replica keeps a report of its own, and its number of tasks.
+        # Each replica has its own report and its own number of tasks.
         self._strategy = tf.distribute.get_strategy()
         self._report = _of_each_replica(Report.empty().value, "health")
-        # TensorFlow keeps int32 variables off a GPU, where XLA would not
-        # reach them.
+        # TensorFlow places int32 variables on the host, where XLA on a GPU
+        # cannot access them.
         self._tasks = _of_each_replica(tf.zeros([], tf.int64), "tasks")
-        # A graph has reported by these, so that they are kept.
+        # Compiled graphs refer to these by number, so they are kept.
         self._rules: list[LabelRule] = []
-        # Calls in other threads have reports of their own.
+        # Calls in other threads have their own reports.
         self._collected = PerThread(None)
 
     @property
@@ -313,22 +313,22 @@ class Health:
 
     @property
     def is_collecting(self) -> bool:
-        """Whether reports of this thread go to somebody who collects them."""
+        """Whether this thread's reports are being collected."""
         return self._collected.value is not None
 
     def collecting(self) -> contextlib.AbstractContextManager[Report]:
-        """Keeps this thread's reports out of the variable.
+        """Collects this thread's reports instead of storing them.
 
-        Yields where they go instead.
+        Yields the report that collects them.
         """
         return self._collected.using(Report.empty())
 
     def merge(self, reports: tf.Tensor, tasks: int) -> None:
-        """Keeps the earliest of the failures that blocks reported.
+        """Keeps the earliest failure among those that blocks reported.
 
         Args:
             reports: Collected reports, `[blocks, 5]`.
-            tasks: Tasks of a block.
+            tasks: Number of tasks in a block.
         """
         failed = tf.not_equal(reports[:, 0], float(Cause.NONE))
         at = tf.argmin(
@@ -340,7 +340,7 @@ class Health:
         self._keep(tf.logical_and(self.is_ok, tf.reduce_any(failed)), found)
 
     def count_tasks(self, tasks: int | tf.Tensor) -> None:
-        """Tells how many tasks this replica has.
+        """Records how many tasks this replica has.
 
         Args:
             tasks: Number of tasks in the replica's part of the batch.
@@ -353,7 +353,7 @@ class Health:
 
         Args:
             labels: `[tasks, n, ...]`.
-            rule: What they must be.
+            rule: The rule that they must satisfy.
         """
         self._first(
             Cause.LABEL,
@@ -364,7 +364,7 @@ class Health:
         )
 
     def _number(self, rule: LabelRule) -> int:
-        """Returns the number of a rule, which a report holds in its place."""
+        """Returns the number that stands for a rule in a report."""
         if rule not in self._rules:
             self._rules.append(rule)
         return self._rules.index(rule)
@@ -372,11 +372,11 @@ class Health:
     def report_inner_losses(
         self, losses: tf.Tensor, first: int | tf.Tensor = 0
     ) -> None:
-        """Reports values that are not finite.
+        """Reports inner losses that are not finite.
 
         Args:
             losses: `[steps, tasks]`.
-            first: Number of the first of the steps.
+            first: Number of the first step.
         """
         bad = tf.logical_not(tf.math.is_finite(losses))
         self._first(Cause.INNER_LOSS, bad, first, axis=1)
@@ -386,7 +386,7 @@ class Health:
 
         Args:
             weights: `[tasks, *shape]` each.
-            step: How many steps were taken.
+            step: Number of steps taken.
         """
         self._first(Cause.WEIGHTS, _bad_tasks(weights), step, axis=0)
 
@@ -408,26 +408,26 @@ class Health:
 
         Args:
             is_finite: Whether both are finite, a boolean scalar.
-            step: The step that it belongs to.
+            step: The step of the loss.
         """
         bad = tf.reshape(tf.logical_not(is_finite), [1])
         self._first(Cause.OUTER_LOSS, bad, step, axis=0)
 
     def take(self, collected: tf.Tensor | None = None) -> Failure | None:
-        """Returns the first failure that was reported, and forgets it.
+        """Returns the first reported failure, and forgets it.
 
-        If several replicas failed, it is the failure at the earliest step.
-        Its task is counted in the whole batch.
+        If several replicas failed, returns the failure at the earliest step.
+        Its task is an index into the whole batch.
 
         Args:
-            collected: The value of a collected report; by default what the
-                variables hold.
+            collected: The value of a collected report. By default, the
+                variables are read.
         """
         if collected is not None:
             value = collected.numpy()
             return Failure.of(value.tolist()) if value[0] else None
         reports = self._strategy.experimental_local_results(self._report)
-        # Every step comes here. `numpy` of a variable would read it twice.
+        # Runs after every step. A variable's `numpy` would read it twice.
         values = [report.value().numpy() for report in reports]
         if not any(value[0] for value in values):
             return None
@@ -458,7 +458,7 @@ class Health:
             hint: See `Failure.error`.
 
         Raises:
-            FloatingPointError: If something was not finite.
+            FloatingPointError: If a value was not finite.
             ValueError: If a label was out of range.
         """
         failure = self.take(collected)
@@ -488,19 +488,19 @@ class Health:
         rule: int = 0,
         axis: int,
     ) -> None:
-        """Keeps the first True, if nothing is kept.
+        """Records the first failure, unless one is recorded already.
 
         Args:
-            cause: What kind of failure.
-            bad: What failed, `[tasks, ...]` or `[steps, tasks]`.
-            first: Number of the first of the steps.
-            values: What to keep of it, of the shape of `bad`.
-            rule: The number of the rule of labels that it breaks.
-            axis: The axis of tasks; one before it is that of steps.
+            cause: Kind of failure.
+            bad: Which values failed, `[tasks, ...]` or `[steps, tasks]`.
+            first: Number of the first step.
+            values: Value to record for each entry of `bad`, same shape.
+            rule: Number of the label rule that is broken.
+            axis: The task axis. If an axis precedes it, that is the step axis.
         """
         flat = tf.reshape(bad, [-1])
         size = tf.size(flat)
-        # There may be nothing to look for, which `argmax` refuses.
+        # `argmax` refuses an empty tensor.
         numbers = tf.range(size)
         at = tf.reduce_min(tf.where(flat, numbers, size))
         tasks = tf.maximum(tf.shape(bad)[axis], 1)
@@ -521,7 +521,7 @@ class Health:
         return self._report.read_value()
 
     def _keep(self, new: tf.Tensor, found: tf.Tensor) -> None:
-        """Replaces the report by `found` if `new`."""
+        """Replaces the report with `found` if `new` is true."""
         value = tf.where(new, found, self._read())
         if self.is_collecting:
             self._collected.value.value = value
@@ -540,7 +540,7 @@ def _of_each_replica(value: tf.Tensor, name: str) -> tf.Variable:
 
 
 def _bad_tasks(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Returns for each task whether a value is not finite, `[tasks]`."""
+    """Returns whether each task has a value that is not finite, `[tasks]`."""
 
     def is_bad(x):
         finite = tf.math.is_finite(x)

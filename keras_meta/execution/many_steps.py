@@ -1,8 +1,8 @@
-"""Many training steps in one compiled loop, which is fed while it runs.
+"""Many training steps in one compiled loop that is fed while it runs.
 
-A step on a small problem takes less time than TensorFlow needs to call it.
-So XLA compiles a loop over the steps of a chunk of batches, and while it runs
-the batches of the next chunk are read from the data set.
+A step on a small problem takes less time than TensorFlow's call of it. So XLA
+compiles a loop over the steps of a chunk of batches. While the loop runs, the
+next chunk is read from the data set.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-# What the batches of a chunk may take in memory.
+# Most bytes that the batches of a chunk may take.
 _CHUNK_BYTES = 2**25
-# Only the first chunk of an execution is waited for.
+# An execution waits only for its first chunk.
 _CHUNKS = 8
 
 
 def chunk_size(spec: Any, steps: int) -> int | None:
-    """Returns how many batches make a chunk, or `None` to take steps singly.
+    """Returns the number of batches in a chunk, or `None` for single steps.
 
     Args:
         spec: The data set's `element_spec`.
@@ -38,14 +38,14 @@ def chunk_size(spec: Any, steps: int) -> int | None:
 def make_many_steps(
     step: Callable[[Any], Any], spec: Any, steps: int, chunk: int
 ) -> Callable[[tf.data.Iterator], Any]:
-    """Returns a function that takes `steps` steps, or as many as there are.
+    """Returns a function that takes `steps` steps, or fewer if data run out.
 
     Args:
-        step: Takes a batch, changes variables and returns the step's logs.
-            XLA must be able to compile it.
+        step: A function of a batch that changes variables and returns the
+            step's logs. XLA must be able to compile it.
         spec: The data set's `element_spec`.
-        steps: Steps to take.
-        chunk: Batches to read at a time.
+        steps: Number of steps.
+        chunk: Number of batches to read at a time.
 
     Returns:
         A function of an iterator. It returns the logs of the last step, and
@@ -67,7 +67,7 @@ def make_many_steps(
     @tf.function(autograph=False)
     def run(iterator, batch):
         def body(batches, count, batch, left, _):
-            # These two do not depend on each other and run side by side.
+            # These two are independent and run in parallel.
             logs = take(batches, count)
             batches, count, batch = _read(iterator, batch, spec, chunk, left)
             return batches, count, batch, left - count, logs
@@ -100,7 +100,7 @@ def make_many_steps(
 
 
 def _take(step, spec, batches, count):
-    """Takes the steps of the first `count` batches, at least one."""
+    """Takes a step on each of the first `count` batches, at least one."""
 
     def one(i):
         return step(keras.tree.pack_sequence_as(spec, [x[i] for x in batches]))
@@ -118,11 +118,12 @@ def _read(iterator, batch, spec, chunk: int, left):
         iterator: The iterator.
         batch: An optional that holds the first batch.
         spec: The data set's `element_spec`.
-        chunk: Batches to read.
-        left: Batches that this execution may still read, that one included.
+        chunk: Number of batches to read.
+        left: Number of batches that this execution may still read, including
+            the first.
 
     Returns:
-        The batches stacked, how many they are, and the optional after them.
+        The stacked batches, their number, and the optional that follows them.
     """
     arrays = [
         tf.TensorArray(leaf.dtype, chunk, element_shape=leaf.shape)

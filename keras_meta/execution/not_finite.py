@@ -1,4 +1,4 @@
-"""Which arguments hold the NaN or infinity that a step has met."""
+"""Finds the arguments that contain NaN or infinity."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ def arguments_not_finite(
     """Returns the names of arguments that are not finite in a task.
 
     Args:
-        inputs: Nested arrays, `[tasks, ...]` each, by the names of their
-            arguments.
-        names: The names of those to look at.
-        task: The task to look at.
+        inputs: Nested arrays, `[tasks, ...]` each, by argument name.
+        names: Names of the arguments to check.
+        task: Index of the task to check.
     """
     return [
         name

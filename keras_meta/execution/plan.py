@@ -1,4 +1,4 @@
-"""How a learner's call is carried out: a plan for each thread."""
+"""How a learner's call is executed: a plan for each thread."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a call of a learner is carried out.
+    """How a call of a learner is executed.
 
     Attributes:
-        xla: Whether XLA compiles what it computes, if `compile` says so.
-        one_by_one: Whether it takes its tasks one after another.
-        keras_compiles: Whether Keras compiles a step as a whole, if `compile`
-            says so; otherwise the step decides what XLA compiles.
-        watched: Whether the host looks at the health afterwards.
-        exporting: Whether its graph is for a SavedModel.
+        xla: Whether XLA compiles the call, if `compile` asks for XLA.
+        one_by_one: Whether to process tasks one after another.
+        keras_compiles: Whether Keras compiles the whole step, if `compile`
+            asks for XLA. Otherwise, the step decides what XLA compiles.
+        watched: Whether the host checks the health afterwards.
+        exporting: Whether the graph is for a SavedModel.
     """
 
     xla: bool = True
@@ -30,14 +30,13 @@ class Plan:
 
 
 class PerThread:
-    """A value that a thread may replace for a while, unseen by others.
+    """A value that a thread can replace temporarily for itself alone.
 
-    A step reaches the code that it plans for through methods of Keras and of
-    the user, such as `test_step`, `call` and `compute_loss`. Their arguments
-    have no room for a plan.
+    A step runs through methods of Keras and of the user, such as `test_step`,
+    `call` and `compute_loss`, which cannot pass a plan on as an argument.
 
     Args:
-        default: The value of threads that have not replaced it.
+        default: The value in threads that have not replaced it.
 
     Example:
     >>> plan = PerThread(Plan())
@@ -59,7 +58,7 @@ class PerThread:
 
     @contextlib.contextmanager
     def using(self, value: Any) -> Iterator[Any]:
-        """Replaces the value in this thread; yields the new one."""
+        """Replaces the value in this thread, and yields the new one."""
         before = self.value
         self._local.value = value
         try:
@@ -68,5 +67,5 @@ class PerThread:
             self._local.value = before
 
     def changing(self, **changes: Any) -> contextlib.AbstractContextManager:
-        """Replaces fields of a value that is a dataclass; see `using`."""
+        """Replaces fields of a dataclass value; see `using`."""
         return self.using(dataclasses.replace(self.value, **changes))

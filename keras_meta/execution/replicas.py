@@ -1,4 +1,4 @@
-"""What replicas of a distribution strategy tell each other."""
+"""Communication between the replicas of a distribution strategy."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import tensorflow as tf
 
 
 def is_one_of_several() -> bool:
-    """Whether the call is one of a step that several replicas take.
+    """Whether this call runs in one of several replicas.
 
-    In the scope of a strategy, outside of its replicas, it is not.
+    False in the scope of a strategy, outside of its replicas.
     """
     if tf.distribute.in_cross_replica_context():
         return False
@@ -18,13 +18,13 @@ def is_one_of_several() -> bool:
 def place_in_batch(
     tasks: int | tf.Tensor,
 ) -> tuple[int | tf.Tensor, int | tf.Tensor]:
-    """Returns where a replica's tasks are in the whole batch.
+    """Returns the position of this replica's tasks in the whole batch.
 
     Args:
-        tasks: Number of tasks of this replica.
+        tasks: Number of tasks in this replica.
 
     Returns:
-        How many tasks come before them, and how many there are in all.
+        The number of tasks before them, and the total number of tasks.
     """
     if not is_one_of_several():
         return 0, tasks
@@ -35,7 +35,7 @@ def place_in_batch(
 
 
 def number() -> int | tf.Tensor:
-    """Returns this replica's number, from 0."""
+    """Returns this replica's index, starting at 0."""
     if not is_one_of_several():
         return 0
     return tf.distribute.get_replica_context().replica_id_in_sync_group

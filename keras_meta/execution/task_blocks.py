@@ -1,9 +1,9 @@
-"""A meta-batch in blocks of tasks that fit the processor's cache.
+"""Splits a meta-batch into blocks of tasks that fit the processor's cache.
 
-All tasks at once make long arrays, which is right for a GPU. On a CPU the
-arrays of one operation are out of the cache before the next one reads them.
-Tasks do not depend on each other, so a step may as well go through a few of
-them from beginning to end, and the cores each take a block of their own.
+All tasks together make long arrays, which suits a GPU. On a CPU, the arrays of
+one operation have left the cache before the next operation reads them. Tasks
+are independent, so a step can instead process one block of tasks from start to
+end, while other cores process other blocks.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from keras_meta.batching import task_axis
 from keras_meta.batching.layer_rules.convolution import has_all_kernels
 from keras_meta.batching.layer_rules.convolution import is_convolution
 
-# What a core's second-level cache holds, roughly.
+# Approximate size of a core's second-level cache.
 _CACHE_BYTES = 2**21
-# Up to here convolutions as products of patches are faster. Measured with
-# two networks on images of 28x28 and 84x84 and one and 15 queries a class.
+# Up to this size, convolutions are faster as products of patches. Measured with
+# two networks, images of 28x28 and 84x84, and 1 and 15 queries per class.
 _PATCHES_BYTES = 3 * _CACHE_BYTES
-# Count as stateful and change nothing themselves.
+# Operations that count as stateful but change nothing themselves.
 _HARMLESS = {"If", "ReadVariableOp", "StatefulPartitionedCall", "While"}
 
 
 class Inseparable(Exception):
-    """A step's tasks depend on each other or change a common state."""
+    """A step's tasks depend on each other or change shared state."""
 
 
 def block_size(tasks: int | None, bytes_per_task: int) -> int | None:
-    """Returns how many tasks make a block, or `None` to take them at once.
+    """Returns the number of tasks in a block, or `None` for a single block.
 
     Args:
-        tasks: Tasks of the meta-batch, if known.
-        bytes_per_task: What one operation on one task reads and writes.
+        tasks: Number of tasks in the meta-batch, if known.
+        bytes_per_task: Bytes that one operation on one task reads and writes.
     """
     if tasks is None or tf.config.list_logical_devices("GPU"):
         return None
     wanted = max(_CACHE_BYTES // bytes_per_task, 1)
     if wanted >= tasks:
         return None
-    # Blocks far smaller than the cache are not worth their calls.
+    # Blocks far smaller than the cache do not pay for their calls.
     sizes = range(max(wanted // 4, 1), min(wanted, tasks // 2) + 1)
     return max((size for size in sizes if tasks % size == 0), default=None)
 
 
 def working_set(model: keras.Model, inputs: Any, examples: int) -> int:
-    """Estimates what one operation on one task reads and writes, bytes.
+    """Estimates the bytes that one operation on one task reads and writes.
 
     Args:
         model: The network.
         inputs: Its inputs, nested as it expects them, `[tasks, n, ...]` each.
-        examples: Support and query examples of a task.
+        examples: Number of support and query examples in a task.
     """
     specs = keras.tree.map_structure(
         lambda x: tf.TensorSpec([None, *x.shape[2:]], x.dtype), inputs
@@ -78,7 +78,7 @@ def working_set(model: keras.Model, inputs: Any, examples: int) -> int:
 
 
 def has_plain_kernels(model: keras.Model) -> bool:
-    """Whether a network convolves by kernels that TensorFlow has on the CPU.
+    """Whether TensorFlow has CPU kernels for all of a network's convolutions.
 
     Args:
         model: The network.
@@ -92,10 +92,10 @@ def has_plain_kernels(model: keras.Model) -> bool:
 
 
 def is_faster_plain(model: keras.Model, bytes_per_task: int) -> bool:
-    """Whether tasks are faster one by one and without XLA.
+    """Whether processing tasks one by one without XLA is faster.
 
-    XLA computes convolutions as products of patches, which write their input
-    several times. That is faster as long as it stays in the cache.
+    XLA computes convolutions as products of patches, which copy the input
+    several times. That is faster as long as the copies fit into the cache.
 
     Args:
         model: The network.
@@ -113,20 +113,18 @@ def map_blocks(
 ) -> tuple[Any, Any]:
     """Calls a function for each block of tasks, compiled once.
 
-    As many loops as there are cores share out the blocks and run side by
-    side.
+    The blocks are divided among parallel loops, one per core.
 
     Args:
         function: A function of `arguments` for a block of tasks. It returns
-            nested tensors to add up and nested tensors to put one after
-            another.
-        size: Tasks of a block; divides the number of tasks.
+            nested tensors to add up and nested tensors to stack.
+        size: Number of tasks in a block; divides the number of tasks.
         arguments: Nested tensors, `[tasks, ...]` each, and `None`s. The
-            number of tasks may be open.
-        jit_compile: Whether XLA compiles it.
+            number of tasks may be unknown.
+        jit_compile: Whether XLA compiles the function.
 
     Returns:
-        The sums over the blocks, and the others as `[blocks, ...]`.
+        The sums over the blocks, and the stacked tensors, `[blocks, ...]`.
 
     Raises:
         Inseparable: If the function changes variables or draws random
@@ -152,7 +150,7 @@ def map_blocks(
         function,
         autograph=False,
         jit_compile=jit_compile or None,
-        # A copy in each loop would be optimized by itself.
+        # If it were inlined, each loop would optimize its own copy.
         experimental_attributes=None if jit_compile else {"_noinline": True},
     )
     traced = compiled.get_concrete_function(*part(0))
@@ -175,13 +173,13 @@ def map_blocks(
 
 
 def _require_known_shapes(specs) -> None:
-    """Refuses what a loop without a turn could not stack."""
+    """Refuses outputs of unknown shape, which an empty loop cannot stack."""
     if not all(x.shape.is_fully_defined() for x in keras.tree.flatten(specs)):
         raise Inseparable("neither tasks nor outputs have known sizes")
 
 
 def _loop(function, specs, first: int | tf.Tensor, end: int | tf.Tensor):
-    """Adds up and stacks what `function` returns for `first` to `end - 1`."""
+    """Adds up and stacks the results of `function` for `first` to `end - 1`."""
     sums = keras.tree.map_structure(
         lambda x: tf.zeros(x.shape, x.dtype), specs[0]
     )
@@ -205,7 +203,7 @@ def _loop(function, specs, first: int | tf.Tensor, end: int | tf.Tensor):
 
 
 def _cores() -> int:
-    """Returns how many operations TensorFlow runs side by side."""
+    """Returns how many operations TensorFlow runs in parallel."""
     chosen = tf.config.threading.get_inter_op_parallelism_threads()
     if chosen:
         return chosen
@@ -222,11 +220,11 @@ def _bytes_of_example(output: tf.Tensor) -> int:
 
 
 def _changes(graph: tf.Graph) -> set[str]:
-    """Returns the types of operations that change or draw something."""
+    """Returns the types of operations that change state or draw numbers."""
     definition = graph.as_graph_def()
     nodes = [*definition.node]
     for body in definition.library.function:
         nodes.extend(body.node_def)
     types = {node.op for node in nodes} - _HARMLESS
-    # Random numbers of a fixed seed would be the same in every block.
+    # With a fixed seed, random numbers would be the same in every block.
     return {t for t in types if is_stateful(t) or "Random" in t}

@@ -1,4 +1,4 @@
-"""Steps that change nothing if they fail."""
+"""Undoes the changes of a step that failed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Change(NamedTuple):
 
     Attributes:
         variable: The variable.
-        old: Its value so far.
-        new: Its new value.
+        old: The old value.
+        new: The new value.
     """
 
     variable: keras.Variable
@@ -29,13 +29,13 @@ class Change(NamedTuple):
     new: tf.Tensor
 
     def apply(self, is_ok: tf.Tensor) -> None:
-        """Assigns the new value, or the old one unless `is_ok`.
+        """Assigns the new value if `is_ok`, else the old one.
 
-        Replicas see tasks of their own, so that their moving averages would
-        drift apart; each is given the mean. Seeds advance alike.
+        Replicas see different tasks, so their moving averages would drift
+        apart. Each is therefore set to the mean. Seeds advance equally.
 
         Args:
-            is_ok: Whether the step worked on all replicas.
+            is_ok: Whether the step succeeded on all replicas.
         """
         is_average = self.new.dtype.is_floating
         new = replicas.mean(self.new) if is_average else self.new
@@ -43,25 +43,26 @@ class Change(NamedTuple):
 
 
 class ModelState:
-    """Assigns what calls change of a model's state, at once or later.
+    """Applies changes of a model's state, immediately or later.
 
-    A call in a loop of the user's own assigns moving averages and seeds
-    itself. A training step knows only later whether it failed.
+    A call in a user's own loop applies its moving averages and seeds
+    immediately. A training step learns only later whether it failed.
     """
 
     def __init__(self):
         self._held_back = PerThread(None)
 
     def held_back(self) -> contextlib.AbstractContextManager[list[Change]]:
-        """Yields a list that gets this thread's changes; none is made."""
+        """Yields a list that receives this thread's changes unapplied."""
         return self._held_back.using([])
 
     def change(self, changes: Sequence[Change], is_ok: tf.Tensor) -> None:
-        """Makes changes, or holds them back.
+        """Applies changes, or holds them back.
 
         Args:
             changes: The changes.
-            is_ok: Whether what made them worked, a boolean scalar.
+            is_ok: Whether the step that made them succeeded, a boolean
+                scalar.
         """
         finite = [
             tf.reduce_all(tf.math.is_finite(change.new))
@@ -85,13 +86,14 @@ class ModelState:
 def undone_unless(
     is_ok: Callable[[], tf.Tensor], variables: Sequence[keras.Variable]
 ) -> Iterator[None]:
-    """Gives variables their old values at the end if a step failed.
+    """Restores variables at the end of the context if a step failed.
 
-    Zero gradients would not be enough: momentum moves weights without them.
+    Setting gradients to zero would not suffice: momentum still moves weights.
 
     Args:
-        is_ok: Returns at the end whether the step worked, a boolean scalar.
-        variables: All that the step changes meanwhile.
+        is_ok: Called at the end. Returns whether the step succeeded, a boolean
+            scalar.
+        variables: All variables that the step changes.
     """
     before = [tf.identity(v.value) for v in variables]
     yield

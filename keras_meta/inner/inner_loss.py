@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -310,8 +311,9 @@ def _as_keras_calls(loss) -> Callable:
     return lambda y_true, y_pred: loss(*to_same_rank(y_true, y_pred, axis=0))
 
 
-def _name(loss) -> str:
-    return getattr(loss, "name", None) or getattr(loss, "__name__", repr(loss))
+def _name(loss: Any) -> str:
+    name = getattr(loss, "name", None)
+    return str(name or getattr(loss, "__name__", repr(loss)))
 
 
 def _both(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:

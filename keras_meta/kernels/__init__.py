@@ -1,1 +1,1 @@
-"""Operations that are exact to any order of derivative."""
+"""Operations whose derivatives are exact to any order."""

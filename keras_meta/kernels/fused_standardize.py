@@ -1,17 +1,17 @@
 """Standardization by TensorFlow's fused kernels, to any order of derivative.
 
-Outside XLA each elementwise operation goes through memory by itself, and the
-kernels of batch normalization, which take one pass for all of theirs, are two
-to three times as fast. TensorFlow differentiates them twice by a formula of
-many operations and not a third time, so here the kernel's derivative is again
-the kernel and a few sums.
+Without XLA, each elementwise operation makes its own pass over memory. The
+kernels of batch normalization make one pass for everything, and are two to
+three times as fast. TensorFlow's second derivative of them is a formula of
+many operations, and there is no third. Here, the derivative of the kernel is
+again the kernel plus a few sums.
 
 With the mean `m` over the rows, `s = (variance + eps)^-1/2`,
 `z = s (x - m(x))` and `P(u) = u - m(u) - z m(z u)`, see `standardize`,
 
     y = g z + b,    dx = g s P(dy),    dg = n m(z dy),    db = n m(dy).
 
-What arrives at these three, `c`, `a` and `e`, sends on
+Gradients `c`, `a` and `e` that arrive at these three pass on
 
     g s P(c) + a z + e                                         to dy,
     n s v                                                      to g,
@@ -30,12 +30,12 @@ import tensorflow as tf
 
 
 class _Statistics(NamedTuple):
-    """What the kernel of `y` leaves to those of its derivatives.
+    """What the kernel of `y` hands to the kernels of its derivatives.
 
     Attributes:
-        mean: Of each column, `[channels]`.
-        variance: Biased, `[channels]`.
-        rest: What else the kernels hand on.
+        mean: Mean of each column, `[channels]`.
+        variance: Biased variance of each column, `[channels]`.
+        rest: Other values that the kernels need.
     """
 
     mean: tf.Tensor
@@ -55,7 +55,7 @@ def fused_standardize(
         epsilon: Added to the variance.
 
     Returns:
-        `[rows, channels]`, with derivatives right to any order.
+        `[rows, channels]`, with exact derivatives to any order.
     """
 
     @tf.custom_gradient
@@ -82,7 +82,8 @@ def fused_standardize(
 def _derivative(x, dy, scale, statistics: _Statistics, epsilon: float):
     """Returns `dx, dg, db` as functions of `x`, `dy` and `scale`."""
 
-    # TensorFlow looks for variables behind all that is not an argument.
+    # The statistics are arguments, because TensorFlow searches everything else
+    # for variables.
     @tf.custom_gradient
     def function(x, dy, scale, *statistics):
         statistics = _Statistics(*statistics)
@@ -109,7 +110,7 @@ def _derivative(x, dy, scale, statistics: _Statistics, epsilon: float):
 
 
 def _second_derivative(x, dy, scale, arrived, statistics, epsilon: float):
-    """Returns what `c, a, e` send to `x`, `dy` and `scale`."""
+    """Returns what `c, a, e` pass on to `x`, `dy` and `scale`."""
     c, a, e = arrived
     n = tf.cast(tf.shape(x)[0], x.dtype)
     mean, variance = _as_function(x, statistics)
@@ -127,7 +128,7 @@ def _second_derivative(x, dy, scale, arrived, statistics, epsilon: float):
 
 
 def _as_function(x, statistics: _Statistics):
-    """Returns mean and variance as functions of `x`; computes nothing."""
+    """Returns the known mean and variance as differentiable in `x`."""
 
     @tf.custom_gradient
     def function(x, mean, variance):

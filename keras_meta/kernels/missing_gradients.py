@@ -1,17 +1,17 @@
-"""Derivatives of gradient operations that TensorFlow does not know.
+"""Derivatives of gradient operations that TensorFlow lacks.
 
-Taking the gradient of an operation adds gradient operations to the
-computation, and a second derivative differentiates these. For most of those
-below TensorFlow has no derivative and fails. The one of bilinear resizing is
-declared not differentiable: its derivative counts as zero, so the second
-derivative of the resizing is silently wrong.
+The gradient of an operation consists of gradient operations, which a second
+derivative differentiates. For most of those below, TensorFlow has no
+derivative and fails. It declares that of bilinear resizing not differentiable:
+its derivative counts as zero, so the second derivative of resizing is silently
+wrong.
 
-Here are the right derivatives. They are registered with TensorFlow, so they
-hold in the whole process, for operations in a user's own layers too. A scope
-would not do: the second derivative is taken by an outer tape that belongs to
-the caller, and often after the model's call is over. First derivatives keep
-their values, and a derivative that TensorFlow has, or that others registered
-before, is kept.
+This module supplies the correct derivatives. It registers them with
+TensorFlow, so they apply in the whole process, including to operations in a
+user's own layers. A scope would not suffice: the second derivative is taken by
+the caller's outer tape, often after the model's call has returned. First
+derivatives keep their values. Derivatives that TensorFlow has, or that others
+registered earlier, are kept.
 
 Most of these operations are linear in the gradient that they pass on. Such an
 operation is the transpose of a linear map, so its own derivative is that map.
@@ -58,10 +58,10 @@ def _resize_grad(op, upstream):
 
 @_gradient_of("ResizeBilinear", replace=True)
 def _resize_bilinear(op, upstream):
-    """The gradient that TensorFlow gives, in a form to differentiate again.
+    """TensorFlow's gradient, in a form that can be differentiated again.
 
-    A tape forgets the inputs of `ResizeBilinearGrad`, as it holds that no
-    derivative will ask for them. So a tape gets an operation of its own.
+    A tape drops the inputs of `ResizeBilinearGrad`, because it assumes that no
+    derivative needs them. So tapes get a custom operation instead.
     """
 
     def transpose(gradient):
@@ -118,7 +118,7 @@ def _crop_and_resize_grad(op, upstream):
 
 @_gradient_of("LRNGrad")
 def _local_response_normalization_grad(op, upstream):
-    """Differentiates the formula, which is written out again, twice."""
+    """Writes out the formula and differentiates it twice."""
     gradient, x, _ = op.inputs
     radius = op.get_attr("depth_radius")
     bias, alpha, beta = map(op.get_attr, ("bias", "alpha", "beta"))
@@ -166,7 +166,7 @@ def _image_size(images: tf.Tensor) -> tf.Tensor:
 
 
 def _segments(op, data: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
-    """Combines rows of `data` as the operation before the gradient does."""
+    """Combines rows of `data` like the operation whose gradient `op` is."""
     gradient, _, segment_ids, _ = op.inputs
     forward = op.type.partition("Grad")[0] + "WithNumSegments"
     return getattr(tf.raw_ops, forward)(

@@ -1,4 +1,4 @@
-"""Permutations that XLA can see through the gradient of a loop."""
+"""Constant permutations, for XLA and the gradients of loops."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import tensorflow as tf
 
 
 def fold_permutations() -> None:
-    """Makes inverted permutations constants of the graph being built.
+    """Replaces inverted permutations in the current graph with constants.
 
-    The derivative of a transposition is another one by the inverted
-    permutation, which TensorFlow computes in the graph. If that happens in
-    the body of a loop, the loop's own gradient is handed the result step by
-    step, and XLA, which must know permutations when it compiles, refuses.
+    The derivative of a transposition is a transposition by the inverted
+    permutation, which TensorFlow computes in the graph. In the body of a loop,
+    the loop's gradient receives that result step by step. XLA then refuses,
+    because it must know permutations at compile time.
     """
     if tf.executing_eagerly():
         return

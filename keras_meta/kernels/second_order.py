@@ -1,11 +1,11 @@
-"""Refuses operations whose second derivative TensorFlow gets wrong.
+"""Refuses operations whose second derivative is wrong in TensorFlow.
 
 Several kinds are known. `tf.nn.moments` hides its mean from differentiation.
-`tf.recompute_grad` has no second derivative.
-Max pooling is wrong under XLA. The cross-entropy of logits leaves out how its
-gradient depends on the labels, and `tf.nn.ctc_loss` gives NaN. And there are
-gradient operations that have no derivative, or one that TensorFlow takes for
-zero; `missing_gradients` supplies some of them.
+`tf.recompute_grad` has no second derivative. Max pooling is wrong under XLA.
+The cross-entropy of logits omits how its gradient depends on the labels, and
+`tf.nn.ctc_loss` gives NaN. Finally, some gradient operations have no
+derivative, or one that TensorFlow treats as zero; `missing_gradients` supplies
+some of these.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from keras_meta._keras import is_differentiable
 from keras_meta._keras import is_rematerialized
 from keras_meta.kernels import missing_gradients  # noqa: F401 registers them
 
-# They have a derivative that always fails.
+# Their registered derivative always fails.
 _FAILING = ("PreventGradient", "QuantizeAndDequantizeV4Grad")
-# These are differentiated by differentiating the function that they call.
+# TensorFlow differentiates the function that these call.
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _MAX_POOLS = ("MaxPool", "MaxPoolV2", "MaxPool3D")
 
@@ -41,14 +41,14 @@ def refuse_wrong_derivatives(
 ):
     """Checks the operations that a block of code adds to a graph.
 
-    It finds `tf.nn.moments` (also as `keras.ops.moments`), whose second
-    derivative is wrong everywhere, and max pooling, whose second derivative
-    is wrong under XLA. Keras's own layers are computed by rules that avoid
-    both, so these are a user's direct calls.
+    Finds `tf.nn.moments` (also as `keras.ops.moments`), whose second
+    derivative is always wrong, and max pooling, whose second derivative is
+    wrong under XLA. Keras's own layers are computed by rules that avoid both,
+    so what is found are a user's direct calls.
 
     Args:
         active: Whether a second derivative will be taken.
-        xla: Whether the block will be compiled by XLA.
+        xla: Whether XLA will compile the block.
         layers: The model's layers, to name the one that makes the call.
 
     Raises:
@@ -80,23 +80,23 @@ def differentiate(
 ) -> tuple[list[tf.Tensor], Any]:
     """Returns gradients, after checking that they can be differentiated.
 
-    Operations can be checked in a graph only.
+    Operations can be checked only in a graph.
 
     Args:
         function: Returns the tensor to differentiate, and anything else.
-        weights: What to differentiate by.
+        weights: Tensors to differentiate with respect to.
         again: Whether the gradients will be differentiated.
-        required: Whether some weight must have an influence.
+        required: Whether the tensor must depend on at least one weight.
         layers: The model's layers, to name the one at fault.
 
     Returns:
-        The gradients, zero for weights without an influence, and what else
-        `function` returned.
+        The gradients, and the rest of what `function` returned. Weights that
+        the tensor does not depend on have zero gradients.
 
     Raises:
-        ValueError: If an operation has no derivative, or no right second
-            derivative where one will be taken, or if no weight has an
-            influence and one is `required`.
+        ValueError: If an operation has no derivative, if a second derivative
+            is needed and not available or wrong, or if the tensor depends on
+            no weight although `required`.
     """
     start = len(_operations())
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -143,7 +143,7 @@ def _refuse_rematerialization(operations, weights, layers) -> None:
     for place, operation, _ in _with_called(operations, False):
         if not is_rematerialized(operation):
             continue
-        # What is called has no weights among what it comes from.
+        # Inside a called function, the weights cannot be traced.
         called = operation is not place
         if called or any(_depends(x, weights) for x in operation.inputs):
             where = _where(place, layers)
@@ -163,8 +163,8 @@ def _origin(
 ) -> tf.Operation:
     """Finds the operation that a gradient operation belongs to.
 
-    TensorFlow names gradients after it, but not those of functions and of
-    `tf.custom_gradient`.
+    TensorFlow names gradients after their operations, except those of
+    functions and of `tf.custom_gradient`.
     """
 
     def is_named(operation):
@@ -186,7 +186,8 @@ def _last_derivatives(
     """Finds operations behind `targets` that cannot be differentiated.
 
     Yields:
-        The operation, and its type or that of one in a function it calls.
+        The operation, and its type or the type of an operation in a function
+        that it calls.
     """
     names = {operation.name for operation in operations}
     for operation in _behind(
@@ -208,7 +209,7 @@ def _is_last(operation_type: str) -> bool:
         return True
     has_gradient = is_differentiable(operation_type)
     if has_gradient is False:
-        # That is right for shapes and signs. Gradients are not constant.
+        # A zero derivative is right for shapes and signs, not for gradients.
         is_gradient = re.search(r"Grad(ient)?(V\d+)?$", operation_type)
         is_meant = operation_type.startswith(("StopGradient", "TensorArray"))
         return bool(is_gradient) and not is_meant
@@ -229,7 +230,7 @@ def _depends(tensor: tf.Tensor, weights: Iterable[tf.Tensor]) -> bool:
 def _behind(
     tensors: Iterable[tf.Tensor], within: Callable[[tf.Operation], bool]
 ) -> Iterator[tf.Operation]:
-    """Yields operations by whose inputs tensors may be differentiated."""
+    """Yields the operations that a derivative of the tensors passes through."""
     seen = set()
     waiting = [x.op for x in tensors if _is_smooth(x.dtype)]
     while waiting:
@@ -250,7 +251,7 @@ def _is_smooth(dtype: tf.DType) -> bool:
 def _with_called(
     operations: Iterable[tf.Operation], xla: bool
 ) -> Iterator[tuple[tf.Operation, tf.Operation, bool]]:
-    """Yields operations and those of all functions that they call.
+    """Yields operations, and those in all functions that they call.
 
     Yields:
         The operation among `operations`, the operation itself, and whether
@@ -267,7 +268,7 @@ def _with_called(
 
 
 def _operations() -> list[tf.Operation]:
-    """Returns the operations of the graph being built, none if eager."""
+    """Returns the operations of the current graph; none when eager."""
     if tf.executing_eagerly():
         return []
     return tf.compat.v1.get_default_graph().get_operations()
@@ -279,7 +280,7 @@ def _hides_mean(operation: tf.Operation) -> bool:
 
 
 def _where(operation: tf.Operation, layers: Iterable[keras.Layer]) -> str:
-    """Says which layer an operation is in, as far as its name tells."""
+    """Names the layer that contains an operation, judging by its name."""
     scopes = operation.name.split("/")[:-1]
     for scope in reversed(scopes):
         for layer in layers:
@@ -293,7 +294,7 @@ def _where_is(
     operations: Iterable[tf.Operation],
     layers: Iterable[keras.Layer],
 ) -> str:
-    """Says which layer has an operation of a type."""
+    """Names the layer that contains an operation of a type."""
     for place, operation, _ in _with_called(operations, False):
         if operation.type == operation_type:
             return _where(place, layers)
@@ -309,10 +310,10 @@ def _missing_type(error: LookupError) -> str | None:
 _OR_FIRST_ORDER = 'meta_gradient="first_order".'
 
 _CONSTANT = (
-    "The inner loss must depend on the weights that adapt. Received: a loss "
-    "without a gradient, such as a constant or one of the labels alone. "
-    "Compute it from `y_pred`, by operations that can be differentiated, and "
-    "adapt layers that `y_pred` comes from."
+    "The inner loss must depend on the adapted weights. Received: a loss "
+    "without a gradient, such as a constant or a function of the labels "
+    "alone. Compute it from `y_pred` with differentiable operations, and adapt "
+    "layers that `y_pred` depends on."
 )
 _MOMENTS = (
     "{} calls tf.nn.moments or keras.ops.moments directly ({}). Its second "
@@ -327,30 +328,31 @@ _MAX_POOL = (
     "compile(jit_compile=False), or " + _OR_FIRST_ORDER
 )
 _LABELS = (
-    "{} takes the cross-entropy of logits with labels that depend on the "
-    "adapted weights ({}). TensorFlow leaves the labels out of its second "
+    "{} computes the cross-entropy of logits with labels that depend on the "
+    "adapted weights ({}). TensorFlow omits the labels from its second "
     "derivative, so the meta-gradient would be wrong. Compute "
     "`-ops.sum(labels * ops.log_softmax(logits), -1)` instead, stop the "
     "gradient of the labels, or pass " + _OR_FIRST_ORDER
 )
 _CTC = (
     "{} calls tf.nn.ctc_loss or keras.ops.ctc_loss ({}). TensorFlow cannot "
-    "differentiate it twice, as the meta-gradient needs. Use another loss, or "
-    "pass " + _OR_FIRST_ORDER
+    "differentiate it twice, as the meta-gradient requires. Use another loss, "
+    "or pass " + _OR_FIRST_ORDER
 )
 _REMATERIALIZED = (
     "{} uses keras.remat or tf.recompute_grad ({}). TensorFlow cannot "
-    "differentiate it twice, as the meta-gradient needs. Call the function "
+    "differentiate it twice, as the meta-gradient requires. Call the function "
     "directly, as `checkpoint` saves memory in the inner loop, or pass "
     + _OR_FIRST_ORDER
 )
 _NO_DERIVATIVE = (
     "{} uses an operation that has no derivative in TensorFlow: {}. No layer "
-    "before it can be adapted. Compute the same by other operations, or adapt "
-    "only layers behind it."
+    "before it can be adapted. Use other operations to compute the same, or "
+    "adapt only layers after it."
 )
 _NO_SECOND_DERIVATIVE = (
     "{} uses an operation that has no second derivative in TensorFlow: its "
-    "gradient, {} ({}), cannot be differentiated, as the meta-gradient needs. "
-    "Compute the same by other operations, or pass " + _OR_FIRST_ORDER
+    "gradient, {} ({}), cannot be differentiated, as the meta-gradient "
+    "requires. Use other operations to compute the same, or pass "
+    + _OR_FIRST_ORDER
 )

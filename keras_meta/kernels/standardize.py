@@ -5,19 +5,19 @@ With the mean `m` over the standardized axes and `s = (variance + eps)^-1/2`,
     z = s (x - m(x))
     dx = s P(dz),  P(u) = u - m(u) - z m(z u).
 
-`P` is symmetric. So the derivative of `dx`, seen as a function of `dz` and
-`x`, sends what arrives, `c`, to
+`P` is symmetric. So the derivative of `dx`, as a function of `dz` and `x`,
+maps an arriving gradient `c` to
 
     s P(c)                                            for dz,
     -s (s v z + m(z dz) s P(c) + m(z c) s P(dz))      for x,
     v = m(c dz) - m(c) m(dz) - m(z c) m(z dz).
 
-Automatic differentiation computes the same with about twice the passes over
-the data, among them sums that are zero.
+Automatic differentiation needs about twice as many passes over the data, some
+of them for sums that are zero.
 
 `tf.nn.moments`, which Keras's layers use, hides the mean inside the variance
-from differentiation. That leaves the first derivative right and makes the
-second one wrong: the Hessian of the variance comes out as 2/N I instead of
+from differentiation. The first derivative is still right, but the second is
+wrong: the Hessian of the variance comes out as 2/N I instead of
 2/N (I - 11'/N).
 """
 
@@ -29,11 +29,11 @@ import tensorflow as tf
 
 
 def moments(x: tf.Tensor, axes: Sequence[int]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns mean and biased variance, right to any order of derivative.
+    """Returns mean and biased variance, with exact derivatives to any order.
 
     Args:
-        x: Any shape.
-        axes: Axes to reduce; they are kept with size 1.
+        x: A tensor of any shape.
+        axes: Axes to reduce. They are kept with size 1.
     """
     mean = tf.reduce_mean(x, axes, keepdims=True)
     variance = tf.reduce_mean(
@@ -46,12 +46,12 @@ def standardize(x: tf.Tensor, axes: Sequence[int], epsilon: float) -> tf.Tensor:
     """Subtracts the mean and divides by the standard deviation.
 
     Args:
-        x: Any shape.
+        x: A tensor of any shape.
         axes: Axes over which mean and variance are taken.
         epsilon: Added to the variance.
 
     Returns:
-        `x`'s shape, with derivatives right to any order.
+        A tensor of the same shape, with exact derivatives to any order.
     """
 
     @tf.custom_gradient
@@ -78,8 +78,8 @@ def _backward(x, dz, axes, epsilon):
         dx = scale * (dz - mean(dz) - z * mean(z * dz))
 
         def gradient(c):
-            # Computed from the arguments again, as still higher derivatives
-            # need it; a graph holds it only once.
+            # Recomputed from the arguments, as higher derivatives require. A
+            # graph still contains it only once.
             z, scale = _forward(x, axes, epsilon)
             mean_c, mean_dz = mean(c), mean(dz)
             z_c, z_dz = mean(z * c), mean(z * dz)

@@ -1,17 +1,17 @@
 """A convolution with one kernel per task, fast to any order of derivative.
 
-As a function of input `x` and kernel `w` a convolution is bilinear, and so
-are its two derivatives: the transpose, from output to input, and the
-correlation of input and output, which is the kernel's gradient. The three
-are each other's derivatives, so a triple of batched matrix products, each
-with the other two as its gradient, is closed under differentiation.
+A convolution is bilinear in its input `x` and its kernel `w`, and so are its
+two derivatives: the transpose, from output to input, and the correlation of
+input and output, which is the kernel's gradient. The three are each other's
+derivatives. So three batched matrix products, each with the other two as its
+gradient, are closed under differentiation.
 
-Each axis of space is cut into blocks as long as the stride, so that a
-position is `stride * block + residue`. Seen from one output, a position of
-the window is then some blocks ahead at a fixed residue: cutting out patches
-and adding them up again need slices of step 1 alone, and along the last axis
-residues are neighbours of the channels, so that several positions of the
-window are one slice.
+Each spatial axis is split into blocks as long as the stride, so that a
+position is `stride * block + residue`. Relative to an output, each position of
+the window then lies a fixed number of blocks ahead at a fixed residue. So
+cutting out patches, and adding them up again, needs only slices of step 1.
+Along the last axis, residues lie next to the channels, so that one slice
+covers several positions of the window.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from keras_meta.batching import task_axis
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Where a convolution's window goes; one entry per axis of space.
+    """Geometry of a convolution, with one entry per spatial axis.
 
     Attributes:
         size: Size of the input.
         window: Size of the window.
-        strides: Step of the window.
+        strides: Stride of the window.
         dilation: Spacing of the window's positions.
-        pads: Zeros before and after the input.
+        pads: Number of zeros before and after the input.
     """
 
     size: tuple[int, ...]
@@ -60,12 +60,12 @@ class Geometry:
 
     @property
     def taps(self) -> int:
-        """Number of the window's positions."""
+        """Number of positions in the window."""
         return math.prod(self.window)
 
     @property
     def reach(self) -> tuple[int, ...]:
-        """How many blocks ahead the window's last position is."""
+        """How many blocks ahead the window's last position lies."""
         return tuple(
             (k - 1) * d // stride
             for k, d, stride in zip(
@@ -78,9 +78,9 @@ def convolve(x: tf.Tensor, w: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """Convolves each task's input with its own kernel.
 
     Args:
-        x: `[tasks, n, *space, channels]` with static space.
+        x: `[tasks, n, *space, channels]` with static spatial sizes.
         w: `[tasks, filters, taps * channels]`.
-        geometry: The window's path.
+        geometry: The geometry.
 
     Returns:
         `[tasks, n, *output_space, filters]`.
@@ -97,12 +97,12 @@ def convolve(x: tf.Tensor, w: tf.Tensor, geometry: Geometry) -> tf.Tensor:
 
 
 def transpose(y: tf.Tensor, w: tf.Tensor, geometry: Geometry) -> tf.Tensor:
-    """Applies the transpose of `convolve`, seen as linear in its input.
+    """Applies the transpose of `convolve` as a linear map of its input.
 
     Args:
         y: `[tasks, n, *output_space, filters]`.
         w: `[tasks, filters, taps * channels]`.
-        geometry: The window's path.
+        geometry: The geometry.
 
     Returns:
         `[tasks, n, *space, channels]`.
@@ -119,12 +119,12 @@ def transpose(y: tf.Tensor, w: tf.Tensor, geometry: Geometry) -> tf.Tensor:
 
 
 def correlate(x: tf.Tensor, y: tf.Tensor, geometry: Geometry) -> tf.Tensor:
-    """Applies the transpose of `convolve`, seen as linear in its kernel.
+    """Applies the transpose of `convolve` as a linear map of its kernel.
 
     Args:
         x: `[tasks, n, *space, channels]`.
         y: `[tasks, n, *output_space, filters]`.
-        geometry: The window's path.
+        geometry: The geometry.
 
     Returns:
         `[tasks, filters, taps * channels]`.
@@ -186,13 +186,13 @@ def _add_patches(patches, geometry: Geometry) -> tf.Tensor:
 
     Args:
         patches: `[tasks, n, *output_space, taps * channels]`.
-        geometry: The window's path.
+        geometry: The geometry.
 
     Returns:
         `[tasks, n, *space, channels]`.
     """
     channels = patches.shape[-1] // geometry.taps
-    # No more blocks than hold the input.
+    # Just enough blocks to hold the input.
     blocks = [
         min(-(-(before + size) // stride), output + reach)
         for (before, _), size, stride, output, reach in zip(
@@ -216,8 +216,8 @@ def _add_patches(patches, geometry: Geometry) -> tf.Tensor:
         zeros = tf.zeros([*lead, *blocks, channels], patches.dtype)
         sums = dict.fromkeys(every_residue, zeros) | sums
     planes = [sums[residues] for residues in every_residue]
-    # The planes of one residue each are put side by side behind each block,
-    # from the last axis to the first, which needs no transposition.
+    # Planes of single residues are concatenated behind each block, from the
+    # last axis to the first. That order needs no transposition.
     width = channels
     for axis in reversed(range(len(blocks))):
         stride = geometry.strides[axis]
@@ -242,7 +242,7 @@ def _taps(geometry: Geometry) -> list[tuple[int, ...]]:
 def _place(
     tap: tuple[int, ...], geometry: Geometry
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns how many blocks ahead a position is, and its residues."""
+    """Returns how many blocks ahead a position lies, and its residues."""
     places = [
         divmod(t * d, s)
         for t, d, s in zip(
@@ -253,7 +253,7 @@ def _place(
 
 
 def _runs(geometry: Geometry) -> list[tuple[tuple[int, ...], int]]:
-    """Returns positions that lie side by side as pairs (first, length)."""
+    """Returns runs of adjacent positions as pairs (first, length)."""
     runs = []
     for tap in _taps(geometry):
         ahead, residues = _place(tap, geometry)
@@ -280,7 +280,7 @@ def _move(part, ahead, blocks) -> tf.Tensor:
 
 
 def _fit(x, geometry: Geometry, blocks) -> tf.Tensor:
-    """Pads with the zeros that come before, and to whole blocks, or cuts."""
+    """Pads with zeros in front, then pads or crops to whole blocks."""
     sizes = [b * s for b, s in zip(blocks, geometry.strides, strict=True)]
     pads = [
         (before, max(total - before - size, 0))
@@ -292,7 +292,7 @@ def _fit(x, geometry: Geometry, blocks) -> tf.Tensor:
 
 
 def _unfit(x, sizes, geometry: Geometry) -> tf.Tensor:
-    """Cuts off the padding; positions that no window reached are zero."""
+    """Removes the padding. Positions that no window reached are zero."""
     missing = [
         (0, max(before + size - have, 0))
         for (before, _), size, have in zip(
@@ -307,14 +307,14 @@ def _unfit(x, sizes, geometry: Geometry) -> tf.Tensor:
 
 
 def _pad(x, pads) -> tf.Tensor:
-    """Pads the axes of space with zeros, if at all."""
+    """Pads the spatial axes with zeros where needed."""
     if not any(map(any, pads)):
         return x
     return tf.pad(x, [(0, 0), (0, 0), *pads, (0, 0)])
 
 
 def _cut(x, cuts) -> tf.Tensor:
-    """Keeps a part of the axes of space, each from `start` to `end`."""
+    """Crops each spatial axis to the range from `start` to `end`."""
     if tuple(cuts) == tuple((0, size) for size in x.shape[2:-1]):
         return x
     return x[(slice(None), slice(None), *itertools.starmap(slice, cuts))]
@@ -323,8 +323,8 @@ def _cut(x, cuts) -> tf.Tensor:
 def _side_by_side(parts: list[tf.Tensor]) -> tf.Tensor:
     """Concatenates along the channels.
 
-    XLA's loops over several short axes are unrolled, which compiles slowly,
-    and go through memory in leaps. A loop over rows does neither.
+    XLA unrolls loops over several short axes, which compile slowly and jump
+    through memory. A loop over rows avoids both.
     """
     lead = [task_axis.size(parts[0], i) for i in range(parts[0].shape.rank - 1)]
     rows = [tf.reshape(part, [-1, part.shape[-1]]) for part in parts]
@@ -333,7 +333,7 @@ def _side_by_side(parts: list[tf.Tensor]) -> tf.Tensor:
 
 
 def _rows(x: tf.Tensor) -> tf.Tensor:
-    """`[tasks, n, *space, channels]` to `[tasks, n * space, channels]`."""
+    """Reshapes `[tasks, n, *space, channels]` to `[tasks, n * space, ...]`."""
     space = math.prod(x.shape[2:-1])
     n = -1 if x.shape[1] is None else x.shape[1] * space
     return tf.reshape(x, [task_axis.size(x, 0), n, x.shape[-1]])

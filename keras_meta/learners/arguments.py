@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_meta.checks import check_at_least
 from keras_meta.checks import check_choice
@@ -20,16 +18,15 @@ from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.update_rule import UpdateRule
 
-_DIFFERENTIATE = "use a meta-gradient such as keras_meta.Unrolled()."
 _BATCH_STATISTICS = ("batch", "support", "running")
 
 
 def check_arguments(
-    model,
-    steps,
-    evaluation_steps,
-    proximal,
-    batch_statistics,
+    model: Any,
+    steps: Any,
+    evaluation_steps: Any,
+    proximal: Any,
+    batch_statistics: Any,
 ) -> None:
     """Checks the arguments of every learner; raises on a bad one."""
     if not isinstance(model, keras.Model):
@@ -65,7 +62,7 @@ def check_arguments(
     check_choice("batch_statistics", batch_statistics, _BATCH_STATISTICS)
 
 
-def as_update_rule(update_rule) -> UpdateRule:
+def as_update_rule(update_rule: Any) -> UpdateRule:
     """Returns an update rule, or raises.
 
     Args:
@@ -88,7 +85,7 @@ def as_update_rule(update_rule) -> UpdateRule:
     return update_rule
 
 
-def as_inner_loss(loss) -> InnerLoss:
+def as_inner_loss(loss: Any) -> InnerLoss:
     """Returns the loss of the inner loop, or raises.
 
     Args:
@@ -103,47 +100,7 @@ def as_inner_loss(loss) -> InnerLoss:
     return InnerLoss(loss)
 
 
-def as_query_loss(loss, loss_weights: Any = None) -> InnerLoss:
-    """Returns the outer loss of each task alone, or raises.
-
-    Args:
-        loss: Whatever `compile` took as a loss.
-        loss_weights: What `compile` took as their weights.
-    """
-    if loss is None or isinstance(loss, (dict, list, tuple)):
-        raise ValueError(
-            "Evolution strategies need one compiled loss for all outputs. "
-            f"Received: loss={describe(loss)}. Compile a function of (y_true, "
-            f"y_pred), or {_DIFFERENTIATE}"
-        )
-    if loss_weights is not None:
-        raise ValueError(
-            "Evolution strategies take the compiled loss as it is. Received: "
-            f"loss_weights={describe(loss_weights)}. "
-            f"Put the weight into the loss, or {_DIFFERENTIATE}"
-        )
-    query_loss = InnerLoss(loss, "query_y")
-    if query_loss.sums_examples:
-        raise ValueError(
-            "Evolution strategies take the mean over tasks of their losses. "
-            f"Received: {describe(query_loss.loss)} with reduction='sum'. Use "
-            f"reduction='sum_over_batch_size', or {_DIFFERENTIATE}"
-        )
-    return query_loss
-
-
-def check_no_added_losses(losses: Sequence[tf.Tensor]) -> None:
-    """Refuses losses that layers add, which are not known for each task."""
-    if losses:
-        raise ValueError(
-            "Evolution strategies need the loss of each task alone, and "
-            f"layers of the model add {len(losses)} of all tasks (by "
-            "`add_loss` or an activity regularizer). Remove them, or "
-            f"{_DIFFERENTIATE}"
-        )
-
-
-def as_step_weights(step_weights, steps: int) -> np.ndarray:
+def as_step_weights(step_weights: Any, steps: int) -> np.ndarray:
     """Returns a weight for each step; raises on bad ones."""
     try:
         weights = np.asarray(step_weights)

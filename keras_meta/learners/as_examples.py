@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -45,7 +46,7 @@ def as_examples(y: Any, y_pred: Any, sample_weight: Any) -> tuple:
     )
 
 
-def _map(function, values: Any) -> Any:
+def _map(function: Callable[[tf.Tensor], Any], values: Any) -> Any:
     """Applies a function to nested tensors that may be missing."""
     return keras.tree.map_structure(
         lambda x: None if x is None else function(tf.convert_to_tensor(x)),

@@ -14,6 +14,7 @@ from keras_meta._keras import step_counter
 from keras_meta.batching import task_axis
 from keras_meta.execution import replicas
 from keras_meta.inner.solver import Carry
+from keras_meta.meta_gradients._perturbations import fold_in
 from keras_meta.meta_gradients.objective import Adaptation
 
 if typing.TYPE_CHECKING:
@@ -90,9 +91,9 @@ class BatchObjective:
         learner, so that training that is resumed draws what it would have
         drawn.
         """
-        step = tf.convert_to_tensor(step_counter(self.learner.optimizer))
-        seed = tf.stack([tf.constant(number, step.dtype), step])
-        return tf.random.experimental.stateless_fold_in(seed, replicas.number())
+        step = tf.cast(step_counter(self.learner.optimizer), tf.int64)
+        seed = tf.stack([tf.constant(number, tf.int64), step])
+        return fold_in(seed, replicas.number())
 
     def scaled(self, value: tf.Tensor) -> tf.Tensor:
         """Returns a value times the optimizer's loss scale."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -309,7 +310,9 @@ def _is_weight_of(weight: tf.TensorShape, label: tf.TensorShape) -> bool:
     )
 
 
-def _check_not_empty(shapes, axis: int, what: str):
+def _check_not_empty(
+    shapes: Iterable[tuple[str, tf.TensorShape]], axis: int, what: str
+) -> None:
     for name, shape in shapes:
         if shape[axis] == 0:
             raise ValueError(

@@ -7,21 +7,22 @@ import functools
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
+from typing import Self
 
 import keras
 import tensorflow as tf
 
 from keras_meta._keras import loss_weights
 from keras_meta._keras import raises_as_is
-from keras_meta.batching import task_axis
 from keras_meta.batching.annotations import attach
 from keras_meta.batching.annotations import detach
 from keras_meta.batching.annotations import map_annotated
 from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.checks import check_at_least
-from keras_meta.checks import describe
 from keras_meta.execution.task_blocks import Inseparable
 from keras_meta.execution.undoing import Change
+from keras_meta.inner.class_numbers import ClassNumbers
+from keras_meta.inner.class_numbers import LabelRule
 from keras_meta.inner.few_shot import FewShotProblem
 from keras_meta.inner.few_shot import Support
 from keras_meta.inner.few_shot import whole_support
@@ -30,18 +31,18 @@ from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
 from keras_meta.learners.arguments import as_inner_loss
-from keras_meta.learners.arguments import as_query_loss
 from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_arguments
-from keras_meta.learners.arguments import check_no_added_losses
 from keras_meta.learners.arguments import warn_of_low_rank
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
-from keras_meta.learners.episode import check_is_dict
-from keras_meta.learners.meta_training import MetaTraining
+from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.selection import require_same_choice
 from keras_meta.learners.selection import select_adapted
 from keras_meta.learners.signature import default_signature
+from keras_meta.learners.task_losses import Tasks
+from keras_meta.learners.task_losses import as_query_loss
+from keras_meta.learners.task_losses import task_losses
 from keras_meta.learners.tensors import as_tensor
 from keras_meta.learners.tensors import as_tensors
 from keras_meta.learners.texts import takes_texts
@@ -51,16 +52,12 @@ from keras_meta.meta_gradients.objective import Adaptation
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
-class Learner(MetaTraining):
-    """Base class of meta-learners: adapts a model to each task's support set.
+class Learner(MetaLearner):
+    """Base class of learners that adapt a model by gradient steps.
 
-    Its `call` takes a dict of `support_x` `[tasks, n, ...]`, `support_y`
-    `[tasks, n, ...]` and `query_x` `[tasks, q, ...]` (and optionally
-    `support_sample_weight` `[tasks, n]`) and returns predictions for
-    `query_x` by the network adapted to each task, `[tasks, q, ...]`. `fit`,
-    `evaluate` and `predict` take data sets of `(x, query_y)` with such `x`.
-    Compiled losses and metrics get the queries of all tasks as one batch,
-    `[tasks * q, ...]`; override `compute_loss` for a loss that sees tasks.
+    Its `call` adapts the model to the support set of each task, in an inner
+    loop of `steps` steps, and returns predictions for the query sets by the
+    adapted networks. `MetaLearner` says what it takes and returns.
 
     Args:
         model: A built Keras model of any kind; its weights are the learned
@@ -85,9 +82,9 @@ class Learner(MetaTraining):
             `proximal / 2 * |weights - initialization|^2`, which keeps the
             adapted weights near the initialization.
         meta_gradient: How the gradient comes back through the inner loop: a
-            `keras_meta.MetaGradient`, or `"unrolled"`, `"first_order"` or
-            `"implicit"` for one with its default options. It may be changed
-            later.
+            `keras_meta.MetaGradient`, or a name such as `"unrolled"`,
+            `"first_order"` or `"evolution_strategies"` for one with its
+            default options. It may be changed later.
         batch_statistics: What batch normalization normalizes with:
             `"batch"`, the statistics of the set that is passed through, so
             that a query's prediction depends on the other queries of its
@@ -112,10 +109,9 @@ class Learner(MetaTraining):
         proximal: float = 0.0,
         meta_gradient: MetaGradient | str = "unrolled",
         batch_statistics: str = "batch",
-        **kwargs,
+        **kwargs: Any,
     ):
-        # Labels and regression targets must not be cast to the model's type.
-        super().__init__(autocast=False, dtype=keras.config.floatx(), **kwargs)
+        super().__init__(**kwargs)
         check_arguments(
             model,
             steps,
@@ -140,8 +136,7 @@ class Learner(MetaTraining):
         adapted = select_adapted(model, adapt)
         self.update_rule.ensure_attached(adapted, steps)
         self._task_batched = TaskBatched(model, adapted)
-        # Made when tasks first have values of their own of all variables.
-        self._each_batched: TaskBatched | None = None
+        self._all_batched: TaskBatched | None = None
         self._solver = Solver(self.update_rule)
         self.meta_gradient = meta_gradient
         # XLA has no strings.
@@ -168,14 +163,6 @@ class Learner(MetaTraining):
 
     # Adaptation.
 
-    def __call__(self, inputs, *args, **kwargs):
-        """Calls the learner as a Keras model, see `call`."""
-        # Here errors name the input, which those of Keras would not.
-        check_is_dict(inputs)
-        if not _is_symbolic(inputs):
-            inputs = as_tensors(inputs)
-        return super().__call__(inputs, *args, **kwargs)
-
     @raises_as_is
     def call(
         self,
@@ -183,7 +170,7 @@ class Learner(MetaTraining):
         training: bool | None = None,
         every_step: bool = False,
         steps: int | None = None,
-    ):
+    ) -> Any:
         """Returns the adapted networks' predictions for the query sets.
 
         Args:
@@ -203,20 +190,20 @@ class Learner(MetaTraining):
             every_step=every_step,
             steps=steps,
         )
-        if self._plan.value.exporting:
-            return self._asserting(function, inputs)
-        if self._plan.value.one_by_one:
-            if training or every_step:
-                raise Inseparable("training takes blocks of its own")
-            function = functools.partial(self._each_task, function)
-        check = functools.partial(
-            self._health.check, undone=training, inputs=inputs
-        )
-        return self._reported(function, inputs, check)
+        if training and not self.meta_gradient.differentiates_calls:
+            function = _without_derivative(function)
+        takes_all = training or every_step
+        if takes_all and self._plan.value.one_by_one:
+            raise Inseparable("training takes blocks of its own")
+        return self._carried_out(function, inputs, training)
 
-    def _adapt_and_predict(
-        self, inputs: dict[str, Any], training: bool, every_step: bool, steps
-    ):
+    def _adapt_and_predict(  # type: ignore[override]
+        self,
+        inputs: dict[str, Any],
+        training: bool,
+        every_step: bool,
+        steps: int,
+    ) -> Any:
         adaptation = self._adapt(inputs, training, steps, every_step)
         if not every_step:
             return self.predict_tasks(adaptation, inputs, training)
@@ -300,11 +287,10 @@ class Learner(MetaTraining):
     ) -> tf.Tensor:
         """Returns the loss of each task for meta-parameters of its own.
 
-        The tasks adapt as in a meta-training step, and change no state. The
-        loss of a task is the compiled loss of its queries.
-
-        Override it, for a loss that `compile` does not know, to use
-        evolution strategies.
+        The tasks adapt as in a meta-training step and change no state. The
+        loss of a task is the compiled loss of its queries. To use evolution
+        strategies with a `compute_loss` of your own, override this method
+        too.
 
         Args:
             x: The inputs of `call`.
@@ -323,27 +309,19 @@ class Learner(MetaTraining):
         """
         loss = self._query_loss
         data = self._with_valid_support(Episode.from_inputs(x, self.model))
-        data, y, sample_weight = keras.tree.map_structure(
-            lambda v: None if v is None else task_axis.repeat(v, copies),
-            (data, y, sample_weight),
+        return task_losses(
+            self._solver,
+            self._problem_of_each(),
+            loss,
+            Tasks(data, y, sample_weight),
+            theta,
+            copies,
+            self.steps,
         )
-        problem = self._problem_of_each()
-        start = self._solver.init(problem, theta, data)
-        end, _ = self._solver.run(problem, theta, data, start, self.steps)
-        end = self._solver.finish(problem, theta, end)
-        result = problem.predict(theta, data, end.params, end.state)
-        check_no_added_losses(result.losses)
-        return loss(y, result.outputs, sample_weight)
 
-    def _asserting(self, function: Callable, inputs: dict[str, Any]):
-        """Calls a function; the graph raises what it reports."""
-        with self._health.collecting() as report:
-            predictions = function(inputs)
-        checks = report.assertions(self._support_rule(inputs))
-        with tf.control_dependencies(checks):
-            return keras.tree.map_structure(tf.identity, predictions)
-
-    def trajectory(self, inputs: dict[str, Any], steps: int | None = None):
+    def trajectory(
+        self, inputs: dict[str, Any], steps: int | None = None
+    ) -> Any:
         """Returns predictions for the query sets after every inner step.
 
         Args:
@@ -362,12 +340,14 @@ class Learner(MetaTraining):
             function = functools.partial(self._trajectory_of_each, function)
         return self._reported(function, inputs, self._health.check_labels)
 
-    def _trajectory_of_each(self, function: Callable, inputs: dict[str, Any]):
+    def _trajectory_of_each(
+        self, function: Callable, inputs: dict[str, Any]
+    ) -> Any:
         """Returns trajectories that are computed one after another."""
         swap = functools.partial(keras.tree.map_structure, _swap_first_axes)
         return swap(self._each_task(lambda x: swap(function(x)), inputs))
 
-    def _trajectory(self, inputs: dict[str, Any], steps: int):
+    def _trajectory(self, inputs: dict[str, Any], steps: int) -> Any:
         problem = self._problem(training=False)
         data = Episode.from_inputs(inputs, self.model).as_inputs()
         theta = self._theta()
@@ -386,10 +366,10 @@ class Learner(MetaTraining):
 
     def adapt(
         self,
-        support_x,
-        support_y,
+        support_x: Any,
+        support_y: Any,
         steps: int | None = None,
-        sample_weight=None,
+        sample_weight: Any = None,
     ) -> keras.Model:
         """Adapts to one task and returns a plain Keras model.
 
@@ -458,23 +438,26 @@ class Learner(MetaTraining):
 
     def _problem_of_each(self) -> FewShotProblem:
         """Returns the problem of tasks with meta-parameters of their own."""
-        variables = list(self._task_batched.adapted)
-        adapted = {id(v) for v in variables}
-        fixed = [
-            v for v in self.model.trainable_variables if id(v) not in adapted
-        ]
-        variables += fixed
-        known = self._each_batched
-        if known is None or list(map(id, known.adapted)) != list(
-            map(id, variables)
-        ):
-            self._each_batched = TaskBatched(self.model, variables)
+        batched = self._batched_over_all()
         return dataclasses.replace(
             self._problem(training=True),
             theta_per_task=True,
-            task_batched=self._each_batched,
-            fixed=len(fixed),
+            task_batched=batched,
+            fixed=len(batched.adapted) - len(self._task_batched.adapted),
         )
+
+    def _batched_over_all(self) -> TaskBatched:
+        """Returns the model with all that it learns different by task.
+
+        It is made anew when a layer was frozen or unfrozen.
+        """
+        variables = {id(v): v for v in self._task_batched.adapted}
+        variables.update((id(v), v) for v in self.model.trainable_variables)
+        known = self._all_batched
+        if known is None or list(variables) != [id(v) for v in known.adapted]:
+            known = TaskBatched(self.model, list(variables.values()))
+            self._all_batched = known
+        return known
 
     def _theta(self) -> list[tf.Tensor]:
         """Returns the values of the meta-parameters."""
@@ -573,64 +556,47 @@ class Learner(MetaTraining):
     @property
     def _query_loss(self) -> InnerLoss:
         """The compiled loss, of each task alone."""
-        if type(self).compute_loss is not MetaTraining.compute_loss:
+        if type(self).compute_loss is not MetaLearner.compute_loss:
             raise ValueError(
                 f"{type(self).__name__} has a `compute_loss` of its own, which "
                 "evolution strategies cannot compute for each task alone. "
                 "Override `task_losses` too, or use keras_meta.Unrolled()."
             )
-        return as_query_loss(self.loss, loss_weights(self))
+        loss = self.loss if self.compiled else None
+        return as_query_loss(loss, loss_weights(self))
+
+    @property
+    def _predictor(self) -> keras.Model:
+        return self.model
+
+    @property
+    def _calls_layers_per_task(self) -> bool:
+        return self._task_batched.has_fallback
+
+    @property
+    def _estimator(self) -> MetaGradient:
+        return self.meta_gradient
+
+    @property
+    def _settings_of_calls(self) -> tuple:
+        # As it was given: a name may become a new object each time.
+        return self._number_of_steps(False), self.inner_loss
+
+    def _support_rule(self, inputs: dict[str, Any]) -> LabelRule | None:
+        loss = self._resolved_inner_loss
+        if not loss.is_sparse:
+            return None
+        ways = self._output_specs.ways(inputs["support_x"], axes=2)
+        return LabelRule("support_y", ClassNumbers(ways, loss.ignored_class))
 
     # Saving and serving.
 
-    def export(
-        self,
-        filepath: str,
-        format: str = "tf_saved_model",
-        verbose: bool | None = None,
-        input_signature: dict[str, Any] | None = None,
-    ) -> None:
-        """Writes a SavedModel that adapts where it is served.
+    def _default_signature(self) -> dict[str, Any]:
+        return default_signature(
+            self.model, self._resolved_inner_loss.is_sparse
+        )
 
-        Its `serve` endpoint and its signatures take support and query sets
-        of any number of tasks, shots and queries and return predictions for
-        the query sets, after the inner steps of evaluation.
-
-        Args:
-            filepath: The folder to write.
-            format: `"tf_saved_model"`; other formats hold no gradients.
-            verbose: Whether to print the endpoint.
-            input_signature: A dict of `tf.TensorSpec` as `call` takes it; by
-                default made from the model's input and output shapes.
-
-        Example:
-        ```python
-        learner.export("served")
-        served = tf.saved_model.load("served")
-        served.serve({"support_x": ..., "support_y": ..., "query_x": ...})
-        ```
-        """
-        if not isinstance(format, str) or format != "tf_saved_model":
-            raise ValueError(
-                "A meta-learner takes gradients where it is served, which "
-                "only a SavedModel can hold. Received: "
-                f"format={describe(format)}; use format='tf_saved_model'."
-            )
-        if input_signature is None:
-            input_signature = default_signature(
-                self.model, self._resolved_inner_loss.is_sparse
-            )
-
-        def serve(inputs):
-            with self._plan.changing(exporting=True):
-                return self(inputs, training=False)
-
-        archive = keras.export.ExportArchive()
-        archive.track(self)
-        archive.add_endpoint("serve", serve, input_signature=[input_signature])
-        archive.write_out(filepath, verbose=verbose)
-
-    def save_own_variables(self, store) -> None:
+    def save_own_variables(self, store: Any) -> None:
         """Saves what belongs to no layer; warns of what a file loses."""
         warn_of_low_rank(self.model)
         super().save_own_variables(store)
@@ -654,7 +620,7 @@ class Learner(MetaTraining):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes a learner from `get_config`'s dict."""
         config = dict(config)
         for key in (
@@ -669,7 +635,13 @@ class Learner(MetaTraining):
         return cls(**config)
 
 
-def _record_losses(theta, data, step, carry: Carry, losses: tf.Tensor):
+def _record_losses(
+    theta: Sequence[tf.Tensor],
+    data: dict[str, Any],
+    step: int | tf.Tensor,
+    carry: Carry,
+    losses: tf.Tensor,
+) -> tuple[Carry, tuple[tf.Tensor]]:
     carry, losses = losses_only(theta, data, step, carry, losses)
     return carry, (losses,)
 
@@ -682,7 +654,7 @@ def _record_predictions(
     step: int | tf.Tensor,
     carry: Carry,
     losses: tf.Tensor,
-):
+) -> tuple[Carry, tuple[Any, ...]]:
     result = solver.finish(problem, theta, carry)
     predicted = problem.predict(theta, data, result.params, result.state)
     _, recorded = _record_losses(theta, data, step, carry, losses)
@@ -690,13 +662,17 @@ def _record_predictions(
     return carry, (*recorded, detach(predicted.outputs))
 
 
+def _without_derivative(function: Callable) -> Callable:
+    stop = functools.partial(map_annotated, tf.stop_gradient)
+
+    def call(inputs):
+        return keras.tree.map_structure(stop, function(inputs))
+
+    return call
+
+
 def _with_first_axis(x: tf.Tensor) -> tf.Tensor:
     return map_annotated(lambda y: y[tf.newaxis], x)
-
-
-def _is_symbolic(inputs: dict[str, Any]) -> bool:
-    leaves = keras.tree.flatten(inputs)
-    return any(isinstance(x, keras.KerasTensor) for x in leaves)
 
 
 def _swap_first_axes(x: tf.Tensor) -> tf.Tensor:

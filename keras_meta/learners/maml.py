@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_meta.batching.annotations import map_annotated
-from keras_meta.checks import describe
 from keras_meta.learners.arguments import as_step_weights
 from keras_meta.learners.learner import Learner
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.objective import Adaptation
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
@@ -91,7 +91,13 @@ class MAML(Learner):
                 "keras_meta.Unrolled() or keras_meta.FirstOrder()."
             )
 
-    def outer_loss(self, x, y, sample_weight=None, adaptation=None):
+    def outer_loss(
+        self,
+        x: dict[str, Any],
+        y: Any,
+        sample_weight: Any = None,
+        adaptation: Adaptation | None = None,
+    ) -> tuple[tf.Tensor, Any]:
         """Weighs the losses after all steps; see `Learner.outer_loss`."""
         if self.step_weights is None or adaptation is not None:
             return super().outer_loss(x, y, sample_weight, adaptation)
@@ -112,18 +118,6 @@ class MAML(Learner):
             )
         weights = tf.convert_to_tensor(self.step_weights)
         return tf.tensordot(weights, tf.stack(losses), axes=1), y_pred
-
-    def task_losses(self, x, y, sample_weight, theta, copies):
-        """Returns losses after the last step; see `Learner.task_losses`."""
-        if self.step_weights is not None:
-            raise ValueError(
-                "Evolution strategies take the loss after the last step. "
-                "Received: step_weights="
-                f"{describe(self.step_weights.numpy().tolist())}. Use "
-                "step_weights=None, or a meta-gradient such as "
-                "keras_meta.Unrolled()."
-            )
-        return super().task_losses(x, y, sample_weight, theta, copies)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

@@ -23,7 +23,6 @@ from keras_meta.execution.endless import refuses_endless
 from keras_meta.execution.health import Health
 from keras_meta.execution.plan import PerThread
 from keras_meta.execution.plan import Plan
-from keras_meta.inner.class_numbers import ClassNumbers
 from keras_meta.inner.class_numbers import LabelRule
 from keras_meta.inner.inner_loss import check_shapes
 from keras_meta.learners.as_examples import as_examples
@@ -41,11 +40,10 @@ class MetaEvaluation(keras.Model):
     CPU, large tasks for a convolutional network are taken one by one and
     without XLA, which is slower there; see `task_blocks`.
 
-    It uses `model`, `inner_loss`, `_resolved_inner_loss` and
-    `_number_of_steps` of the other parts.
+    The properties under "What it knows of a learner" are for subclasses.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self._health = Health()
         self._plan = PerThread(Plan())
@@ -64,10 +62,27 @@ class MetaEvaluation(keras.Model):
     def jit_compile(self, value: bool | str | None) -> None:
         keras.Model.jit_compile.fset(self, value)
 
+    # What it knows of a learner.
+
+    @property
+    def _predictor(self) -> keras.Model | None:
+        """The model that maps inputs to predictions, if there is one."""
+        return None
+
+    @property
+    def _calls_layers_per_task(self) -> bool:
+        """Whether some layer is called once per task, slow under XLA."""
+        return False
+
+    @property
+    def _settings_of_calls(self) -> tuple:
+        """What a compiled call depends on and `compile` does not change."""
+        return ()
+
     evaluate = refuses_endless(keras.Model.evaluate)
     predict = refuses_endless(keras.Model.predict)
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, Any]:
         """Evaluates a batch of tasks."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y = self._checked_labels(x, y, sample_weight)
@@ -75,14 +90,14 @@ class MetaEvaluation(keras.Model):
         data = x, y, sample_weight
         return self._in_fastest_way(self._evaluate, data)
 
-    def predict_step(self, data):
+    def predict_step(self, data: Any) -> Any:
         """Predicts the query sets of a batch of tasks."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         return self._in_fastest_way(
             super().predict_step, (self._as_checked(x),)
         )
 
-    def _evaluate(self, data):
+    def _evaluate(self, data: Any) -> dict[str, Any]:
         """Predicts a batch of tasks and updates loss and metrics."""
         x, y, sample_weight = data
         y_pred = self(x, training=False)
@@ -92,7 +107,14 @@ class MetaEvaluation(keras.Model):
         self._health.report_outer(tf.reduce_all(tf.math.is_finite(loss)))
         return self._log(x, y, y_pred, sample_weight, loss)
 
-    def _log(self, x, y, y_pred, sample_weight, loss):
+    def _log(
+        self,
+        x: dict[str, Any],
+        y: Any,
+        y_pred: Any,
+        sample_weight: Any,
+        loss: tf.Tensor,
+    ) -> dict[str, Any]:
         """Updates the loss and the metrics; returns the logs."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         self._loss_tracker.update_state(
@@ -100,7 +122,7 @@ class MetaEvaluation(keras.Model):
         )
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
-    def make_test_function(self, force: bool = False):
+    def make_test_function(self, force: bool = False) -> Callable[[Any], Any]:
         """Builds the evaluation step, which stops on what went wrong."""
         if self.test_function is None or force:
             is_own = type(self).test_step is MetaEvaluation.test_step
@@ -109,7 +131,9 @@ class MetaEvaluation(keras.Model):
             self.test_function = self._checked(self.test_function)
         return self.test_function
 
-    def make_predict_function(self, force: bool = False):
+    def make_predict_function(
+        self, force: bool = False
+    ) -> Callable[[Any], Any]:
         """Builds the prediction step, which stops on what went wrong."""
         if self.predict_function is None or force:
             is_own = type(self).predict_step is MetaEvaluation.predict_step
@@ -121,8 +145,13 @@ class MetaEvaluation(keras.Model):
         return self.predict_function
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor | None:
         """Returns the compiled loss of all query examples as one batch.
 
         Keras's losses and metrics are defined for examples, so they see no
@@ -139,7 +168,9 @@ class MetaEvaluation(keras.Model):
         y, y_pred, sample_weight = as_examples(y, y_pred, sample_weight)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
         """Updates the compiled metrics and returns all metrics.
 
         Args:
@@ -153,7 +184,9 @@ class MetaEvaluation(keras.Model):
 
     # Measuring task by task.
 
-    def predict_adapted(self, x: dict[str, Any], steps: int | None = None):
+    def predict_adapted(
+        self, x: dict[str, Any], steps: int | None = None
+    ) -> Any:
         """Returns predictions by a function that is compiled once.
 
         It is compiled again after `compile`, as Keras's own functions are.
@@ -176,7 +209,7 @@ class MetaEvaluation(keras.Model):
         self._health.check(report, inputs=x)
         return attach(*outputs)
 
-    def predict_each_step(self, x: dict[str, Any], steps: int):
+    def predict_each_step(self, x: dict[str, Any], steps: int) -> Any:
         """Returns predictions after every step, compiled once.
 
         Args:
@@ -195,7 +228,9 @@ class MetaEvaluation(keras.Model):
         self._health.check_labels(report)
         return attach(*outputs)
 
-    def _compiled(self, function: Callable[[Any], Any], key: tuple):
+    def _compiled(
+        self, function: Callable[[Any], Any], key: tuple
+    ) -> Callable[[Any], Any]:
         """Returns a function of inputs, compiled now or before.
 
         Args:
@@ -221,16 +256,14 @@ class MetaEvaluation(keras.Model):
         # Keras forgets this function in `compile`.
         self.make_predict_function()
         settings = (
-            self._number_of_steps(False),
-            # As it was given: a name may become a new object each time.
-            self.inner_loss,
+            *self._settings_of_calls,
             self.jit_compile,
         )
         return self._functions.get(self.predict_function, key + settings, make)
 
     # How tasks are taken.
 
-    def _in_fastest_way(self, function: Callable[[Any], Any], data: Any):
+    def _in_fastest_way(self, function: Callable[[Any], Any], data: Any) -> Any:
         """Calls a function that predicts the query sets of a batch.
 
         Args:
@@ -256,19 +289,19 @@ class MetaEvaluation(keras.Model):
         """Whether a graph is made that nobody else takes apart or compiles."""
         if tf.executing_eagerly() or is_traced_for_xla():
             return False
-        return not self._is_distributed
+        return self._predictor is not None and not self._is_distributed
 
     def _is_faster_plain(self, data: Any) -> bool:
         """See `task_blocks.is_faster_plain`."""
-        if not task_blocks.has_plain_kernels(self.model):
+        if not task_blocks.has_plain_kernels(self._predictor):
             return False
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         size = self._size_of_task(x)
         return size is not None and task_blocks.is_faster_plain(
-            self.model, size
+            self._predictor, size
         )
 
-    def _each_task(self, function: Callable[[Any], Any], inputs: Any):
+    def _each_task(self, function: Callable[[Any], Any], inputs: Any) -> Any:
         """Returns what a function returns for each task, one after another.
 
         Args:
@@ -307,9 +340,11 @@ class MetaEvaluation(keras.Model):
         examples = examples_of_task(x)
         if examples is None:
             return None
-        return task_blocks.working_set(self.model, x["support_x"], examples)
+        return task_blocks.working_set(
+            self._predictor, x["support_x"], examples
+        )
 
-    def _require_separable(self, predictions) -> None:
+    def _require_separable(self, predictions: Any) -> None:
         """Refuses what is not told by the predictions of each task alone.
 
         Losses that layers add may be sums over tasks, and a mask changes
@@ -336,22 +371,28 @@ class MetaEvaluation(keras.Model):
         self, x: Any, needs_queries: bool = False
     ) -> dict[str, Any]:
         """Returns the inputs of `call` as tensors that fit the model."""
-        return Episode.from_inputs(x, self.model, needs_queries).as_inputs()
+        episode = Episode.from_inputs(x, self._predictor, needs_queries)
+        return episode.as_inputs()
 
-    def _checked_labels(self, x, y, sample_weight) -> Any:
+    def _checked_labels(self, x: Any, y: Any, sample_weight: Any) -> Any:
         """Returns the labels of the query sets as tensors that fit the loss.
 
         Class numbers out of range are reported, and replaced.
         """
         y = check_query(x, y, sample_weight)
-        shape = output_shape(self.model)
-        is_one = shape is not None and not keras.tree.is_nested(y)
-        if is_one and (isinstance(self.loss, str) or callable(self.loss)):
+        shape = output_shape(self._predictor)
+        is_loss = isinstance(self.loss, str) or callable(self.loss)
+        if shape is not None and is_loss and not keras.tree.is_nested(y):
             predictions = tf.TensorShape([*y.shape[:2], *shape[1:]])
             check_shapes(self.loss, "query_y", y.shape, predictions)
         return self._with_valid_labels(x, y)
 
-    def _checked(self, function, undone: bool = False, hint: str = ""):
+    def _checked(
+        self,
+        function: Callable[[Any], Any],
+        undone: bool = False,
+        hint: str = "",
+    ) -> Callable[[Any], Any]:
         """Makes a function of an iterator stop on what went wrong.
 
         Args:
@@ -369,7 +410,7 @@ class MetaEvaluation(keras.Model):
 
         return call_and_check
 
-    def _build_metrics(self, iterator) -> None:
+    def _build_metrics(self, iterator: Any) -> None:
         """Creates the metrics' variables.
 
         A step that creates variables is traced twice. Keras creates these in
@@ -380,7 +421,7 @@ class MetaEvaluation(keras.Model):
         if metrics is None or metrics.built or self._is_distributed:
             return
         spec = getattr(iterator, "element_spec", None)
-        shape = output_shape(self.model)
+        shape = output_shape(self._predictor)
         if spec is None or shape is None:
             return
         _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
@@ -458,11 +499,7 @@ class MetaEvaluation(keras.Model):
         Args:
             inputs: See `Learner.call`.
         """
-        loss = self._resolved_inner_loss
-        if not loss.is_sparse:
-            return None
-        ways = self._output_specs.ways(inputs["support_x"], axes=2)
-        return LabelRule("support_y", ClassNumbers.of(loss, ways))
+        return None
 
     def _query_rules(self, x: Any, y: Any) -> list[LabelRule | None]:
         """Returns what each of the flat labels of the query sets must be.
@@ -507,7 +544,7 @@ class MetaEvaluation(keras.Model):
 
     @functools.cached_property
     def _output_specs(self) -> OutputSpecs:
-        return OutputSpecs(self.model)
+        return OutputSpecs(self._predictor)
 
 
 def examples_of_task(x: Any) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from keras_meta.learners.batch_objective import BatchObjective
 from keras_meta.learners.meta_evaluation import MetaEvaluation
 from keras_meta.learners.meta_evaluation import examples_of_task
 from keras_meta.learners.texts import has_texts
+from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.objective import Adaptation
 
 
@@ -69,14 +71,22 @@ class MetaTraining(MetaEvaluation):
     state; the step is the same up to rounding. Large tasks for a convolutional
     network are taken one by one and without XLA, which is slower there.
 
-    It uses `_task_batched`, `meta_gradient` and what adapts of the other part.
+    A subclass says by `_estimator` how it learns from its tasks.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self._model_state = ModelState()
         self._trackers: dict[str, keras.metrics.Mean] = {}
         self._has_warned = False
+
+    @property
+    def _estimator(self) -> MetaGradient:
+        """How the gradient of the outer loss is estimated.
+
+        By default it is the derivative of what the learner's call computes.
+        """
+        return MetaGradient()
 
     fit = refuses_endless(keras.Model.fit)
 
@@ -86,7 +96,7 @@ class MetaTraining(MetaEvaluation):
             if name not in self._trackers:
                 self._trackers[name] = keras.metrics.Mean(name)
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         """Takes one meta-training step on a batch of tasks."""
         x, y, sample_weight = self._checked_batch(data)
         if self._has_own_step and self._may_go_task_by_task:
@@ -121,7 +131,7 @@ class MetaTraining(MetaEvaluation):
             and not self._is_distributed
         )
 
-    def _checked_batch(self, data):
+    def _checked_batch(self, data: Any) -> tuple[dict[str, Any], Any, Any]:
         """Returns what a step learns from: inputs, labels and weights."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y = self._checked_labels(x, y, sample_weight)
@@ -132,12 +142,16 @@ class MetaTraining(MetaEvaluation):
         """Returns the inputs that a step learns from."""
         return x
 
-    def _whole_step(self, x, y, sample_weight):
+    def _whole_step(
+        self, x: dict[str, Any], y: Any, sample_weight: Any
+    ) -> dict[str, Any]:
         with self._undone_if_failed():
             result = self._computed(x, y, sample_weight)
             return self._apply(x, y, sample_weight, result)
 
-    def _computed(self, x, y, sample_weight) -> StepResult:
+    def _computed(
+        self, x: dict[str, Any], y: Any, sample_weight: Any
+    ) -> StepResult:
         """Returns what a step computes.
 
         It changes no more than the trackers that Keras has for the losses of
@@ -147,7 +161,9 @@ class MetaTraining(MetaEvaluation):
             result = self._estimate(x, y, sample_weight)
         return result._replace(changes=changes)
 
-    def _step_in_blocks(self, x, y, sample_weight, blocks: Blocks):
+    def _step_in_blocks(
+        self, x: dict[str, Any], y: Any, sample_weight: Any, blocks: Blocks
+    ) -> dict[str, Any]:
         learned = []
 
         def block(*arguments):
@@ -186,7 +202,7 @@ class MetaTraining(MetaEvaluation):
         with self._undone_if_failed():
             return self._apply(x, y, sample_weight, result)
 
-    def _blocks(self, x, sample_weight) -> Blocks | None:
+    def _blocks(self, x: dict[str, Any], sample_weight: Any) -> Blocks | None:
         """Returns how to take the tasks, or `None` for all at once.
 
         The mean over blocks must be the mean over tasks, so the loss has to
@@ -196,26 +212,28 @@ class MetaTraining(MetaEvaluation):
             return None
         if not averages_examples(self.loss, sample_weight is not None):
             return None
-        if self.meta_gradient.draws_random_numbers:
+        if self._estimator.draws_random_numbers:
             return None
         if not self.jit_compile and not task_blocks.has_plain_kernels(
-            self.model
+            self._predictor
         ):
             return None
         bytes_per_task = self._size_of_task(x)
         if bytes_per_task is None:
             return None
-        if task_blocks.is_faster_plain(self.model, bytes_per_task):
+        if task_blocks.is_faster_plain(self._predictor, bytes_per_task):
             return Blocks(1, jit_compile=False)
         if not self.jit_compile:
             return None
         size = task_blocks.block_size(x["support_y"].shape[0], bytes_per_task)
         return None if size is None else Blocks(size, jit_compile=True)
 
-    def _estimate(self, x, y, sample_weight) -> StepResult:
+    def _estimate(
+        self, x: dict[str, Any], y: Any, sample_weight: Any
+    ) -> StepResult:
         """Returns what the tasks say about the learned weights."""
         objective = BatchObjective(self, x, y, sample_weight)
-        estimate = self.meta_gradient.estimate(objective)
+        estimate = self._estimator.estimate(objective)
         gradients = list(map(_densify, estimate.gradients))
         return StepResult(
             gradients, estimate.loss, estimate.predictions, [], estimate.logs
@@ -251,7 +269,9 @@ class MetaTraining(MetaEvaluation):
         )
         return loss, y_pred
 
-    def _apply(self, x, y, sample_weight, result: StepResult):
+    def _apply(
+        self, x: dict[str, Any], y: Any, sample_weight: Any, result: StepResult
+    ) -> dict[str, Any]:
         """Updates the learned weights; returns the step's logs."""
         self._health.report_outer(
             can_learn_from(result.loss, result.gradients, self.optimizer)
@@ -285,11 +305,11 @@ class MetaTraining(MetaEvaluation):
         """
         return (
             model_supports_jit(self)
-            and not self._task_batched.has_fallback
+            and not self._calls_layers_per_task
             and not self._is_distributed
         )
 
-    def make_train_function(self, force: bool = False):
+    def make_train_function(self, force: bool = False) -> Callable[[Any], Any]:
         """Builds the training step, which stops on what went wrong."""
         if self.train_function is None or force:
             self._build_optimizer()
@@ -300,23 +320,23 @@ class MetaTraining(MetaEvaluation):
                 function = self._in_one_loop(function)
             # Only the library's own step is known to undo itself.
             function = self._checked(
-                function, self._has_own_step, self.meta_gradient.hint
+                function, self._has_own_step, self._estimator.hint
             )
             self.train_function = self._warning(function)
         return self.train_function
 
-    def _warning(self, function):
+    def _warning(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Makes a training function pass on what its meta-gradient warns of.
 
         A learner warns once.
         """
-        if not self.meta_gradient.logs:
+        if not self._estimator.logs:
             return function
 
         def call_and_warn(iterator):
             logs = function(iterator)
             if not self._has_warned:
-                message = self.meta_gradient.warning(
+                message = self._estimator.warning(
                     {name: float(logs[name]) for name in self._trackers}
                 )
                 if message is not None:
@@ -326,7 +346,9 @@ class MetaTraining(MetaEvaluation):
 
         return call_and_warn
 
-    def _in_one_loop(self, function):
+    def _in_one_loop(
+        self, function: Callable[[Any], Any]
+    ) -> Callable[[Any], Any]:
         """Compiles all steps of an execution together, if they are small."""
         loops = {}
 
@@ -341,7 +363,7 @@ class MetaTraining(MetaEvaluation):
 
         return call
 
-    def _make_loop(self, spec):
+    def _make_loop(self, spec: Any) -> Callable[[Any], Any] | None:
         """Returns a function of an iterator, or `None` to take single steps."""
         chunk = many_steps.chunk_size(spec, self.steps_per_execution)
         x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(spec)
@@ -367,5 +389,5 @@ class MetaTraining(MetaEvaluation):
                 self.optimizer.build(self.trainable_variables)
 
 
-def _densify(gradient):
+def _densify(gradient: Any) -> tf.Tensor | None:
     return None if gradient is None else tf.convert_to_tensor(gradient)

@@ -125,7 +125,9 @@ class Reptile(Learner):
         draws = tf.convert_to_tensor(self._draws)
         return [tf.cast(self.seed, draws.dtype), draws + 1]
 
-    def _apply(self, x, y, sample_weight, result: StepResult):
+    def _apply(
+        self, x: dict[str, Any], y: Any, sample_weight: Any, result: StepResult
+    ) -> dict[str, Any]:
         draws = tf.convert_to_tensor(self._draws)
         drawn = Change(self._draws, draws, draws + 1)
         result = result._replace(changes=[*result.changes, drawn])

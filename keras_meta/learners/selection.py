@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -80,7 +81,7 @@ def require_same_choice(
         )
 
 
-def _select(model, adapt) -> Callable[[keras.Variable], bool]:
+def _select(model: keras.Model, adapt: Any) -> Callable[[keras.Variable], bool]:
     if isinstance(adapt, str) and adapt in _BY_NAME:
         return _BY_NAME[adapt](model)
     if isinstance(adapt, (list, tuple)):
@@ -113,7 +114,9 @@ def _all(model: keras.Model) -> Callable[[keras.Variable], bool]:
     return lambda variable: True
 
 
-def _variables_of(layers) -> Callable[[keras.Variable], bool]:
+def _variables_of(
+    layers: Sequence[keras.Layer],
+) -> Callable[[keras.Variable], bool]:
     ids = {id(v) for layer in layers for v in layer.variables}
     return lambda variable: id(variable) in ids
 

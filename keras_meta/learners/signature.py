@@ -27,7 +27,7 @@ def default_signature(
     try:
         inputs, outputs = model.inputs, model.outputs
     except AttributeError:
-        inputs = outputs = None
+        inputs, outputs = [], []
     if not inputs:
         raise ValueError(
             f"The input shape of model '{model.name}' is unknown, so "
@@ -49,7 +49,7 @@ def default_signature(
     }
 
 
-def _nested(model: keras.Model, name: str):
+def _nested(model: keras.Model, name: str) -> Any:
     structure = getattr(model, "_inputs_struct", model.inputs[0])
     if not keras.tree.is_nested(structure):
         return _spec(structure, name)
@@ -58,5 +58,5 @@ def _nested(model: keras.Model, name: str):
     )
 
 
-def _spec(x, name: str) -> tf.TensorSpec:
+def _spec(x: keras.KerasTensor, name: str) -> tf.TensorSpec:
     return tf.TensorSpec([None, *x.shape], x.dtype, name=name)

@@ -42,8 +42,8 @@ def as_nested_tensors(name: str, value: Any) -> Any:
     if not isinstance(value, (list, tuple)) or _is_nest_of_scalars(value):
         return as_tensor(name, value)
     tensors = [as_nested_tensors(name, v) for v in value]
-    is_named = hasattr(value, "_make")
-    return value._make(tensors) if is_named else type(value)(tensors)
+    make = getattr(value, "_make", type(value))
+    return make(tensors)
 
 
 def as_tensor(name: str, value: Any) -> tf.Tensor:

@@ -10,6 +10,10 @@ from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import Record
 from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
+from keras_meta.meta_gradients.evolution import Evolution
+from keras_meta.meta_gradients.evolution import Particles
+from keras_meta.meta_gradients.evolution import Window
+from keras_meta.meta_gradients.evolution import WindowNoise
 from keras_meta.meta_gradients.objective import Adaptation
 from keras_meta.meta_gradients.objective import Estimate
 from keras_meta.meta_gradients.objective import MetaObjective
@@ -19,9 +23,13 @@ __all__ = [
     "Carry",
     "Derivatives",
     "Estimate",
+    "Evolution",
     "InnerProblem",
     "losses_only",
     "MetaObjective",
+    "Particles",
     "Record",
     "Solver",
+    "Window",
+    "WindowNoise",
 ]

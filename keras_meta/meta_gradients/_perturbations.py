@@ -7,6 +7,15 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 DRAWS = ("normal", "rademacher")
+# Draws the same integers with and without XLA, which others do not.
+_ALGORITHM = "philox"
+
+
+def fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
+    """Returns a seed of its own for each number, `[2]`."""
+    return tf.random.experimental.stateless_fold_in(
+        seed, number, alg=_ALGORITHM
+    )
 
 
 def draw_noise(
@@ -28,11 +37,15 @@ def draw_noise(
     """
 
     def draw(i, value):
-        own = tf.random.experimental.stateless_fold_in(seed, i)
+        own = fold_in(seed, i)
         shape = [pairs, *value.shape]
         if draws == "normal":
-            return tf.random.stateless_normal(shape, own, dtype=value.dtype)
-        bits = tf.random.stateless_uniform(shape, own, 0, 2, tf.int32)
+            return tf.random.stateless_normal(
+                shape, own, dtype=value.dtype, alg=_ALGORITHM
+            )
+        bits = tf.random.stateless_uniform(
+            shape, own, 0, 2, tf.int32, alg=_ALGORITHM
+        )
         return tf.cast(2 * bits - 1, value.dtype)
 
     return [draw(i, value) for i, value in enumerate(theta)]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 from typing import ClassVar
 
 import keras
 import tensorflow as tf
 
+from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.solver import Carry
+from keras_meta.inner.solver import Record
+from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.objective import Estimate
@@ -39,6 +45,7 @@ class Displacement(MetaGradient):
 
     takes_second_derivatives: ClassVar[bool] = False
     differentiates_steps: ClassVar[bool] = False
+    differentiates_calls: ClassVar[bool] = False
 
     def check(self, rule: UpdateRule) -> None:
         """Refuses rules that learn; see `MetaGradient.check`."""
@@ -53,15 +60,15 @@ class Displacement(MetaGradient):
 
     def solve(
         self,
-        solver,
-        problem,
-        theta,
-        data,
-        carry,
-        steps,
-        first=0,
-        record=losses_only,
-    ):
+        solver: Solver,
+        problem: InnerProblem,
+        theta: Sequence[tf.Tensor],
+        data: Any,
+        carry: Carry,
+        steps: int,
+        first: int | tf.Tensor = 0,
+        record: Record = losses_only,
+    ) -> tuple[Carry, Any]:
         """Runs the inner loop; see `MetaGradient.solve`."""
         theta = list(map(tf.stop_gradient, theta))
         carry = keras.tree.map_structure(tf.stop_gradient, carry)

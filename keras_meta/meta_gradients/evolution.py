@@ -43,6 +43,9 @@ from keras_meta.checks import check_choice
 from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_positive_number
+from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.solver import Carry
+from keras_meta.inner.solver import Record
 from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients._perturbations import DRAWS
@@ -52,6 +55,7 @@ from keras_meta.meta_gradients._perturbations import draw_noise
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.objective import Estimate
 from keras_meta.meta_gradients.objective import MetaObjective
+from keras_meta.meta_gradients.runs import Runs
 from keras_meta.meta_gradients.runs import WindowEstimate
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -130,8 +134,8 @@ class Evolution(MetaGradient, abc.ABC):
         particles: Pairs of perturbed meta-parameters for each task.
         sigma: Standard deviation of the perturbations, one for all
             meta-parameters.
-        length: Steps of a window. `None` takes inner loops whole; few-shot
-            learners always do.
+        length: Steps of a window. `None` takes inner loops whole. Few-shot
+            learners always do, and refuse shorter windows.
         seed: Seed of the perturbations.
         draws: What perturbations are drawn from: `"normal"`, or
             `"rademacher"` for signs, which have less variance.
@@ -142,6 +146,7 @@ class Evolution(MetaGradient, abc.ABC):
 
     takes_second_derivatives: ClassVar[bool] = False
     differentiates_steps: ClassVar[bool] = False
+    differentiates_calls: ClassVar[bool] = False
     draws_random_numbers: ClassVar[bool] = True
 
     particles: int = 8
@@ -150,7 +155,7 @@ class Evolution(MetaGradient, abc.ABC):
     seed: int = dataclasses.field(default=0, kw_only=True)
     draws: str = dataclasses.field(default="normal", kw_only=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(particles=self.particles)
         check_positive_number(sigma=self.sigma)
         if self.length is not None:
@@ -163,15 +168,15 @@ class Evolution(MetaGradient, abc.ABC):
 
     def solve(
         self,
-        solver,
-        problem,
-        theta,
-        data,
-        carry,
-        steps,
-        first=0,
-        record=losses_only,
-    ):
+        solver: Solver,
+        problem: InnerProblem,
+        theta: Sequence[tf.Tensor],
+        data: Any,
+        carry: Carry,
+        steps: int,
+        first: int | tf.Tensor = 0,
+        record: Record = losses_only,
+    ) -> tuple[Carry, Any]:
         """Runs the inner loop; see `MetaGradient.solve`."""
         self._require_whole(steps)
         theta = list(map(tf.stop_gradient, theta))
@@ -267,13 +272,23 @@ class Evolution(MetaGradient, abc.ABC):
         gradients = difference_estimate(losses, now.directions, self.sigma)
         return Window(gradients, Particles(carry, list(now.kept)), losses)
 
-    def begin_runs(self, runs, theta, seed):
+    def begin_runs(
+        self, runs: Runs, theta: Sequence[tf.Tensor], seed: tf.Tensor
+    ) -> Particles:
         """Begins the runs of all particles; see `MetaGradient.begin_runs`."""
         noise = self.noise(theta, seed, runs.tasks)
         rows = runs.repeated(2 * self.particles)
         return self.begin(rows.start, theta, noise)
 
-    def take_window(self, runs, theta, memory, first, steps, seed):
+    def take_window(
+        self,
+        runs: Runs,
+        theta: Sequence[tf.Tensor],
+        memory: Particles,
+        first: int | tf.Tensor,
+        steps: int,
+        seed: tf.Tensor,
+    ) -> WindowEstimate:
         """Compares particles in a window; see `MetaGradient.take_window`.
 
         The losses are those of all particles.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 
 from keras_meta.meta_gradients.evolution import Evolution
 from keras_meta.meta_gradients.evolution import WindowNoise
@@ -43,8 +45,8 @@ class EvolutionStrategies(Evolution):
         particles: Pairs of perturbed meta-parameters for each task.
         sigma: Standard deviation of the perturbations, one for all
             meta-parameters.
-        length: Steps of a window. `None` takes inner loops whole; few-shot
-            learners always do.
+        length: Steps of a window. `None` takes inner loops whole. Few-shot
+            learners always do, and refuse shorter windows.
         seed: Seed of the perturbations. They differ from step to step.
         draws: What perturbations are drawn from: `"normal"`, or
             `"rademacher"` for signs, which have less variance.
@@ -70,10 +72,12 @@ class EvolutionStrategies(Evolution):
           for learned optimizers.
     """
 
-    def first_memory(self, noise):
+    def first_memory(self, noise: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
         """Remembers nothing; see `Evolution.first_memory`."""
         return []
 
-    def window_noise(self, memory, noise):
+    def window_noise(
+        self, memory: Sequence[tf.Tensor], noise: Sequence[tf.Tensor]
+    ) -> WindowNoise:
         """Credits a window's own noise; see `Evolution.window_noise`."""
         return WindowNoise(noise, noise, memory)

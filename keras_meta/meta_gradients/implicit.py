@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 from typing import ClassVar
 
 import keras
@@ -14,6 +16,10 @@ from keras_meta.checks import check_number_at_least
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_positive_number
 from keras_meta.inner.problem import Derivatives
+from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.solver import Carry
+from keras_meta.inner.solver import Record
+from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients import linear_solvers
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
@@ -89,7 +95,7 @@ class Implicit(MetaGradient):
     rate: float = 0.1
     largest_gradient: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("method", self.method, _METHODS)
         check_positive(steps=self.steps)
         check_number_at_least(0, damping=self.damping, tolerance=self.tolerance)
@@ -139,15 +145,15 @@ class Implicit(MetaGradient):
 
     def solve(
         self,
-        solver,
-        problem,
-        theta,
-        data,
-        carry,
-        steps,
-        first=0,
-        record=losses_only,
-    ):
+        solver: Solver,
+        problem: InnerProblem,
+        theta: Sequence[tf.Tensor],
+        data: Any,
+        carry: Carry,
+        steps: int,
+        first: int | tf.Tensor = 0,
+        record: Record = losses_only,
+    ) -> tuple[Carry, Any]:
         """Runs the inner loop; see `MetaGradient.solve`."""
         constant_theta = list(map(tf.stop_gradient, theta))
         carry = keras.tree.map_structure(tf.stop_gradient, carry)
@@ -254,7 +260,7 @@ def _hessian(inner_gradient, theta, params):
     return product
 
 
-def _require_influence(gradients) -> None:
+def _require_influence(gradients: Sequence[tf.Tensor | None]) -> None:
     if all(g is None for g in gradients):
         raise ValueError(
             "The inner loss must depend on a meta-parameter: the minimum "

@@ -145,7 +145,9 @@ def _add(a: Vectors, factor: tf.Tensor, b: Vectors) -> list[tf.Tensor]:
     return [x + _over(factor, y) * y for x, y in zip(a, b, strict=True)]
 
 
-def _where(condition, numerator, denominator) -> tf.Tensor:
+def _where(
+    condition: tf.Tensor, numerator: tf.Tensor, denominator: tf.Tensor
+) -> tf.Tensor:
     """Returns quotients where a condition holds, else zeros."""
     safe = tf.where(condition, denominator, tf.ones_like(denominator))
     return tf.where(condition, numerator / safe, tf.zeros_like(numerator))

@@ -42,6 +42,9 @@ class MetaGradient:
         length: Steps of a window after which the meta-parameters learn, or
             `None` for the whole run.
         logs: Names of what `estimate` adds to the logs of training.
+        differentiates_calls: Whether the derivative of the learner's call is
+            the meta-gradient. Otherwise a training call has no derivative,
+            as it would be wrong.
         draws_random_numbers: Whether `estimate` draws random numbers. All
             tasks of a batch are taken at once then.
 
@@ -92,9 +95,10 @@ class MetaGradient:
 
     takes_second_derivatives: ClassVar[bool] = True
     differentiates_steps: ClassVar[bool] = True
-    # Without a type, as it is a field of some, which follows others.
-    length = None
+    # An annotation would make it the first field of all subclasses.
+    length = None  # type: int | None
     logs: ClassVar[tuple[str, ...]] = ()
+    differentiates_calls: ClassVar[bool] = True
     draws_random_numbers: ClassVar[bool] = False
 
     def check(self, rule: UpdateRule) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 
 from keras_meta.meta_gradients.evolution import Evolution
 from keras_meta.meta_gradients.evolution import WindowNoise
@@ -36,8 +38,8 @@ class NoiseReuseES(Evolution):
         particles: Pairs of perturbed meta-parameters for each task.
         sigma: Standard deviation of the perturbations, one for all
             meta-parameters.
-        length: Steps of a window. `None` takes inner loops whole; few-shot
-            learners always do.
+        length: Steps of a window. `None` takes inner loops whole. Few-shot
+            learners always do, and refuse shorter windows.
         seed: Seed of the perturbations. They differ from run to run.
         draws: What perturbations are drawn from: `"normal"`, or
             `"rademacher"` for signs, which have less variance.
@@ -53,10 +55,12 @@ class NoiseReuseES(Evolution):
         - [Li et al., 2023](https://arxiv.org/abs/2304.12180), section 3.
     """
 
-    def first_memory(self, noise):
+    def first_memory(self, noise: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
         """Remembers the noise; see `Evolution.first_memory`."""
         return noise
 
-    def window_noise(self, memory, noise):
+    def window_noise(
+        self, memory: Sequence[tf.Tensor], noise: Sequence[tf.Tensor]
+    ) -> WindowNoise:
         """Uses the run's noise throughout; see `Evolution.window_noise`."""
         return WindowNoise(memory, memory, memory)

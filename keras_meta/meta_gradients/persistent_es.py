@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -36,8 +37,8 @@ class PersistentES(Evolution):
         particles: Pairs of perturbed meta-parameters for each task.
         sigma: Standard deviation of the perturbations, one for all
             meta-parameters.
-        length: Steps of a window. `None` takes inner loops whole; few-shot
-            learners always do.
+        length: Steps of a window. `None` takes inner loops whole. Few-shot
+            learners always do, and refuse shorter windows.
         seed: Seed of the perturbations. They differ from window to window.
         draws: What perturbations are drawn from: `"normal"`, or
             `"rademacher"` for signs, which have less variance.
@@ -53,11 +54,13 @@ class PersistentES(Evolution):
         - [Vicol et al., 2021](https://arxiv.org/abs/2112.13835), section 4.
     """
 
-    def first_memory(self, noise):
+    def first_memory(self, noise: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
         """Remembers a sum of nothing; see `Evolution.first_memory`."""
         return list(map(tf.zeros_like, noise))
 
-    def window_noise(self, memory, noise):
+    def window_noise(
+        self, memory: Sequence[tf.Tensor], noise: Sequence[tf.Tensor]
+    ) -> WindowNoise:
         """Credits the sum of the noise; see `Evolution.window_noise`."""
         total = [a + b for a, b in zip(memory, noise, strict=True)]
         return WindowNoise(noise, total, total)

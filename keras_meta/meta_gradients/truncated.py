@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_meta.checks import check_positive
 from keras_meta.checks import describe
+from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.solver import Carry
+from keras_meta.inner.solver import Record
+from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.unrolled import Unrolled
@@ -54,7 +61,7 @@ class Truncated(MetaGradient):
     length: int = 20
     through: MetaGradient = Unrolled()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(length=self.length)
         through = self.through
         if not isinstance(through, MetaGradient) or not (
@@ -66,21 +73,21 @@ class Truncated(MetaGradient):
             )
 
     @property
-    def takes_second_derivatives(self) -> bool:
+    def takes_second_derivatives(self) -> bool:  # type: ignore[override]
         """Whether the gradients of the steps are differentiated again."""
         return self.through.takes_second_derivatives
 
     def solve(
         self,
-        solver,
-        problem,
-        theta,
-        data,
-        carry,
-        steps,
-        first=0,
-        record=losses_only,
-    ):
+        solver: Solver,
+        problem: InnerProblem,
+        theta: Sequence[tf.Tensor],
+        data: Any,
+        carry: Carry,
+        steps: int,
+        first: int | tf.Tensor = 0,
+        record: Record = losses_only,
+    ) -> tuple[Carry, Any]:
         """Runs one window; see `MetaGradient.solve`."""
         if steps > self.length:
             raise ValueError(
@@ -94,13 +101,13 @@ class Truncated(MetaGradient):
             solver, problem, theta, data, carry, steps, first, record
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
         through = keras.saving.serialize_keras_object(self.through)
         return {"length": self.length, "through": through}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Truncated:
         """Makes a meta-gradient from `get_config`'s dict."""
         through = keras.saving.deserialize_keras_object(config["through"])
         return cls(config["length"], through)

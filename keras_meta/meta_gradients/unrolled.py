@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_meta.checks import check_choice
 from keras_meta.inner.checkpoint import CHECKPOINTS
 from keras_meta.inner.checkpoint import segment_length
 from keras_meta.inner.problem import Derivatives
+from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.solver import Carry
+from keras_meta.inner.solver import Record
+from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 
@@ -52,20 +59,20 @@ class Unrolled(MetaGradient):
 
     checkpoint: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("checkpoint", self.checkpoint, CHECKPOINTS)
 
     def solve(
         self,
-        solver,
-        problem,
-        theta,
-        data,
-        carry,
-        steps,
-        first=0,
-        record=losses_only,
-    ):
+        solver: Solver,
+        problem: InnerProblem,
+        theta: Sequence[tf.Tensor],
+        data: Any,
+        carry: Carry,
+        steps: int,
+        first: int | tf.Tensor = 0,
+        record: Record = losses_only,
+    ) -> tuple[Carry, Any]:
         """Runs the inner loop; see `MetaGradient.solve`."""
         return solver.run(
             problem,

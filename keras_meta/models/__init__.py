@@ -1,4 +1,4 @@
-"""Networks of published few-shot experiments, built and initialized."""
+"""Networks from published few-shot experiments, built and initialized."""
 
 from keras_meta.models.mini_imagenet_conv import mini_imagenet_conv
 from keras_meta.models.omniglot_conv import omniglot_conv

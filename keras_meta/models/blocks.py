@@ -1,4 +1,4 @@
-"""What the networks of few-shot experiments have in common."""
+"""Helpers that the networks of few-shot experiments share."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def convolution_block(filters: int, pool: bool) -> list[keras.Layer]:
 
     Args:
         filters: Output channels.
-        pool: Whether 2x2 maximum pooling halves the image, dropping an odd
-            last row and column, or the stride of the convolution.
+        pool: Whether to halve the image with 2x2 maximum pooling, which drops
+            an odd last row and column, instead of with strides.
 
     Returns:
         A 3x3 convolution with bias, batch normalization, ReLU and, with
@@ -35,14 +35,14 @@ def convolution_block(filters: int, pool: bool) -> list[keras.Layer]:
 
 
 def as_sizes(hidden: Sequence[int]) -> list[int]:
-    """Returns the sizes of hidden layers; raises on bad ones."""
+    """Returns the sizes of hidden layers as integers, and checks them."""
     sizes = as_integers("hidden", hidden)
     check_positive(**{f"hidden[{i}]": size for i, size in enumerate(sizes)})
     return sizes
 
 
 def as_initializer(name: str, value: Any) -> keras.initializers.Initializer:
-    """Returns a Keras initializer; raises on anything else."""
+    """Returns a Keras initializer, and refuses anything else."""
     try:
         initializer = keras.initializers.get(value)
     except (TypeError, ValueError):

@@ -15,12 +15,12 @@ def mini_imagenet_conv(
     """Builds the convolutional network of mini-ImageNet.
 
     Four blocks of convolution, batch normalization, ReLU and 2x2 maximum
-    pooling, and a dense layer on all remaining features. Unlike the
-    published code's, batch normalization has a scale besides its offset, and
-    both adapt; see `omniglot_conv`.
+    pooling, then a dense layer on all features. Unlike in the published code,
+    batch normalization has a scale as well as an offset, and both adapt; see
+    `omniglot_conv`.
 
     Args:
-        ways: Number of classes of a task.
+        ways: Number of classes in a task.
         filters: Output channels of every convolution.
         image_size: Height and width of the images, at least 16.
 
@@ -29,7 +29,7 @@ def mini_imagenet_conv(
         `[n, ways]`.
 
     Raises:
-        ValueError: If an argument is of another kind or out of range.
+        ValueError: If an argument has the wrong type or is out of range.
 
     Example:
     >>> mini_imagenet_conv(ways=5).count_params()

@@ -21,16 +21,16 @@ def omniglot_conv(
 ) -> keras.Sequential:
     """Builds the convolutional network of Omniglot.
 
-    Four blocks of convolution, batch normalization and ReLU, the mean over
-    height and width, and a dense layer. Unlike the published code's, batch
-    normalization has a scale besides its offset, and both adapt; pass an
-    `adapt` predicate to the learner to leave them out of the inner loop.
+    Four blocks of convolution, batch normalization and ReLU, then the mean
+    over height and width and a dense layer. Unlike in the published code,
+    batch normalization has a scale as well as an offset, and both adapt. To
+    exclude them from the inner loop, pass an `adapt` predicate to the learner.
 
     Args:
-        ways: Number of classes of a task.
+        ways: Number of classes in a task.
         filters: Output channels of every convolution.
-        pool: Whether blocks halve the image by maximum pooling instead of by
-            the convolution's stride.
+        pool: Whether to halve the image with maximum pooling in each block,
+            instead of with strides.
         image_size: Height and width of the images, at least 16 with `pool`.
         head_initializer: Initializer of the dense layer's kernel. The
             published code draws from the standard normal distribution,
@@ -41,7 +41,7 @@ def omniglot_conv(
         `[n, ways]`.
 
     Raises:
-        ValueError: If an argument is of another kind or out of range.
+        ValueError: If an argument has the wrong type or is out of range.
 
     Example:
     >>> omniglot_conv(ways=5).output_shape
@@ -54,7 +54,7 @@ def omniglot_conv(
     """
     check_positive(ways=ways, filters=filters)
     check_bool(pool=pool)
-    # Each of four blocks of pooling halves the image, rounding down.
+    # Each of the four pooling blocks halves the image, rounding down.
     check_at_least(16 if pool else 1, image_size=image_size)
     check_positive(image_size=image_size)
     head_initializer = as_initializer("head_initializer", head_initializer)

@@ -1,4 +1,4 @@
-"""The network of Omniglot without convolutions."""
+"""The fully connected network of Omniglot."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ def omniglot_mlp(
     image_size: int = 28,
     stddev: float = 0.01,
 ) -> keras.Sequential:
-    """Builds the network of Omniglot without convolutions.
+    """Builds the fully connected network of Omniglot.
 
     Dense layers with batch normalization and ReLU, and a dense layer on top.
-    Unlike the published code's, batch normalization has a scale besides its
-    offset, and both adapt; see `omniglot_conv`.
+    Unlike in the published code, batch normalization has a scale as well as
+    an offset, and both adapt; see `omniglot_conv`.
 
     Args:
-        ways: Number of classes of a task.
+        ways: Number of classes in a task.
         hidden: Sizes of the hidden layers.
         image_size: Height and width of the images.
-        stddev: Standard deviation of the truncated normal distribution from
-            which kernels are drawn.
+        stddev: Standard deviation of the truncated normal distribution that
+            kernels are drawn from.
 
     Returns:
         A built model from `[n, image_size, image_size, 1]` to logits
         `[n, ways]`.
 
     Raises:
-        ValueError: If an argument is of another kind or out of range.
+        ValueError: If an argument has the wrong type or is out of range.
 
     Example:
     >>> omniglot_mlp(ways=20).output_shape

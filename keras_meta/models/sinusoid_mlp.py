@@ -20,15 +20,15 @@ def sinusoid_mlp(
     Args:
         hidden: Sizes of the hidden layers.
         initializer: Initializer of the kernels; biases start at zero. The
-            published code draws from a normal distribution of standard
-            deviation 0.01, truncated at two of them:
+            published code draws from a normal distribution with standard
+            deviation 0.01, truncated at two standard deviations:
             `keras.initializers.TruncatedNormal(stddev=0.01)`.
 
     Returns:
         A built model from `[n, 1]` to `[n, 1]`.
 
     Raises:
-        ValueError: If an argument is of another kind or out of range.
+        ValueError: If an argument has the wrong type or is out of range.
 
     Example:
     >>> sinusoid_mlp().count_params()

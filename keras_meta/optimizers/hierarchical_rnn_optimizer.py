@@ -13,21 +13,22 @@ from keras_meta.update_rules.hierarchical_rnn import HierarchicalRNN
 
 @keras.saving.register_keras_serializable("keras_meta")
 class HierarchicalRNNOptimizer(LearnedOptimizer):
-    """Trains a Keras model by recurrent networks on three levels.
+    """Trains a Keras model with recurrent networks on three levels.
 
-    Its network has new weights, with which it trains nothing well, until they
-    are meta-trained: take a trained one by `from_preset`, or train the rule
-    by `keras_meta.OptimizerLearner`.
+    The networks start with random weights and train nothing well before they
+    are meta-trained. Load trained ones with `from_preset`, or train the rule
+    with `keras_meta.OptimizerLearner`.
 
     Args:
         units: See `keras_meta.HierarchicalRNN`.
         time_scales: See `keras_meta.HierarchicalRNN`.
         initial_rate: See `keras_meta.HierarchicalRNN`.
-        attention: See `keras_meta.HierarchicalRNN`. During `fit` the model
-            is at the points where gradients are taken, where `weight_decay`
-            and constraints act; at its end it has the parameters, unless a
-            callback brings back weights of an earlier epoch, as
-            `EarlyStopping(restore_best_weights=True)` does: those points.
+        attention: See `keras_meta.HierarchicalRNN`. During `fit`, the model
+            holds the points where gradients are taken, and `weight_decay` and
+            constraints act on these. When `fit` ends, the model holds the
+            parameters, unless a callback such as
+            `EarlyStopping(restore_best_weights=True)` restores the points of
+            an earlier epoch.
         seed: See `keras_meta.HierarchicalRNN`.
         learning_rate: See `LearnedOptimizer`.
         name: Name of the optimizer.
@@ -56,7 +57,7 @@ class HierarchicalRNNOptimizer(LearnedOptimizer):
         seed: int | None = None,
         learning_rate: Any = 1.0,
         name: str = "hierarchical_rnn_optimizer",
-        **kwargs,
+        **kwargs: Any,
     ):
         rule = HierarchicalRNN(
             units,

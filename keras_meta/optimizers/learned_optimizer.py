@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from typing import Any
+from typing import Self
 
 import keras
 import tensorflow as tf
@@ -19,17 +20,17 @@ from keras_meta.update_rules.update_rule import check_rule
 
 @keras.saving.register_keras_serializable("keras_meta")
 class LearnedOptimizer(keras.optimizers.Optimizer):
-    """Trains a Keras model by an update rule.
+    """Trains a Keras model with an update rule.
 
-    The rule is called once a step for all variables. What it has learned and
-    its state are saved with the model, so that training goes on exactly. Its
-    weights are not trained by `fit`. A variable without a gradient stays as
-    it is, while the rule's state of it sees a gradient of zero.
+    The rule is called once per step for all variables. Its weights and its
+    state are saved with the model, so that training resumes exactly. `fit`
+    does not train the rule's weights. A variable without a gradient stays
+    unchanged, while the rule's state sees a zero gradient for it.
 
     Args:
         rule: The update rule.
-        learning_rate: What the rule's moves are multiplied by, a float, a
-            schedule or a callable.
+        learning_rate: Factor of the rule's moves, a float, a schedule or a
+            callable.
         name: Name of the optimizer.
         **kwargs: Further arguments of `keras.optimizers.Optimizer`: clipping,
             weight decay, moving average of the weights, gradient
@@ -37,8 +38,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     Raises:
         TypeError: If `rule` is not an update rule.
-        ValueError: If the rule needs the loss, or if it takes gradients
-            elsewhere than at the parameters and `use_ema` is set.
+        ValueError: If the rule needs the loss, or if it takes gradients away
+            from the parameters and `use_ema` is set.
 
     Example:
     >>> import keras_meta
@@ -48,8 +49,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     >>> history = model.fit(tf.ones([8, 2]), tf.ones([8, 1]), verbose=0)
     """
 
-    # Of a class for one kind of rule: the kind, and those arguments of the
-    # constructor that are the rule's.
+    # In a subclass for one kind of rule: the kind, and the constructor's
+    # arguments that belong to the rule.
     _rule_class: type[UpdateRule] = UpdateRule
     _rule_arguments: tuple[str, ...] = ()
 
@@ -58,7 +59,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         rule: UpdateRule,
         learning_rate: Any = 1.0,
         name: str = "learned_optimizer",
-        **kwargs,
+        **kwargs: Any,
     ):
         check_rule(rule)
         if is_number(learning_rate):
@@ -66,29 +67,29 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         if rule.needs_loss:
             raise ValueError(
-                "`rule` must do without the loss, which a Keras optimizer is "
-                f"not told. Received: rule={type(rule).__name__}. Use it in a "
-                "meta-learner: keras_meta.MAML(model, rule)."
+                "`rule` must not need the loss, which a Keras optimizer does "
+                f"not receive. Received: rule={type(rule).__name__}. Use it in "
+                "a meta-learner: keras_meta.MAML(model, rule)."
             )
         if rule.attends and self.use_ema:
             raise ValueError(
-                "`use_ema` averages the points at which gradients are taken, "
-                "which are not the parameters with attention=True. Received: "
-                "use_ema=True. Leave out one of the two."
+                "`use_ema` would average the points where gradients are taken, "
+                "which with attention=True are not the parameters. Received: "
+                "use_ema=True. Drop one of the two."
             )
         self.rule = rule
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Creates the rule's state for the variables to be trained."""
+        """Creates the rule's state for the variables to train."""
         if self.built:
             return
-        # Keras builds an optimizer while it traces the first step. XLA takes
-        # no variable that is made in a trace and starts at a tensor.
+        # Keras builds an optimizer while it traces the first step. XLA does
+        # not support variables that are created in a trace from a tensor.
         with tf.init_scope():
             self.rule.ensure_attached(variables)
             super().build(variables)
             initial = []
-            # Keras builds an optimizer for a model of frozen layers, too.
+            # Keras also builds an optimizer if all layers are frozen.
             if variables:
                 initial = self.rule.init_state(
                     [tf.zeros(v.shape, v.dtype) for v in variables]
@@ -106,9 +107,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     def _distributed_tf_update_step(
         self, distribution, grads_and_vars, learning_rate
     ):
-        # Another model's optimizer may have the same rule.
+        # Another model's optimizer may share the rule.
         self.rule.ensure_attached(self._trainable_variables)
-        # Keras updates one variable after the other; a rule sees them all.
+        # Keras updates variables one by one; a rule needs them all together.
         known = {
             self._get_variable_index(variable): gradient
             for gradient, variable in grads_and_vars
@@ -124,7 +125,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             group=False,
         )
 
-    def _require_gradients_to_attend(self, gradients) -> None:
+    def _require_gradients_to_attend(
+        self, gradients: Sequence[tf.Tensor | None]
+    ) -> None:
         missing = [
             variable.path
             for variable, gradient in zip(
@@ -134,14 +137,14 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         ]
         if self.rule.attends and missing:
             raise ValueError(
-                "A rule with attention moves all variables to where it takes "
-                "gradients, so each needs one. Received: none for "
-                f"{missing}. Make a new optimizer after layers are frozen, or "
-                "leave attention out."
+                "A rule with attention moves all variables to the points where "
+                "it takes gradients, so each variable needs a gradient. "
+                f"Received: none for {missing}. Make a new optimizer after "
+                "freezing layers, or drop attention."
             )
 
     def _update_all(self, _, variables, gradients, state, learning_rate):
-        """Takes a step on one device, whose variables it is given."""
+        """Takes a step with the variables of one device."""
         values = [tf.convert_to_tensor(v) for v in variables]
         old_state = keras.tree.pack_sequence_as(
             self._state, [tf.convert_to_tensor(s) for s in state]
@@ -170,10 +173,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         ):
             variable.assign(value)
 
-    def finalize_variable_values(self, var_list) -> None:
-        """Gives the model what the rule says is the result; `fit` calls it."""
+    def finalize_variable_values(
+        self, var_list: Sequence[keras.Variable]
+    ) -> None:
+        """Sets the model to the rule's final parameters. `fit` calls it."""
         if self.built and self._trainable_variables:
-            # A loss scale's tuple, as TensorFlow wraps it, would be a leaf.
+            # TensorFlow's wrapper of a tuple would count as a leaf.
             before = [*self._trainable_variables], self._state
             values = keras.tree.map_structure(lambda v: v.value, before)
             after = self.rule.final(*values)
@@ -185,19 +190,18 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         super().finalize_variable_values(var_list)
 
     def save_to_preset(self, folder: str | os.PathLike) -> None:
-        """Writes the rule with what it has learned to a folder.
+        """Writes the rule and its weights to a folder.
 
-        A preset that is in the folder already can be read until the new one
-        is written as a whole.
+        A preset that is already in the folder stays readable until the new
+        one is complete.
 
         Args:
-            folder: Folder to write to; it is made if it does not exist.
+            folder: Folder to write to. It is created if it does not exist.
 
         Raises:
-            ValueError: If what the rule has learned belongs to one model or
-                is not finite, if its class is not registered with Keras, or
-                if `folder` is the name of a preset that ships with the
-                package.
+            ValueError: If the rule's weights belong to one model or are not
+                finite, if its class is not registered with Keras, or if
+                `folder` is the name of a preset that ships with the package.
         """
         save_rule(self.rule, folder)
 
@@ -205,20 +209,23 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     def from_preset(
         cls, preset: str | os.PathLike, **kwargs: Any
     ) -> LearnedOptimizer:
-        """Makes an optimizer of a trained rule.
+        """Makes an optimizer from a trained rule.
 
         Args:
-            preset: Name of a preset that ships with the package, see
-                `keras_meta.optimizers.preset_names`, or a folder that
-                `save_to_preset` wrote. A folder of the same name as a preset
-                must be given as a path, such as `"./lstm_mnist"`.
-            **kwargs: Further arguments of the constructor, in place of those
-                of the preset if it has them too.
+            preset: Name of a preset that ships with the package (see
+                `keras_meta.optimizers.preset_names`), or a folder that
+                `save_to_preset` wrote. If the folder has the name of a
+                preset, pass it as a path, such as `"./lstm_mnist"`.
+            **kwargs: Further arguments of the constructor. They override
+                those of the preset.
+
+        Returns:
+            The optimizer.
 
         Raises:
             ValueError: If there is no such preset, if one of its files is
-                damaged, if it holds a rule of another kind or weights that
-                are not finite, or if an argument does not fit its weights.
+                damaged, if it holds another kind of rule or weights that are
+                not finite, or if an argument does not match its weights.
             FileNotFoundError: If its weights are missing.
             TypeError: If `preset` is not a name or a path.
         """
@@ -240,21 +247,24 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 k: v for k, v in kwargs.items() if k in cls._rule_arguments
             }
             raise ValueError(
-                f"The weights of preset={preset!r} are not those of a rule "
-                f"with other sizes. Received: {given}. Leave them out."
+                f"The weights of preset={preset!r} do not fit a rule of other "
+                f"sizes. Received: {given}. Remove these arguments."
             )
         optimizer.rule.set_weights(rule.get_weights())
         return optimizer
 
     @classmethod
-    def _require_plain(cls, rule: UpdateRule, preset: str) -> None:
-        """Refuses a rule that the constructor's arguments do not make."""
+    def _require_plain(
+        cls, rule: UpdateRule, preset: str | os.PathLike
+    ) -> None:
+        """Refuses a rule that the constructor could not make."""
         dtype = cls._rule_class().dtype
         if type(rule) is not cls._rule_class or rule.dtype != dtype:
             raise ValueError(
-                f"`preset` must hold a {cls._rule_class.__name__} itself, of "
-                f"{dtype}, for {cls.__name__}. Received: preset={preset!r}, "
-                f"which holds a {type(rule).__name__} of {rule.dtype}. Use "
+                f"`preset` must hold exactly a {cls._rule_class.__name__} of "
+                f"type {dtype} for {cls.__name__}. Received: "
+                f"preset={preset!r}, which holds a {type(rule).__name__} of "
+                f"type {rule.dtype}. Use "
                 "keras_meta.optimizers.LearnedOptimizer.from_preset."
             )
 
@@ -269,8 +279,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         return {**super().get_config(), **self._arguments_of(self.rule)}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Makes an optimizer from what `get_config` returned."""
+    def from_config(
+        cls,
+        config: dict[str, Any],
+        custom_objects: dict[str, Any] | None = None,
+    ) -> Self:
+        """Makes an optimizer from the result of `get_config`."""
         if isinstance(config.get("rule"), dict):
             rule = keras.saving.deserialize_keras_object(
                 config["rule"], custom_objects=custom_objects
@@ -279,5 +293,5 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         return super().from_config(config, custom_objects=custom_objects)
 
 
-def _dense(gradient, dtype) -> tf.Tensor:
+def _dense(gradient: Any, dtype: tf.DType) -> tf.Tensor:
     return tf.cast(tf.convert_to_tensor(gradient), dtype)

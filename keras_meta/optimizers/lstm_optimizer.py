@@ -13,11 +13,11 @@ from keras_meta.update_rules.coordinatewise_lstm import CoordinatewiseLSTM
 
 @keras.saving.register_keras_serializable("keras_meta")
 class LSTMOptimizer(LearnedOptimizer):
-    """Trains a Keras model by a small LSTM shared by all its weights.
+    """Trains a Keras model with a small LSTM that all its weights share.
 
-    Its network has new weights, with which it trains nothing well, until they
-    are meta-trained: take a trained one by `from_preset`, or train the rule
-    by `keras_meta.OptimizerLearner`.
+    The LSTM starts with random weights and trains nothing well before it is
+    meta-trained. Load a trained one with `from_preset`, or train the rule with
+    `keras_meta.OptimizerLearner`.
 
     Args:
         units: See `keras_meta.CoordinatewiseLSTM`.
@@ -44,7 +44,7 @@ class LSTMOptimizer(LearnedOptimizer):
         seed: int | None = None,
         learning_rate: Any = 1.0,
         name: str = "lstm_optimizer",
-        **kwargs,
+        **kwargs: Any,
     ):
         rule = CoordinatewiseLSTM(
             units,

@@ -1,10 +1,10 @@
 """Trained update rules in folders, some of which ship with the package.
 
 A folder holds a description of the rule, `rule.json`, and its weights,
-`weights.npz`. The description holds the digest of the weights that belong to
-it, and new weights lie beside the old ones until the new description has
-taken the place of the old: a folder holds the old rule or the new one,
-whenever its writer is stopped.
+`weights.npz`. The description contains the digest of its weights. New weights
+are written beside the old ones, and stay there until the new description has
+replaced the old one. So a folder holds either the old rule or the new one, no
+matter when its writer is stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from keras_meta.update_rules.update_rule import UpdateRule
 _CONFIG = "rule.json"
 _WEIGHTS = "weights.npz"
 _DIGEST = "weights_sha256"
-# Weights that are not in their place yet, by the beginning of their digest.
+# Weights not yet in place, named by the start of their digest.
 _NEW_WEIGHTS = "new-weights-{}.npz"
 _ANY_DIGEST = 16 * "[0-9a-f]"
 _SHIPPED = pathlib.Path(__file__).parent / "presets"
@@ -32,38 +32,38 @@ _SHIPPED = pathlib.Path(__file__).parent / "presets"
 def preset_names() -> list[str]:
     """Returns the names of the presets that ship with the package.
 
-    Beside each lies a card that says what it was trained on, and how.
+    Each has a card that says what it was trained on, and how.
     """
     return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{_CONFIG}"))
 
 
 def save_rule(rule: UpdateRule, folder: str | os.PathLike) -> None:
-    """Writes an update rule with what it has learned.
+    """Writes an update rule and its weights.
 
-    A rule that is in the folder already stays readable until the new one is
-    written as a whole.
+    A rule that is already in the folder stays readable until the new one is
+    complete.
 
     Args:
         rule: The rule.
-        folder: Folder to write to; it is made if it does not exist.
+        folder: Folder to write to. It is created if it does not exist.
 
     Raises:
-        ValueError: If what it has learned belongs to one model or is not
+        ValueError: If the rule's weights belong to one model or are not
             finite, if its class is not registered with Keras, or if `folder`
             is the name of a preset that ships with the package.
     """
     if not rule.fits_any_model:
         raise ValueError(
-            "A preset holds a rule that fits any model. Received: "
-            f"rule={type(rule).__name__}, whose weights belong to the "
-            "variables of one model, if it has any. Save the model that it "
-            "trains, with its optimizer: model.save('model.keras')."
+            "The rule of a preset must fit any model. Received: "
+            f"rule={type(rule).__name__}, whose weights, if any, belong to the "
+            "variables of one model. Save the model that it trains, together "
+            "with its optimizer: model.save('model.keras')."
         )
     check_path(folder=folder)
     if folder in preset_names():
         raise ValueError(
             "`folder` must not be the name of a preset that ships with the "
-            f"package, which `from_preset` would read. Received: "
+            "package, because `from_preset` would read that one. Received: "
             f"folder={folder!r}. Pass another name, or the path "
             f"{os.path.join('.', folder)!r}."
         )
@@ -86,21 +86,25 @@ def save_rule(rule: UpdateRule, folder: str | os.PathLike) -> None:
 def load_rule(preset: str | os.PathLike) -> UpdateRule:
     """Reads an update rule.
 
-    Nothing that a folder holds is run: its files are compared with their
-    checksums, the description is checked before a rule is built from it, and
-    the weights before they take memory.
+    No code from the folder is executed. Files are compared with their
+    checksums. The description is checked before a rule is built from it, and
+    the weights are checked before memory is allocated for them.
 
     Args:
-        preset: One of `preset_names()`, or a folder that `save_rule` wrote. A
-            folder of the same name as a preset must be given as a path, as
+        preset: One of `preset_names()`, or a folder that `save_rule` wrote.
+            If the folder has the name of a preset, pass it as a path, such as
             `"./lstm_mnist"` or `pathlib.Path("lstm_mnist")`.
 
+    Returns:
+        The rule, with its weights.
+
     Raises:
-        DamagedFile: If a file is not what was written, a `ValueError`.
+        DamagedFile: If a file has changed since it was written. This is a
+            `ValueError`.
         FileNotFoundError: If the weights are missing.
-        ValueError: If there is no such preset or folder, if it describes no
-            update rule, or if its weights are not finite or are those of
-            another rule.
+        ValueError: If there is no such preset or folder, if it does not
+            describe an update rule, or if its weights are not finite or
+            belong to another rule.
         TypeError: If `preset` is neither a name nor a path.
     """
     path = _find(preset)
@@ -109,7 +113,7 @@ def load_rule(preset: str | os.PathLike) -> UpdateRule:
     digest = description.pop(_DIGEST, None)
     if not _is_digest(digest):
         raise ValueError(
-            f"{path / _CONFIG} must hold the checksum of the weights, 64 "
+            f"{path / _CONFIG} must contain the checksum of the weights, 64 "
             f"hexadecimal digits. Received: {_DIGEST}={digest!r}. {way_out}"
         )
     content = _read_weights(path, digest, way_out)
@@ -131,7 +135,7 @@ def _find(preset: str | os.PathLike) -> pathlib.Path:
         if (folder / _CONFIG).is_file():
             warnings.warn(
                 f"preset={preset!r} is the preset that ships with the "
-                "package. The folder of that name is not read; to read it, "
+                "package. The folder of that name is ignored. To read it, "
                 f"pass {os.path.join('.', preset)!r}.",
                 stacklevel=4,
             )
@@ -146,9 +150,9 @@ def _find(preset: str | os.PathLike) -> pathlib.Path:
 
 def _way_out(path: pathlib.Path) -> str:
     if path.parent == _SHIPPED:
-        return "Install the package again."
+        return "Reinstall the package."
     return (
-        "Save the rule again with `save_to_preset`, or take another copy of "
+        "Save the rule again with `save_to_preset`, or use another copy of "
         "the folder."
     )
 
@@ -162,7 +166,7 @@ def _is_digest(value: object) -> bool:
 
 
 def _read_weights(path: pathlib.Path, digest: str, way_out: str) -> bytes:
-    # A writer that was stopped may have left the weights under this name.
+    # A writer that was stopped leaves the weights under this name.
     new_weights = path / _new_name(digest)
     weights = new_weights if new_weights.is_file() else path / _WEIGHTS
     if not weights.is_file():

@@ -1,8 +1,8 @@
 """Descriptions of update rules, checked before anything is built.
 
-A description is what Keras writes about an object: its class and the
-arguments of its constructor. Keras builds whatever class a description names,
-and those in its arguments, so both are looked up and checked here first.
+A description is Keras's serialization of an object: its class and the
+arguments of its constructor. Keras would build any class that a description or
+one of its arguments names, so this module looks up and checks them first.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ import tensorflow as tf
 from keras_meta.update_rules.update_rule import UpdateRule
 
 _KINDS = {"class_name": str, "registered_name": str, "config": dict}
-# Classes that may be among the arguments of a rule.
+# Classes that arguments of a rule may have.
 _PARTS = (UpdateRule, keras.DTypePolicy, keras.initializers.Initializer)
 _KERAS = {"keras": keras, "keras.initializers": keras.initializers}
-# How Keras writes tuples and arrays.
+# Class names by which Keras serializes tuples and arrays.
 _DATA = ("__tuple__", "__numpy__")
 
 
 def describe(rule: UpdateRule) -> dict[str, Any]:
-    """Returns a description from which `build` makes the rule again.
+    """Returns a description from which `build` can make the rule.
 
     Args:
-        rule: The rule, whose weights are not part of the description.
+        rule: The rule. Its weights are not part of the description.
 
     Raises:
         ValueError: If no rule can be built from the description.
     """
     description = keras.saving.serialize_keras_object(rule)
-    # What Keras notes of shapes at building is read from the weights.
+    # The shapes that Keras records here are known from the weights.
     description.pop("build_config", None)
     class_of(description, f"The config of {type(rule).__name__}")
     return description
 
 
 def class_of(description: Mapping[str, Any], source: Any) -> type[UpdateRule]:
-    """Returns the class of the rule that is described, and builds nothing.
+    """Returns the class of the described rule without building anything.
 
     Args:
-        description: What `describe` returned, or what a file holds instead.
-        source: Where it comes from; error messages begin with it.
+        description: The result of `describe`, or the content of a file.
+        source: Origin of the description. Error messages start with it.
 
     Raises:
-        ValueError: If it is not the description of a registered rule, or if
-            an argument is of a class that cannot be part of a rule, or is a
-            number that is not finite.
+        ValueError: If the description is not that of a registered rule, if
+            the class of an argument is not allowed, or if a number is not
+            finite.
     """
     for key, kind in _KINDS.items():
         if not isinstance(description.get(key), kind):
@@ -76,46 +76,46 @@ def class_of(description: Mapping[str, Any], source: Any) -> type[UpdateRule]:
 
 
 def shapes_of(description: Mapping[str, Any], source: Any) -> list[Any]:
-    """Returns shape and type of a rule's weights, and allocates none.
+    """Returns shape and type of a rule's weights without allocating them.
 
     Args:
         description: A description that `class_of` accepts.
         source: See `class_of`.
 
     Raises:
-        ValueError: If the class does not take the arguments.
+        ValueError: If the class does not accept the arguments.
     """
-    # Variables of a graph that nobody runs take no memory.
+    # Variables in a graph that is never run take no memory.
     with tf.Graph().as_default():
         weights = build(description, source).weights
         return [(tuple(w.shape), w.dtype) for w in weights]
 
 
 def build(description: Mapping[str, Any], source: Any) -> UpdateRule:
-    """Makes the rule that is described, with new weights.
+    """Builds the described rule with new weights.
 
     Args:
         description: See `class_of`, which is called first.
         source: See `class_of`.
 
     Raises:
-        ValueError: See `class_of`; or if the class does not take the
+        ValueError: See `class_of`. Also if the class does not accept the
             arguments.
     """
     rule_class = class_of(description, source)
     try:
         return rule_class.from_config(dict(description["config"]))
     except Exception as error:
-        # Keras wraps what the constructor said.
+        # Keras wraps the constructor's error.
         reason = error.__context__ or error
         raise ValueError(
-            f"{source} holds arguments that {rule_class.__name__} does not "
-            f"take: {reason}"
+            f"{source} has arguments that {rule_class.__name__} does not "
+            f"accept: {reason}"
         ) from error
 
 
 def _find(entry: Mapping[str, Any]) -> type | None:
-    """Returns the class that an entry names, if it is known already."""
+    """Returns the class that an entry names, if it is registered."""
     name, registered = entry["class_name"], entry.get("registered_name")
     module = entry.get("module")
     found = None
@@ -128,7 +128,7 @@ def _find(entry: Mapping[str, Any]) -> type | None:
 
 
 def _nested(config: Any) -> Iterator[Any]:
-    """Yields all values in nested dicts and lists, these too."""
+    """Yields nested dicts and lists, and all values in them."""
     waiting = [config]
     while waiting:
         value = waiting.pop()
@@ -142,7 +142,7 @@ def _nested(config: Any) -> Iterator[Any]:
 def _check_argument(value: Any, source: Any) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(
-            f"{source} must hold finite numbers. Received: {value!r}"
+            f"{source} must contain finite numbers. Received: {value!r}"
         )
     if not isinstance(value, dict) or "class_name" not in value:
         return
@@ -151,7 +151,7 @@ def _check_argument(value: Any, source: Any) -> None:
     found = _find(value)
     if found is None or not issubclass(found, _PARTS):
         raise ValueError(
-            f"{source} may hold plain values, registered update rules, and "
-            "Keras's initializers and dtype policies as arguments. Received: "
-            f"class_name={value['class_name']!r}"
+            f"{source} must have only plain values, registered update rules, "
+            "and Keras's initializers and dtype policies as arguments. "
+            f"Received: class_name={value['class_name']!r}"
         )

@@ -1,7 +1,7 @@
 """Weights of an update rule as the content of an `.npz` file.
 
-What a file declares is compared with what the rule has before an array is
-made of it, and nothing is unpickled.
+The declared shapes and types are compared with those of the rule before any
+array is made, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -41,29 +41,30 @@ def unpack(
     expected: Sequence[tuple[Shape, str]],
     path: pathlib.Path,
 ) -> list[np.ndarray]:
-    """Returns the arrays that `pack` wrote.
+    """Returns the arrays that `pack` packed.
 
     Args:
-        content: What `pack` returned.
+        content: The result of `pack`.
         expected: Shape and type of each weight.
-        path: Where the content was read, for error messages.
+        path: The file the content was read from, for error messages.
 
     Raises:
-        ValueError: If the content is not as `expected`, or if a
-            number is not finite.
+        ValueError: If the content does not match `expected`, or if a number
+            is not finite.
     """
     wanted = [(shape, _stored(dtype)) for shape, dtype in expected]
     try:
         declared = _declared(content)
         arrays = _arrays(content) if declared == wanted else []
-    # Damaged archives make the reader raise nearly anything.
+    # For damaged archives, the reader may raise nearly any error.
     except Exception as error:
         raise ValueError(
-            f"{path} is not as `save_to_preset` writes weights: {error}"
+            f"{path} is not a file of weights that `save_to_preset` wrote: "
+            f"{error}"
         ) from error
     if declared != wanted:
         raise ValueError(
-            f"{path} holds weights of the shapes {_written(declared)}; the "
+            f"{path} holds weights of shapes {_written(declared)}, but the "
             f"rule beside it has {_written(wanted)}."
         )
     for i, array in enumerate(arrays):
@@ -86,17 +87,19 @@ def _arrays(content: bytes) -> list[np.ndarray]:
         return [file[name] for name in file.files]
 
 
-def _header(archive, member) -> tuple[Shape, np.dtype]:
+def _header(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo
+) -> tuple[Shape, np.dtype]:
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
-            raise ValueError(f"{member.filename} is of version {version}")
+            raise ValueError(f"{member.filename} has version {version}")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     return shape, dtype
 
 
 def _stored(dtype: str) -> np.dtype:
-    """Returns the type in the file, which NumPy itself must know."""
+    """Returns the type in the file, which must be one of NumPy's own."""
     return np.dtype(dtype if hasattr(np, dtype) else "float32")
 
 
@@ -107,7 +110,7 @@ def _written(arrays: Sequence[tuple[Shape, np.dtype]]) -> str:
 def _require_finite(array: np.ndarray, name: str) -> None:
     if not np.isfinite(array).all():
         raise ValueError(
-            f"A preset holds finite weights. Received: {name} with NaN or "
-            "infinite values. Train the rule again, or go back to weights "
-            "from before it diverged."
+            f"The weights of a preset must be finite. Received: {name} with "
+            "NaN or infinite values. Train the rule again, or go back to "
+            "weights from before it diverged."
         )

@@ -23,7 +23,7 @@ def check_no_loss(arguments: Mapping[str, Any]) -> None:
             )
 
 
-def as_problems(problem) -> list[Problem]:
+def as_problems(problem: Any) -> list[Problem]:
     """Returns one or several problems as a list; raises on anything else."""
     several = isinstance(problem, (list, tuple))
     problems = [*problem] if several else [problem]
@@ -35,7 +35,7 @@ def as_problems(problem) -> list[Problem]:
     return problems
 
 
-def check_batch(data) -> dict[str, tf.Tensor]:
+def check_batch(data: Any) -> dict[str, tf.Tensor]:
     """Returns seeds and indices of a batch; refuses anything else."""
     x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
     if not isinstance(x, dict) or set(x) != {"seed", "index"}:

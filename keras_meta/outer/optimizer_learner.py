@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -217,7 +219,12 @@ class OptimizerLearner(keras.Model):
     fit = refuses_endless(keras.Model.fit)
     evaluate = refuses_endless(keras.Model.evaluate)
 
-    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "rmsprop",
+        loss: None = None,
+        **kwargs: Any,
+    ) -> None:
         """Sets what meta-trains the rule.
 
         Args:
@@ -232,7 +239,7 @@ class OptimizerLearner(keras.Model):
         check_no_loss({"loss": loss, **kwargs})
         super().compile(optimizer, **kwargs)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Refuses, as there is nothing to predict."""
         raise NotImplementedError(
             "An OptimizerLearner optimizes problems and predicts nothing. Use "
@@ -247,7 +254,7 @@ class OptimizerLearner(keras.Model):
             return [self._loss, self._final_loss, self._diverged]
         return [self._loss, self._final_loss]
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         """Optimizes a batch of instances, and learns after each window."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         if replicas > 1:
@@ -259,13 +266,18 @@ class OptimizerLearner(keras.Model):
         losses = self._for_problem(data, self._train_on)
         return self._log(losses, 0, counts=self._health.is_ok)
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, Any]:
         """Optimizes a batch of instances."""
         losses = self._for_problem(data, self._evaluate_on)
         # A rule that diverges must not look good for the rest.
         return self._log(losses, math.inf)
 
-    def _log(self, losses, if_diverged: float, counts=None):
+    def _log(
+        self,
+        losses: tuple[tf.Tensor, tf.Tensor],
+        if_diverged: float,
+        counts: tf.Tensor | None = None,
+    ) -> dict[str, Any]:
         """Adds a batch to the metrics; returns them all.
 
         Args:
@@ -280,7 +292,7 @@ class OptimizerLearner(keras.Model):
             tracker.update_state(tf.where(is_ok, loss, if_diverged), counts)
         return {m.name: m.result() for m in self.metrics}
 
-    def _for_problem(self, data, function):
+    def _for_problem(self, data: Any, function: Callable) -> Any:
         """Calls a function with the problem whose turn it is."""
         x = check_batch(data)
         turn = x["index"][0] // x["index"].shape[0] % len(self.problems)
@@ -289,7 +301,9 @@ class OptimizerLearner(keras.Model):
             return branches[0]()
         return tf.switch_case(tf.cast(turn, tf.int32), branches)
 
-    def _begin(self, problem: Problem, x) -> OptimizationRuns:
+    def _begin(
+        self, problem: Problem, x: dict[str, tf.Tensor]
+    ) -> OptimizationRuns:
         params, data = problem.draw(
             x["seed"][0], x["index"][0], x["index"].shape[0]
         )
@@ -326,7 +340,9 @@ class OptimizerLearner(keras.Model):
         number = getattr(self.meta_gradient, "seed", 0)
         return tf.stack([tf.constant(number, step.dtype), step])
 
-    def _train_on(self, problem: Problem, x):
+    def _train_on(
+        self, problem: Problem, x: dict[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         runs = self._begin(problem, x)
         start = self.meta_gradient.begin_runs(runs, self._theta(), self._seed())
         windows = tf.cast(self._windows.read_value(), tf.int32)
@@ -357,7 +373,9 @@ class OptimizerLearner(keras.Model):
         sums = tf.cumsum(runs.weights)
         return total / sums[windows * length - 1], final_loss
 
-    def _evaluate_on(self, problem: Problem, x):
+    def _evaluate_on(
+        self, problem: Problem, x: dict[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         runs = self._begin(problem, x)
         theta = self._theta()
         _, losses = runs.run(
@@ -394,7 +412,7 @@ class OptimizerLearner(keras.Model):
         problems = all(problem.supports_jit for problem in self.problems)
         return model_supports_jit(self) and problems
 
-    def make_train_function(self, force: bool = False):
+    def make_train_function(self, force: bool = False) -> Callable[[Any], Any]:
         """Builds the training step, which stops on what went wrong."""
         if self.train_function is None or force:
             if not self.optimizer.built:
@@ -403,14 +421,14 @@ class OptimizerLearner(keras.Model):
             self.train_function = self._checked(self.train_function)
         return self.train_function
 
-    def make_test_function(self, force: bool = False):
+    def make_test_function(self, force: bool = False) -> Callable[[Any], Any]:
         """Builds the evaluation step, which stops on what went wrong."""
         if self.test_function is None or force:
             super().make_test_function(force)
             self.test_function = self._checked(self.test_function)
         return self.test_function
 
-    def _checked(self, function):
+    def _checked(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         in_a_row = 0
 
         def call_and_check(iterator):
@@ -429,7 +447,7 @@ class OptimizerLearner(keras.Model):
 
         return call_and_check
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Refuses, as problems hold data."""
         raise NotImplementedError(
             "An OptimizerLearner is not saved as a whole, as its problems "
@@ -460,5 +478,5 @@ def _describe(failure: Failure, objective: str) -> str:
 class _MeanOfSome(keras.metrics.Mean):
     """A mean that is infinite, which is no good loss, where nothing counts."""
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         return tf.where(self.count > 0, super().result(), math.inf)

@@ -1,4 +1,4 @@
-"""Families of optimization problems, to meta-train update rules on."""
+"""Families of optimization problems for meta-training update rules."""
 
 from keras_meta.problems.batches import batches
 from keras_meta.problems.model_problem import ModelProblem

@@ -16,17 +16,17 @@ def batches(
     start: int = 0,
     num_batches: int | None = None,
 ) -> tf.data.Dataset:
-    """Returns the numbers of consecutive problem instances.
+    """Returns the seeds and indices of consecutive problem instances.
 
     The instances themselves are drawn where they are used, from the seed and
-    their number alone. Other seeds, or other numbers, are other instances:
-    take one seed to train and another to validate.
+    the index alone. Different seeds or indices give different instances: use
+    one seed for training and another for validation.
 
     Args:
-        instances: Instances of a batch, computed at once.
+        instances: Number of instances in a batch.
         seed: Seed of the instances.
-        start: Number of the first instance.
-        num_batches: Number of batches, or `None` for no end.
+        start: Index of the first instance.
+        num_batches: Number of batches, or `None` for an endless data set.
 
     Returns:
         A `tf.data.Dataset` of `{"seed": [instances], "index": [instances]}`,

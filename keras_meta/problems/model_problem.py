@@ -1,4 +1,4 @@
-"""A Keras model to train, with new initial weights each time."""
+"""Training a Keras model from new initial weights each time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -26,7 +27,7 @@ from keras_meta.problems.problem import Problem
 from keras_meta.problems.words import instance_words
 
 _WEIGHT_STREAM = 103
-# One stream for each optimization step follows.
+# The streams from here on belong to optimization steps, one each.
 _EXAMPLE_STREAM = 1000
 _STATE_STREAM = 2**31
 _READ_AT_ONCE = 4096
@@ -35,28 +36,28 @@ _READ_AT_ONCE = 4096
 class ModelProblem(Problem):
     """Training a Keras model on minibatches of a data set.
 
-    Each instance has initial weights and an order of examples of its own.
-    All instances are computed by one task-batched call of the model.
+    Each instance has its own initial weights and order of examples. One
+    task-batched call of the model computes all instances.
 
     Args:
         model: A built Keras model. Its weights do not change.
-        data: Pair of arrays `(x, y)`, `[examples, ...]` each, or a
-            `tf.data.Dataset` of such pairs, which is read once, from TFDS
-            with `as_supervised=True` for instance. They are kept in memory
-            as they are; let the model scale them, by
-            `keras.layers.Rescaling(1 / 255)` for images of bytes.
-        loss: A Keras loss or its name, or a function; see `MAML`'s
-            `inner_loss`. Regularizers of the model's weights are added.
-        batch_size: Examples of a minibatch, drawn with replacement.
-        initializer: How all weights are drawn: a Keras initializer, or
-            `None` for each layer's own. Weights of layers that keep no
-            initializer start at their present value then.
+        data: A pair of arrays `(x, y)`, `[examples, ...]` each, or a
+            `tf.data.Dataset` of single examples `(x, y)`, for instance from
+            TFDS with `as_supervised=True`. A data set is read once. Data stay
+            in memory unchanged, so the model should scale them: add
+            `keras.layers.Rescaling(1 / 255)` for uint8 images.
+        loss: A Keras loss, its name, or a function; see `inner_loss` of
+            `MAML`. Regularizers of the model's weights are added.
+        batch_size: Number of examples in a minibatch, drawn with replacement.
+        initializer: A Keras initializer for all weights, or `None` for each
+            layer's own. With `None`, weights of layers that have no
+            initializer start at their current value.
 
     Raises:
         TypeError: If `model` is not a `keras.Model`.
         ValueError: If the model is not built or has nothing to train, if
             data are missing or not finite, or if model, data and loss do not
-            fit each other.
+            fit together.
         NotImplementedError: If layers of the model add losses.
 
     Example:
@@ -86,9 +87,9 @@ class ModelProblem(Problem):
             raise ValueError("`loss` must be a Keras loss. Received: None")
         if not model.built or not model.trainable_variables:
             raise ValueError(
-                "`model` must be built and have weights to train. Received: "
+                "`model` must be built and have trainable weights. Received: "
                 f"model={model.name!r}, built={model.built}, with "
-                f"{len(model.trainable_variables)} weights to train. Give it "
+                f"{len(model.trainable_variables)} trainable weights. Give it "
                 "a keras.Input or call it on data once, and unfreeze it."
             )
         check_positive(batch_size=batch_size)
@@ -135,14 +136,14 @@ class ModelProblem(Problem):
         except (TypeError, ValueError) as error:
             x = keras.tree.map_structure(lambda x: x.shape, self._x)
             raise ValueError(
-                "`model`, `data` and `loss` do not fit each other. Received: "
-                f"x of the shape {x}, y of the shape {self._y.shape}. {error}"
+                "`model`, `data` and `loss` do not fit together. Received: "
+                f"x of shape {x}, y of shape {self._y.shape}. {error}"
             ) from error
         if not any(has_gradient):
             raise ValueError(
                 "`loss` must have a gradient with respect to the model's "
-                f"weights. Received: {self.loss.loss!r}, which has none; "
-                "metrics such as the accuracy do not."
+                f"weights. Received: {self.loss.loss!r}, which has none. "
+                "Pass a differentiable loss, not a metric such as accuracy."
             )
 
     @property
@@ -152,13 +153,15 @@ class ModelProblem(Problem):
 
     @property
     def supports_jit(self) -> bool:
-        """Whether XLA can compile the model, all layers task-batched."""
+        """Whether XLA can compile the model with all layers task-batched."""
         return (
             model_supports_jit(self.model)
             and not self._task_batched.has_fallback
         )
 
-    def draw(self, seed, index, instances):
+    def draw(
+        self, seed: int | tf.Tensor, index: int | tf.Tensor, instances: int
+    ) -> tuple[list[tf.Tensor], Any]:
         """Draws weights; see `Problem.draw`."""
         words = instance_words(
             seed,
@@ -184,8 +187,16 @@ class ModelProblem(Problem):
             "row": tf.range(instances),
         }
 
-    def losses(self, params, data, step, *, second_order=False, xla=None):
-        """Returns the losses on a minibatch each; see `Problem.losses`."""
+    def losses(
+        self,
+        params: Sequence[tf.Tensor],
+        data: Any,
+        step: int | tf.Tensor,
+        *,
+        second_order: bool = False,
+        xla: bool | None = None,
+    ) -> tf.Tensor:
+        """Returns each instance's loss on a minibatch; see `Problem.losses`."""
         x, y = self._examples(data, step, params[0].shape[0])
         batched = self._task_batched
         result = batched(
@@ -198,10 +209,10 @@ class ModelProblem(Problem):
         )
         if result.losses:
             raise NotImplementedError(
-                "Losses that layers add in a call, by an activity regularizer "
-                "or `add_loss`, are sums over all instances. Received: model="
-                f"{self.model.name!r}, which adds some. Leave them out; "
-                "regularizers of weights count."
+                "Losses that layers add during a call, by an activity "
+                "regularizer or `add_loss`, are sums over all instances. "
+                f"Received: model={self.model.name!r}, which adds some. "
+                "Remove them. Regularizers of weights are supported."
             )
         losses = self.loss(y, result.outputs)
         for variable, values in zip(self.variables, params, strict=True):
@@ -210,8 +221,8 @@ class ModelProblem(Problem):
                 losses += tf.cast(tf.stack([*penalties]), losses.dtype)
         return losses
 
-    def _state(self, data, step) -> list[tf.Tensor]:
-        """Returns what does not adapt, with other random numbers each step."""
+    def _state(self, data: Any, step: int | tf.Tensor) -> list[tf.Tensor]:
+        """Returns the non-trainable state, with new seeds at each step."""
         words = instance_words(
             data["seed"],
             _STATE_STREAM + tf.cast(step, tf.int64),
@@ -229,7 +240,9 @@ class ModelProblem(Problem):
             )
         ]
 
-    def _examples(self, data, step, instances: int):
+    def _examples(
+        self, data: Any, step: int | tf.Tensor, instances: int
+    ) -> tuple[Any, tf.Tensor]:
         words = instance_words(
             data["seed"],
             _EXAMPLE_STREAM + tf.cast(step, tf.int64),
@@ -237,7 +250,7 @@ class ModelProblem(Problem):
             rows=instances,
             words=self.batch_size,
         )
-        # Instances may have been repeated.
+        # Instances may be repeated.
         words = tf.gather(words, data["row"])
         chosen = integers_below(words, self._y.shape[0])
         x = keras.tree.map_structure(lambda x: tf.gather(x, chosen), self._x)
@@ -245,7 +258,7 @@ class ModelProblem(Problem):
 
 
 class _GivenSeed(keras.random.SeedGenerator):
-    """A seed that Keras's initializers accept, computed in a graph."""
+    """A seed computed in a graph that Keras's initializers accept."""
 
     def __init__(self, value: tf.Tensor):
         self._value = value
@@ -254,8 +267,10 @@ class _GivenSeed(keras.random.SeedGenerator):
         return self._value
 
 
-def _initial(variable, initializer, words: tf.Tensor) -> tf.Tensor:
-    """Returns an initial value that two random words decide."""
+def _initial(
+    variable: keras.Variable, initializer: Any, words: tf.Tensor
+) -> tf.Tensor:
+    """Returns an initial value, as a function of two random words."""
     if initializer is None:
         return tf.convert_to_tensor(variable)
     if isinstance(initializer, _ForgetBias):
@@ -268,22 +283,24 @@ def _initial(variable, initializer, words: tf.Tensor) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class _ForgetBias:
-    """The biases of an LSTM, which are 1 for the gates that keep.
+    """Biases of an LSTM, which are 1 for the forget gates.
 
     Attributes:
-        bias: How the others are drawn.
+        bias: Initializer of the other biases.
     """
 
     bias: keras.initializers.Initializer
 
     def around(self, drawn: tf.Tensor) -> tf.Tensor:
-        """Returns drawn biases, `[4 * units]`, with those of 1."""
+        """Returns drawn biases, `[4 * units]`, with the ones filled in."""
         enter, keep, *others = tf.split(drawn, 4)
         return tf.concat([enter, tf.ones_like(keep), *others], axis=0)
 
 
-def _initializers(model: keras.Model, chosen) -> list:
-    """Returns an initializer for each trainable variable, or `None`s."""
+def _initializers(
+    model: keras.Model, chosen: keras.initializers.Initializer | None
+) -> list[Any]:
+    """Returns an initializer, or `None`, for each trainable variable."""
     own = {}
     for layer in model._flatten_layers():
         for variable in layer._trainable_variables:
@@ -295,7 +312,7 @@ def _initializers(model: keras.Model, chosen) -> list:
         known = keras.initializers.Initializer, _ForgetBias
         if initializer is not None and not isinstance(initializer, known):
             raise ValueError(
-                "`model` must draw its weights by Keras initializers, whose "
+                "`model` must draw its weights with Keras initializers, whose "
                 f"seed can be set. Received: {initializer!r} for "
                 f"{variable.path}. Pass `initializer=` for all weights, or "
                 "give that layer an instance of keras.initializers."
@@ -303,7 +320,7 @@ def _initializers(model: keras.Model, chosen) -> list:
     return found
 
 
-def _own_initializer(layer: keras.Layer, variable: keras.Variable):
+def _own_initializer(layer: keras.Layer, variable: keras.Variable) -> Any:
     name = f"{variable.name.removesuffix('_kernel')}_initializer"
     names = f"{variable.name}_initializer", name
     found = [getattr(layer, n, None) for n in names]
@@ -317,8 +334,8 @@ def _own_initializer(layer: keras.Layer, variable: keras.Variable):
 def _read(data: tf.data.Dataset) -> Any:
     if data.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError(
-            "`data` is read once, so it must end. Received: an infinite one. "
-            "Leave out `.repeat()`."
+            "`data` must be finite, because it is read once. Received: an "
+            "infinite data set. Remove `.repeat()`."
         )
     specs = keras.tree.flatten(data.element_spec)
     if not all(
@@ -326,13 +343,16 @@ def _read(data: tf.data.Dataset) -> Any:
         for spec in specs
     ):
         raise ValueError(
-            "`data` must yield single examples, dense tensors of one shape "
-            f"each. Received: {data.element_spec}. Leave out `.batch(...)`; "
-            "resize images."
+            "`data` must yield single examples, dense tensors of a fixed "
+            f"shape. Received: {data.element_spec}. Remove `.batch(...)`, and "
+            "resize images of different sizes."
         )
     parts = [*data.batch(_READ_AT_ONCE)]
     if not parts:
-        raise ValueError("`data` must hold examples. Received: an empty one.")
+        raise ValueError(
+            "`data` must hold examples. Received: an empty data set. Check "
+            "its filters."
+        )
     return keras.tree.map_structure(lambda *x: tf.concat(x, 0), *parts)
 
 
@@ -352,7 +372,7 @@ def _load(data: Any) -> tuple[Any, tf.Tensor]:
         )
     if not keras.tree.flatten(data[0]) or any(leaf is None for leaf in data):
         raise ValueError(
-            "`data` must hold inputs and labels. Received: None in their place."
+            "`data` must hold inputs and labels. Received: None. Pass `(x, y)`."
         )
     with tf.init_scope():
         x = keras.tree.map_structure(_as_tensor, data[0])
@@ -361,8 +381,9 @@ def _load(data: Any) -> tuple[Any, tf.Tensor]:
     sizes = {leaf.shape[0] if leaf.shape.rank else 0 for leaf in leaves}
     if len(sizes) != 1 or sizes == {0}:
         raise ValueError(
-            "`data` must hold as many labels as inputs, and some. Received: "
-            f"sizes {sorted(sizes)}. Make lists of numbers an array first."
+            "`data` must hold as many labels as inputs, and at least one. "
+            f"Received: sizes {sorted(sizes)}. Convert lists of numbers to "
+            "arrays first."
         )
     return x, y
 
@@ -371,22 +392,22 @@ def _as_tensor(values: Any) -> tf.Tensor:
     array = as_array("data", values)
     check_finite_values(data=array)
     try:
-        # A list becomes float32, an array stays what it is.
+        # A list becomes float32; an array keeps its type.
         return tf.convert_to_tensor(values)
     except (TypeError, ValueError) as error:
         raise ValueError(
             "`data` must hold numbers or strings. Received: "
-            f"{describe(values)}, an array of {array.dtype}"
+            f"{describe(values)}, an array of type {array.dtype}"
         ) from error
 
 
 @contextlib.contextmanager
 def _naming(argument: str, value: Any) -> Iterator[None]:
-    """Says which argument it is that Keras cannot make something of."""
+    """Names the argument in errors of Keras, which does not know it."""
     try:
         yield
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`{argument}` must be one of Keras. Received: {argument}="
+            f"`{argument}` must be accepted by Keras. Received: {argument}="
             f"{describe(value)}. {error}"
         ) from error

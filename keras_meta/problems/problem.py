@@ -1,4 +1,4 @@
-"""The interface of all families of optimization problems."""
+"""The interface of families of optimization problems."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import tensorflow as tf
 
 
 class Problem:
-    """A family of optimization problems, whose instances a seed numbers.
+    """A family of optimization problems.
 
-    An instance has parameters to optimize, and data that stay the same while
-    they are. Several instances are computed at once: every tensor has a
-    leading axis of instances.
+    A seed and an index identify an instance. It has parameters to optimize,
+    and data that stay fixed meanwhile. Several instances are computed at once,
+    so every tensor has a leading instance axis.
     """
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """Variables of the shapes and names of the parameters.
+        """Variables with the shapes and names of the parameters.
 
-        The same ones each time. Update rules that learn something of each
-        tensor look at them.
+        They are the same each time. Update rules that learn weights for each
+        tensor use them.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement `variables`."
@@ -30,23 +30,24 @@ class Problem:
 
     @property
     def supports_jit(self) -> bool:
-        """Whether XLA can compile `draw` and `losses`, and well."""
+        """Whether XLA can compile `draw` and `losses` efficiently."""
         return True
 
     def draw(
         self, seed: int | tf.Tensor, index: int | tf.Tensor, instances: int
     ) -> tuple[list[tf.Tensor], Any]:
-        """Draws consecutive instances, a pure function.
+        """Draws consecutive instances. Must be a pure function.
 
         Args:
-            seed: Seed of the family's instances, an integer.
-            index: Number of the first instance, at least 0.
-            instances: How many.
+            seed: Seed of the instances, an integer.
+            index: Index of the first instance, at least 0.
+            instances: Number of instances.
 
         Returns:
-            The first parameters, `[instances, *shape]` each, and data for
-            `losses`, nested tensors: `[instances, ...]` each, or scalars
-            that all instances share. Evolution strategies repeat instances.
+            The initial parameters, `[instances, *shape]` each, and data for
+            `losses`. Data are nested tensors, `[instances, ...]` each, or
+            scalars that all instances share. Evolution strategies repeat
+            instances.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement `draw`."
@@ -65,8 +66,8 @@ class Problem:
 
         Args:
             params: The parameters, `[instances, *shape]` each.
-            data: What `draw` returned.
-            step: Number of the optimization step; each may have other
+            data: The data that `draw` returned.
+            step: Index of the optimization step. Each step may use different
                 examples.
             second_order: Whether a second derivative will be taken.
             xla: Whether XLA will compile the call.

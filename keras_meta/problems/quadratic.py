@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -16,18 +19,18 @@ _STREAM = 101
 
 
 class Quadratic(Problem):
-    """Functions `|X theta - y|^2` of random matrices and vectors.
+    """Functions `|X theta - y|^2` with random matrices and vectors.
 
-    The entries of `X` and `y` are independent. The parameters start at normal
-    numbers of a small standard deviation.
+    The entries of `X` and `y` are independent. The initial parameters are
+    normally distributed with a small standard deviation.
 
     Args:
         dimensions: Length of `theta`.
-        rows: Length of `y`; as many as `dimensions` by default.
-        entries: How entries are drawn: `"normal"`, of mean 0 and standard
-            deviation 1, as in the paper, or `"uniform"`, in 0..1, as in the
-            paper's code.
-        start: Standard deviation of the first parameters.
+        rows: Length of `y`. By default, equal to `dimensions`.
+        entries: Distribution of the entries: `"normal"`, with mean 0 and
+            standard deviation 1, as in the paper, or `"uniform"`, in 0..1, as
+            in the paper's code.
+        start: Standard deviation of the initial parameters.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -66,7 +69,9 @@ class Quadratic(Problem):
         """One vector, `[dimensions]`."""
         return [self._theta]
 
-    def draw(self, seed, index, instances):
+    def draw(
+        self, seed: int | tf.Tensor, index: int | tf.Tensor, instances: int
+    ) -> tuple[list[tf.Tensor], Any]:
         """Draws functions; see `Problem.draw`."""
         matrix = self.rows * self.dimensions
         words = instance_words(
@@ -81,7 +86,15 @@ class Quadratic(Problem):
         data = {"x": self._entries(x), "y": self._entries(y)}
         return [self.start * _normal(theta)], data
 
-    def losses(self, params, data, step, *, second_order=False, xla=None):
+    def losses(
+        self,
+        params: Sequence[tf.Tensor],
+        data: Any,
+        step: int | tf.Tensor,
+        *,
+        second_order: bool = False,
+        xla: bool | None = None,
+    ) -> tf.Tensor:
         """Returns the functions' values; see `Problem.losses`."""
         difference = tf.linalg.matvec(data["x"], params[0]) - data["y"]
         return tf.reduce_sum(tf.square(difference), axis=-1)
@@ -93,7 +106,7 @@ class Quadratic(Problem):
 
 
 def _normal(words: tf.Tensor) -> tf.Tensor:
-    """Turns words into normal numbers, by the inverse of their distribution."""
-    # Neither 0 nor 1, where it is infinite.
+    """Turns words into normal numbers by the inverse distribution function."""
+    # Avoids 0 and 1, where the inverse is infinite.
     smallest = 2.0**-24
     return tf.math.ndtri(floats_between(words, smallest, 1 - smallest))

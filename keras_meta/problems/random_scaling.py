@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,29 +17,30 @@ from keras_meta.problems.problem import Problem
 from keras_meta.problems.words import instance_words
 
 _STREAMS = {"coordinate": 102, "tensor": 104, "instance": 105}
-# To those of a scaling of what is scaled already.
+# Offset of the streams when a scaled problem is scaled again.
 _NEXT_STREAMS = 16
-# float32 ends at the exponential of 88.7.
+# exp(88.7) is the largest number in float32.
 _LARGEST_LOG = 80
 
 
 class RandomScaling(Problem):
-    """The same problems, their parameters in other units.
+    """The same problems with rescaled parameters.
 
-    With random `c` the function `f(c * theta)` is optimized, from the first
-    parameters divided by `c`. An update rule trained so cannot count on
-    gradients of one size, nor on one rate to be the right one.
+    For a random `c`, the function `f(c * theta)` is optimized, starting from
+    the initial parameters divided by `c`. An update rule trained on it cannot
+    rely on gradients of one magnitude, or on a single right rate.
 
     Args:
         problem: The family of problems.
         low: Smallest logarithm of a scale.
         high: Largest logarithm of a scale.
-        per: What has a scale of its own in an instance: each `"coordinate"`,
-            as in the paper, each `"tensor"`, or the `"instance"` one for all.
+        per: Which parts of an instance have their own scale: each
+            `"coordinate"`, as in the paper, each `"tensor"`, or the whole
+            `"instance"`.
 
     Raises:
-        ValueError: If the range is not one of numbers in order from -80 to
-            80, or `per` is not one of the three.
+        ValueError: If `low` and `high` are not numbers in order between -80
+            and 80, or `per` is not one of the three.
         TypeError: If `problem` is not a `Problem`.
 
     Example:
@@ -64,8 +67,8 @@ class RandomScaling(Problem):
         if not in_order or max(-low, high) > _LARGEST_LOG:
             raise ValueError(
                 "`low` and `high` must be finite numbers in order, from "
-                f"{-_LARGEST_LOG} to {_LARGEST_LOG}, so that float32 holds "
-                f"their exponentials. Received: low={describe(low)}, "
+                f"{-_LARGEST_LOG} to {_LARGEST_LOG}, so that their "
+                f"exponentials fit float32. Received: low={describe(low)}, "
                 f"high={describe(high)}"
             )
         if not isinstance(problem, Problem):
@@ -84,15 +87,17 @@ class RandomScaling(Problem):
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The variables of the family that is scaled."""
+        """The variables of the family being scaled."""
         return self.problem.variables
 
     @property
     def supports_jit(self) -> bool:
-        """Whether XLA can compile the family that is scaled."""
+        """Whether XLA can compile the family being scaled."""
         return self.problem.supports_jit
 
-    def draw(self, seed, index, instances):
+    def draw(
+        self, seed: int | tf.Tensor, index: int | tf.Tensor, instances: int
+    ) -> tuple[list[tf.Tensor], Any]:
         """Draws instances and their scales; see `Problem.draw`."""
         params, data = self.problem.draw(seed, index, instances)
         shapes = [self._scales_of(p) for p in params]
@@ -117,7 +122,13 @@ class RandomScaling(Problem):
         shape = param.shape[1:].as_list()
         return shape if self.per == "coordinate" else [1] * len(shape)
 
-    def losses(self, params, data, step, **options):
+    def losses(
+        self,
+        params: Sequence[tf.Tensor],
+        data: Any,
+        step: int | tf.Tensor,
+        **options: Any,
+    ) -> tf.Tensor:
         """Returns the losses; see `Problem.losses`."""
         params = [p * c for p, c in zip(params, data["scales"], strict=True)]
         return self.problem.losses(params, data["data"], step, **options)

@@ -1,4 +1,4 @@
-"""Random words of problem instances, the same with XLA and without."""
+"""Random words for problem instances, the same with and without XLA."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras_meta.episodes.arguments import check_seed
 from keras_meta.episodes.random_bits import random_words
 
 _HALF = 2**32
-# An odd number of many digits, so that seeds do not fall on other streams.
+# A large odd number, so that streams of different seeds do not collide.
 _MIX = 0x9E3779B1
 
 
@@ -21,18 +21,17 @@ def instance_words(
     rows: int,
     words: int,
 ) -> tf.Tensor:
-    """Draws words for consecutive instances, see `random_words`.
+    """Draws words for consecutive instances; see `random_words`.
 
-    XLA drops the upper half of a seed of 64 bits, so that seeds `s` and
-    `s + 2**32` would give the same instances. Here that half goes into the
-    stream.
+    XLA drops the upper half of a 64-bit seed, so seeds `s` and `s + 2**32`
+    would give the same instances. Here, that half is mixed into the stream.
 
     Args:
         seed: Seed of the instances, an integer of up to 63 bits.
         stream: Which stream of the seed to read.
-        index: Number of the instance that the first row belongs to.
+        index: Index of the instance of the first row.
         rows: Number of instances.
-        words: Number of words for each.
+        words: Number of words for each instance.
 
     Returns:
         A uint32 tensor `[rows, words]`.

@@ -1,1 +1,1 @@
-"""Update rules: how one step of the inner loop is taken."""
+"""Update rules, which take the steps of the inner loop."""

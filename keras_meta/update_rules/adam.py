@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,7 +15,7 @@ from keras_meta.update_rules.gradient_descent import GradientDescent
 
 @keras.saving.register_keras_serializable("keras_meta")
 class Adam(GradientDescent):
-    """Adam, its moments starting at zero with every task.
+    """Adam. Its moments start at zero for every task.
 
     Args:
         learning_rate: See `GradientDescent`.
@@ -39,7 +40,7 @@ class Adam(GradientDescent):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, learn, **kwargs)
         check_decay(beta_1=beta_1, beta_2=beta_2)
@@ -48,7 +49,7 @@ class Adam(GradientDescent):
         self.beta_2 = beta_2
         self.epsilon = epsilon
 
-    def init_state(self, params) -> dict[str, Any]:
+    def init_state(self, params: Sequence[tf.Tensor]) -> dict[str, Any]:
         """Returns the step counter and zero moments."""
         return {
             **super().init_state(params),
@@ -56,8 +57,10 @@ class Adam(GradientDescent):
             "second": [tf.zeros_like(p) for p in params],
         }
 
-    def direction(self, grads, state):
-        """Returns the bias-corrected moments' quotient."""
+    def direction(
+        self, grads: Sequence[tf.Tensor], state: dict[str, Any]
+    ) -> tuple[list[tf.Tensor], dict[str, Any]]:
+        """Returns the quotient of the bias-corrected moments."""
         first = [
             self.beta_1 * m + (1 - self.beta_1) * g
             for m, g in zip(state["first"], grads, strict=True)
@@ -72,7 +75,9 @@ class Adam(GradientDescent):
         ]
         return moves, {**state, "first": first, "second": second}
 
-    def _quotient(self, m: tf.Tensor, v: tf.Tensor, step: tf.Tensor):
+    def _quotient(
+        self, m: tf.Tensor, v: tf.Tensor, step: tf.Tensor
+    ) -> tf.Tensor:
         step = tf.cast(step, m.dtype)
         m = m / (1 - tf.pow(tf.constant(self.beta_1, m.dtype), step))
         v = v / (1 - tf.pow(tf.constant(self.beta_2, m.dtype), step))

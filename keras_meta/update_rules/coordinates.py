@@ -1,4 +1,4 @@
-"""All coordinates of several tensors as one vector."""
+"""Several tensors as one vector of coordinates."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import tensorflow as tf
 
 
 def join(tensors: Sequence[tf.Tensor], dtype: str) -> tf.Tensor:
-    """Puts the coordinates of tensors one after another, `[coordinates]`."""
+    """Concatenates the coordinates of tensors, `[coordinates]`."""
     flat = [tf.reshape(tf.cast(x, dtype), [-1]) for x in tensors]
     return tf.concat(flat, axis=0)
 
 
 def split(joined: tf.Tensor, like: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Undoes `join` for tensors of the shapes and types of `like`."""
+    """Undoes `join`, with the shapes and types of `like`."""
     shapes = [
         x.shape if x.shape.is_fully_defined() else tf.shape(x) for x in like
     ]
@@ -26,7 +26,7 @@ def split(joined: tf.Tensor, like: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def count(tensors: Sequence[tf.Tensor]) -> int | tf.Tensor:
-    """Returns how many coordinates tensors have, static where known."""
+    """Returns the number of coordinates, as an integer if it is known."""
     sizes = [_size(x) for x in tensors]
     if all(isinstance(size, int) for size in sizes):
         return sum(sizes)

@@ -21,24 +21,24 @@ from keras_meta.update_rules.recompute import recompute
 from keras_meta.update_rules.units import as_units
 from keras_meta.update_rules.update_rule import UpdateRule
 
-# The exponential of a larger number overflows float32.
+# The exponential of a larger integer overflows float32.
 _LARGEST_P = 88
 
 
 class Readout(NamedTuple):
-    """Weights of the layer that proposes the update."""
+    """Weights of the layer that outputs the update."""
 
     kernel: keras.Variable
     bias: keras.Variable
 
 
-def check_preprocessing(preprocessing) -> None:
-    """Checks the `p` of `log_and_sign`; raises on a bad one."""
+def check_preprocessing(preprocessing: float) -> None:
+    """Checks the `p` of `log_and_sign`."""
     check_positive_number(preprocessing=preprocessing)
     if preprocessing > _LARGEST_P:
         raise ValueError(
-            f"`preprocessing` must be at most {_LARGEST_P}, as its "
-            "exponential is a factor. Received: "
+            f"`preprocessing` must be at most {_LARGEST_P}, because its "
+            "exponential must be finite in float32. Received: "
             f"preprocessing={describe(preprocessing)}"
         )
 
@@ -49,14 +49,14 @@ def log_and_sign(gradients: tf.Tensor, p: float, axis: int = -1) -> tf.Tensor:
     `(log|g| / p, sign g)` where `|g| >= exp(-p)`, else `(-1, exp(p) g)`.
 
     Args:
-        gradients: Any shape.
-        p: Size of the logarithm that becomes 1, positive; below `exp(-p)`
-            gradients count as small.
-        axis: Where the new axis is put.
+        gradients: A tensor of any shape.
+        p: The scale of the logarithm, positive. Gradients below `exp(-p)`
+            count as small.
+        axis: Position of the new axis.
 
     Returns:
-        Both along the new axis, in `[-1, 1]` unless a gradient is larger than
-        `exp(p)`.
+        Both numbers along the new axis. They are in `[-1, 1]` unless a
+        gradient is larger than `exp(p)`.
 
     References:
         - [Andrychowicz et al., 2016](https://arxiv.org/abs/1606.04474),
@@ -64,7 +64,7 @@ def log_and_sign(gradients: tf.Tensor, p: float, axis: int = -1) -> tf.Tensor:
     """
     size = tf.abs(gradients)
     is_large = size >= math.exp(-p)
-    # The logarithm has no derivative at zero.
+    # At zero, the derivative of the logarithm is infinite.
     log = tf.math.log(tf.where(is_large, size, tf.ones_like(size))) / p
     return tf.stack(
         [
@@ -77,18 +77,19 @@ def log_and_sign(gradients: tf.Tensor, p: float, axis: int = -1) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable("keras_meta")
 class CoordinatewiseLSTM(UpdateRule):
-    """One small LSTM, shared by all coordinates, each with its own state.
+    """A small LSTM that updates each coordinate separately.
 
-    It sees the gradient of one coordinate at a time, so it works for any
-    number of parameters, and its update is what it returns, times
-    `output_scale`. It has to be trained.
+    All coordinates share its weights, and each has its own state. The LSTM
+    sees the gradient of one coordinate at a time, so it works with any number
+    of parameters. The update is the output of the LSTM times `output_scale`.
+    The rule must be trained before use.
 
     Args:
         units: Units of each layer.
-        preprocessing: `p` of `log_and_sign`, for gradients whose size varies
-            much; `None` feeds the gradient itself.
-        output_scale: What the network's output is multiplied by. Small
-            values make the untrained rule harmless.
+        preprocessing: `p` of `log_and_sign`, for gradients of widely varying
+            magnitude. `None` feeds the gradient itself.
+        output_scale: Factor of the network's output. A small value makes the
+            untrained rule harmless.
         seed: Seed of the initial weights.
 
     Raises:
@@ -116,9 +117,9 @@ class CoordinatewiseLSTM(UpdateRule):
         preprocessing: float | None = 10.0,
         output_scale: float = 0.01,
         seed: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
-        # Gradients of half precision would be too coarse to learn from.
+        # Half-precision gradients would be too coarse to learn from.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if preprocessing is not None:
@@ -153,15 +154,23 @@ class CoordinatewiseLSTM(UpdateRule):
             ),
         )
 
-    def init_state(self, params) -> list[list[tf.Tensor]]:
-        """Returns zeros: hidden and cell, `[units, coordinates]`, a layer."""
+    def init_state(self, params: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:
+        """Returns a zero hidden and cell state for each layer.
+
+        Each is `[units, coordinates]`.
+        """
         count = coordinates.count(params)
         return [
             [tf.zeros([units, count], self.compute_dtype) for _ in range(2)]
             for units in self.units
         ]
 
-    def update(self, params, grads, state):
+    def update(
+        self,
+        params: Sequence[tf.Tensor],
+        grads: Sequence[tf.Tensor],
+        state: list[list[tf.Tensor]],
+    ) -> tuple[list[tf.Tensor], list[list[tf.Tensor]]]:
         """Takes one step; see `UpdateRule.update`."""
         x = coordinates.join(grads, self.compute_dtype)
         if self.preprocessing is None:
@@ -197,7 +206,7 @@ def _value(variable: keras.Variable) -> tf.Tensor:
 def _network(x, state, layers, readout):
     """Returns the network's output, `[coordinates]`, and its new state.
 
-    Coordinates come last, where the processor takes many at once.
+    Coordinates are the last axis, which the processor vectorizes.
     """
     new_state = []
     for weights, (hidden, cell) in zip(layers, state, strict=True):

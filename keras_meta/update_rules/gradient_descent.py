@@ -25,18 +25,17 @@ class GradientDescent(UpdateRule):
     """Gradient descent, `params - rate * gradient`.
 
     Args:
-        learning_rate: The rate, a float; with `learn`, its initial value, a
+        learning_rate: The rate, a float. With `learn`, its initial value, a
             float or a Keras initializer.
-        learn: What has a learned rate of its own: `None` (the rate is
-            fixed), `"scalar"` (one rate for everything), `"layer"`,
-            `"step"`, `"layer_step"` (each layer at each step, as in MAML++)
-            or `"parameter"` (each single weight, as in Meta-SGD). Learned
-            rates may become negative. Steps past the trained number use the
-            last step's rate.
-        clip_norm: If given, each task's gradient over all variables is
-            scaled to at most this Euclidean norm.
-        clip_value: If given, gradients are clipped to
-            `[-clip_value, clip_value]`.
+        learn: How rates are learned: `None` (a fixed rate), `"scalar"` (one
+            rate for everything), `"layer"` (one per layer), `"step"` (one per
+            step), `"layer_step"` (one per layer and step, as in MAML++) or
+            `"parameter"` (one per weight, as in Meta-SGD). Learned rates may
+            become negative. Steps beyond the trained number use the last
+            step's rate.
+        clip_norm: If given, scales each task's gradient over all variables to
+            at most this Euclidean norm.
+        clip_value: If given, clips gradients to `[-clip_value, clip_value]`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -62,7 +61,7 @@ class GradientDescent(UpdateRule):
         *,
         clip_norm: float | None = None,
         clip_value: float | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_choice("learn", learn, _SHARINGS)
@@ -82,7 +81,7 @@ class GradientDescent(UpdateRule):
         layers = list(dict.fromkeys(owners))
         self._layer_of = [layers.index(owner) for owner in owners]
         self._steps = steps
-        shapes = {
+        shapes: dict[str | None, list[tuple[str, tuple[int, ...]]]] = {
             None: [],
             "scalar": [("rate", ())],
             "step": [("rates", (steps,))],
@@ -108,7 +107,12 @@ class GradientDescent(UpdateRule):
         """Returns the step counter, an int32 scalar."""
         return {"step": tf.zeros([], tf.int32)}
 
-    def update(self, params, grads, state):
+    def update(
+        self,
+        params: Sequence[tf.Tensor],
+        grads: Sequence[tf.Tensor],
+        state: dict[str, Any],
+    ) -> tuple[list[tf.Tensor], dict[str, Any]]:
         """Takes one step; see `UpdateRule.update`."""
         grads = self._clip(grads)
         directions, state = self.direction(grads, state)
@@ -123,7 +127,7 @@ class GradientDescent(UpdateRule):
     def direction(
         self, grads: Sequence[tf.Tensor], state: dict[str, Any]
     ) -> tuple[Sequence[tf.Tensor], dict[str, Any]]:
-        """Returns what is multiplied by the rate, and the new state."""
+        """Returns the step before multiplication by the rate, and the state."""
         return grads, state
 
     def _rate(self, i: int, step: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
@@ -138,15 +142,18 @@ class GradientDescent(UpdateRule):
         if self.learn in ("layer", "layer_step"):
             rate = rate[self._layer_of[i]]
         if self.learn in ("step", "layer_step"):
-            rate = rate[tf.minimum(step, self._steps - 1)]
+            # A slice would not be vectorized over tasks, each with a counter.
+            last = self._steps - 1
+            is_it = tf.one_hot(tf.minimum(step, last), self._steps)
+            rate = tf.reduce_sum(tf.cast(is_it, rate.dtype) * rate)
         return rate
 
-    def _clip(self, grads: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def _clip(self, grads: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
         if self.clip_value is not None:
             bound = self.clip_value
             grads = [tf.clip_by_value(g, -bound, bound) for g in grads]
         if self.clip_norm is not None:
-            ranks = [len(shape) for shape in self.attached_shapes]
+            ranks = list(map(len, self._require_attached()))
             grads = _clip_task_norms(grads, ranks, self.clip_norm)
         return grads
 
@@ -164,7 +171,9 @@ class GradientDescent(UpdateRule):
         }
 
 
-def _as_rate(rate, learn):
+def _as_rate(
+    rate: Any, learn: str | None
+) -> float | keras.initializers.Initializer:
     if is_number(rate):
         check_finite_number(learning_rate=rate)
         return float(rate)
@@ -178,28 +187,32 @@ def _as_rate(rate, learn):
         initializer = keras.initializers.get(rate)
     except (TypeError, ValueError):
         initializer = None
-    # Keras takes any function, which could not be saved.
+    # Keras accepts any function, but a function could not be saved.
     if not isinstance(initializer, keras.initializers.Initializer):
         raise ValueError(
             "`learning_rate` must be a number or a Keras initializer. "
-            f"Received: learning_rate={describe(rate)}. Write "
-            "keras.initializers.Constant(0.1), for instance."
+            f"Received: learning_rate={describe(rate)}. For example, pass "
+            "keras.initializers.Constant(0.1)."
         )
     if isinstance(initializer, keras.initializers.Constant):
         check_finite_values(learning_rate=initializer.value)
     return initializer
 
 
-def _fresh(initializer, i: int):
-    """Returns a copy that draws other numbers than those of other weights."""
+def _fresh(
+    initializer: keras.initializers.Initializer, i: int
+) -> keras.initializers.Initializer:
+    """Returns a copy that draws different numbers for each weight."""
     config = initializer.get_config()
     if config.get("seed") is not None:
         config["seed"] += i
     return type(initializer).from_config(config)
 
 
-def _clip_task_norms(grads, ranks, bound):
-    """Clips the joint norm of each task, over all axes but a task axis."""
+def _clip_task_norms(
+    grads: Sequence[tf.Tensor], ranks: Sequence[int], bound: float
+) -> list[tf.Tensor]:
+    """Clips the joint norm of each task, over all axes except a task axis."""
     axes = [
         list(range(g.shape.rank - rank, g.shape.rank))
         for g, rank in zip(grads, ranks, strict=True)
@@ -210,7 +223,8 @@ def _clip_task_norms(grads, ranks, bound):
             for g, axis in zip(grads, axes, strict=True)
         ]
     )
-    # The square root has no derivative at zero, where nothing is clipped.
+    # At zero, where nothing is clipped, the square root's derivative is
+    # infinite.
     too_long = square > bound**2
     norm = tf.sqrt(tf.where(too_long, square, tf.ones_like(square)))
     scale = tf.where(too_long, bound / norm, tf.ones_like(square))
@@ -221,10 +235,10 @@ def _clip_task_norms(grads, ranks, bound):
 
 
 def _owners(variables: Sequence[keras.Variable]) -> list[tuple[str, int]]:
-    """Returns what tells the layers of variables apart.
+    """Returns keys that identify the layers of variables.
 
-    Layers of the same name in two submodels have the same path, of which
-    each has a count of its own then.
+    Layers of the same name in two submodels have the same path, so a count
+    tells them apart.
     """
     seen = collections.Counter()
     owners = []

@@ -1,7 +1,7 @@
 """One step of the networks of a hierarchical RNN, as a function.
 
-What a network sees and does is a column for each coordinate, tensor or task;
-see `TensorColumns`.
+Inputs and outputs of a network have one column for each coordinate, tensor or
+task; see `TensorColumns`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_meta.update_rules.tensor_columns import TensorColumns
 
-# Logarithms of rates stay within.
+# Largest absolute logarithm of a rate.
 _LARGEST_LOG_RATE = 33.0
 _TINY = 1e-16
 
@@ -31,12 +31,12 @@ def network_step(
         time_scales: Number of averages of the gradient.
         gradient: `[1, coordinates]`.
         state: See `HierarchicalRNN.init_state`.
-        weights: Of the networks and readouts, by name.
+        weights: Weights of the networks and readouts, by name.
 
     Returns:
         The moves and the new state. The moves are those of the parameters,
-        `[1, coordinates]`, and with attention those to where the next
-        gradient is taken.
+        `[1, coordinates]`, and with attention also those to the points where
+        the next gradient is taken.
     """
     averages, squares, scaled = _averages(gradient, state, time_scales)
     mean_log_rate = tensors.to_tensors(tensors.mean_of_all(state["log_rate"]))
@@ -95,9 +95,11 @@ def network_step(
     }
 
 
-def _averages(gradient, state, time_scales: int):
+def _averages(
+    gradient: tf.Tensor, state: Mapping[str, tf.Tensor], time_scales: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns averages, mean squares and scaled averages, by time scale."""
-    # The square root of a decay doubles the time.
+    # The square root of a decay doubles its time scale.
     exponents = tf.constant(
         [[2.0**-i] for i in range(time_scales)], gradient.dtype
     )
@@ -113,14 +115,19 @@ def _averages(gradient, state, time_scales: int):
 
 
 def _power(base: tf.Tensor, exponents: tf.Tensor) -> tf.Tensor:
-    """Powers whose derivative at zero is zero, where it is infinite."""
+    """Powers whose derivative at zero is zero instead of infinite."""
     is_zero = tf.equal(base, 0)
     power = tf.pow(tf.where(is_zero, tf.ones_like(base), base), exponents)
     return tf.where(is_zero, tf.zeros_like(power), power)
 
 
-def _features(scaled, squares, relative_log_rate) -> tf.Tensor:
-    """Returns what a parameter's GRU sees, `[3 * time_scales, coordinates]`."""
+def _features(
+    scaled: tf.Tensor, squares: tf.Tensor, relative_log_rate: tf.Tensor
+) -> tf.Tensor:
+    """Returns the inputs of the parameters' GRU.
+
+    They are `[3 * time_scales, coordinates]`.
+    """
     logs = tf.math.log(squares + _TINY)
     return tf.concat(
         [
@@ -133,12 +140,20 @@ def _features(scaled, squares, relative_log_rate) -> tf.Tensor:
     )
 
 
-def _affine(weights, name: str, x: tf.Tensor) -> tf.Tensor:
+def _affine(
+    weights: Mapping[str, tf.Tensor], name: str, x: tf.Tensor
+) -> tf.Tensor:
     return weights[name] @ x + weights[f"{name}_bias"]
 
 
-def _gru(weights, name: str, x, before, bias=None) -> tf.Tensor:
-    """Returns a GRU's new state; `bias` acts on both gates and content."""
+def _gru(
+    weights: Mapping[str, tf.Tensor],
+    name: str,
+    x: tf.Tensor,
+    before: tf.Tensor,
+    bias: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Returns a GRU's new state. `bias` acts on both gates and the content."""
     units = before.shape[0]
     gates = weights[f"{name}_gates"] @ tf.concat([x, before], axis=0)
     gates += weights[f"{name}_gates_bias"]
@@ -153,6 +168,6 @@ def _gru(weights, name: str, x, before, bias=None) -> tf.Tensor:
 
 
 def _clip(log_rate: tf.Tensor) -> tf.Tensor:
-    """Clips, and lets the gradient through as if it did not."""
+    """Clips, but passes the gradient through unchanged."""
     clipped = tf.clip_by_value(log_rate, -_LARGEST_LOG_RATE, _LARGEST_LOG_RATE)
     return log_rate + tf.stop_gradient(clipped - log_rate)

@@ -1,4 +1,4 @@
-"""Recurrent networks for parameters, tensors and the whole."""
+"""Recurrent networks for parameters, for tensors, and for all of them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from keras_meta.update_rules.tensor_columns import TensorColumns
 from keras_meta.update_rules.units import as_units
 from keras_meta.update_rules.update_rule import UpdateRule
 
-# Of weights, over the root of their number of inputs.
+# Scale of initial weights, divided by the root of the number of inputs.
 _SCALE = 0.5
 _GATE_BIAS = 2.2
 _INPUT_DECAY_BIAS = 2.2
 _SCALE_DECAY_BIAS = 3.2
 _RATE_MOMENTUM_LOGIT = 3.2
 _STEP_OFFSET = -1.0
-# The fraction of the last one, a power of 1/2, must be a normal float32.
+# The last time scale is a power of 1/2 that must be a normal float32.
 _MOST_TIME_SCALES = 127
 
 
@@ -35,29 +35,32 @@ _MOST_TIME_SCALES = 127
 class HierarchicalRNN(UpdateRule):
     """A GRU for each parameter, one for each tensor and one for all of them.
 
-    A parameter's GRU sees its gradient, averaged over several time scales
-    and divided by its own size, products of neighbouring averages, how noisy
-    they are, and how its rate compares with the others. The mean over a
-    tensor's parameters goes to the tensor's GRU, the mean over all tensors to
-    the global one; these act back as biases of the gates below. Readouts of a
-    parameter's state decide the direction of its step, whose length is 1 in
-    the mean over the tensor, the logarithm of its rate, and how long
-    gradients and their sizes are averaged. The weights are shared by all
-    parameters, so the rule fits any model.
+    The inputs of a parameter's GRU are its gradient, averaged over several
+    time scales and divided by its own magnitude; products of neighbouring
+    averages; how noisy they are; and how its rate compares with the others.
+    The mean over a tensor's parameters feeds the tensor's GRU, and the mean
+    over all tensors feeds the global GRU. These two feed back as biases of the
+    gates below them.
 
-    This is the published network but for a fault of its code, in which the
-    global GRU sees the last tensor alone; for gradients below 1e-6, which its
-    code counts as noise; and for where meta-training begins: the shortcuts
-    here at equal weights, attention at random ones, and rates at one value.
+    Readouts of a parameter's state give the direction of its step, whose mean
+    length over the tensor is 1; the logarithm of its rate; and how long
+    gradients and their magnitudes are averaged. All parameters share the
+    weights, so the rule fits any model.
+
+    This is the published network, with three differences. In the published
+    code, the global GRU sees only the last tensor, which is a bug. That code
+    also treats gradients below 1e-6 as noise. And meta-training starts
+    elsewhere: here, shortcuts start at equal weights, attention at random
+    weights, and all rates at one value.
 
     Args:
         units: Units of the parameters', the tensors' and the global GRU.
-        time_scales: Number of averages of the gradient, each over twice the
-            time of the one before; from 2 to 127.
+        time_scales: Number of averages of the gradient, from 2 to 127. Each
+            covers twice the time of the previous one.
         initial_rate: Rate of all parameters before the first step.
-        attention: Whether gradients are taken elsewhere than at the
-            parameters, at points that the network chooses too. `update`
-            returns those points then, and `final` the parameters.
+        attention: Whether to take gradients at points that the network
+            chooses, instead of at the parameters. `update` then returns those
+            points, and `final` returns the parameters.
         seed: Seed of the initial weights.
 
     Raises:
@@ -78,15 +81,15 @@ class HierarchicalRNN(UpdateRule):
         initial_rate: float = 1e-3,
         attention: bool = False,
         seed: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
-        # Gradients of half precision would be too coarse to learn from.
+        # Half-precision gradients would be too coarse to learn from.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         check_between(2, _MOST_TIME_SCALES, time_scales=time_scales)
         check_positive_number(initial_rate=initial_rate)
         check_bool(attention=attention)
-        self.units = as_units(units, "parameters, tensors and the whole", 3)
+        self.units = as_units(units, "the three levels of networks", 3)
         self.time_scales = time_scales
         self.initial_rate = initial_rate
         self.attention = self.attends = bool(attention)
@@ -136,8 +139,13 @@ class HierarchicalRNN(UpdateRule):
         self._add("scale_decay", (1, units))
         self._add("scale_decay_bias", (1, 1), _SCALE_DECAY_BIAS)
 
-    def _add(self, name: str, shape, value: float | str | None = "random"):
-        """Adds a weight: random, of one value, or (`None`) from -1 to 1."""
+    def _add(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        value: float | str | None = "random",
+    ) -> None:
+        """Adds a weight: random, constant, or (`None`) spread over -1 to 1."""
         seed = None if self.seed is None else self.seed + len(self._by_name)
         initializers = keras.initializers
         if value == "random":
@@ -151,8 +159,8 @@ class HierarchicalRNN(UpdateRule):
             name=name, shape=shape, initializer=initializer
         )
 
-    def init_state(self, params) -> dict[str, Any]:
-        """Returns the state of all GRUs, averages and rates.
+    def init_state(self, params: Sequence[tf.Tensor]) -> dict[str, Any]:
+        """Returns the state of all GRUs, the averages and the rates.
 
         Tensors are `[..., coordinates]`, `[..., tensors * tasks]` or
         `[..., tasks]`.
@@ -181,7 +189,12 @@ class HierarchicalRNN(UpdateRule):
             "log_rate": filled(math.log(self.initial_rate), 1, count),
         }
 
-    def update(self, params, grads, state):
+    def update(
+        self,
+        params: Sequence[tf.Tensor],
+        grads: Sequence[tf.Tensor],
+        state: dict[str, Any],
+    ) -> tuple[list[tf.Tensor], dict[str, Any]]:
         """Takes one step; see `UpdateRule.update`."""
         tasks = state["global"].shape[1]
         if tasks is None:
@@ -204,8 +217,10 @@ class HierarchicalRNN(UpdateRule):
         points = [p - m for p, m in zip(parameters, moves[-1], strict=True)]
         return points, new_state
 
-    def final(self, params, state):
-        """Returns the parameters, which `params` are not with attention."""
+    def final(
+        self, params: Sequence[tf.Tensor], state: dict[str, Any]
+    ) -> tuple[Sequence[tf.Tensor], dict[str, Any]]:
+        """Returns the parameters, which with attention differ from `params`."""
         if not self.attention:
             return params, state
         offsets = state["offsets"]

@@ -1,4 +1,4 @@
-"""Gradient descent whose hyperparameters are learned for each tensor."""
+"""Gradient descent with learned hyperparameters for each tensor."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from keras_meta.update_rules.update_rule import UpdateRule
 
 @keras.saving.register_keras_serializable("keras_meta")
 class LearnedHyperparameters(UpdateRule):
-    """Momentum with a learned rate, momentum and weight decay a tensor.
+    """Gradient descent that learns a rate, momentum and decay per tensor.
 
-    The cheapest of learned rules, three numbers for each tensor:
+    This is the cheapest learned rule, with three numbers for each tensor:
 
         velocity = momentum * velocity + gradient + decay * parameter
         parameter = parameter - rate * velocity
 
-    Rates are learned as logarithms and stay positive; momenta stay between 0
-    and 1. What is learned belongs to one architecture.
+    Rates are learned as logarithms and stay positive. Momenta stay between 0
+    and 1. The learned numbers fit only one architecture.
 
     Args:
-        learning_rate: First rate of all tensors, positive.
-        momentum: First momentum of all tensors, in `(0, 1)`.
-        weight_decay: First decay of all tensors; it may become negative.
+        learning_rate: Initial rate of all tensors, positive.
+        momentum: Initial momentum of all tensors, in `(0, 1)`.
+        weight_decay: Initial decay of all tensors. It may become negative.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -48,7 +48,7 @@ class LearnedHyperparameters(UpdateRule):
 
     References:
         - [Maclaurin et al., 2015](https://arxiv.org/abs/1502.03492),
-          section 3.1, which learns them for one long run.
+          section 3.1, which learns these numbers for one long run.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class LearnedHyperparameters(UpdateRule):
         *,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_positive_number(learning_rate=learning_rate)
         if not (is_number(momentum) and 0 < momentum < 1):
             raise ValueError(
-                "`momentum` must be in (0, 1), where it can be learned. "
+                "`momentum` must be above 0 and below 1 to be learned. "
                 f"Received: momentum={describe(momentum)}"
             )
         check_finite_number(weight_decay=weight_decay)
@@ -72,7 +72,7 @@ class LearnedHyperparameters(UpdateRule):
         self.weight_decay = weight_decay
 
     def attach(self, variables: Sequence[keras.Variable], steps: int) -> None:
-        """Creates three numbers a variable; see `UpdateRule.attach`."""
+        """Creates three numbers per variable; see `UpdateRule.attach`."""
         logit = math.log(self.momentum / (1 - self.momentum))
         self.log_rates, self.momentum_logits, self.decays = [
             self.add_weight(
@@ -89,11 +89,16 @@ class LearnedHyperparameters(UpdateRule):
         ]
         super().attach(variables, steps)
 
-    def init_state(self, params) -> dict[str, Any]:
+    def init_state(self, params: Sequence[tf.Tensor]) -> dict[str, Any]:
         """Returns zero velocities."""
         return {"velocity": [tf.zeros_like(p) for p in params]}
 
-    def update(self, params, grads, state):
+    def update(
+        self,
+        params: Sequence[tf.Tensor],
+        grads: Sequence[tf.Tensor],
+        state: dict[str, Any],
+    ) -> tuple[list[tf.Tensor], dict[str, Any]]:
         """Takes one step; see `UpdateRule.update`."""
         rates = tf.exp(tf.convert_to_tensor(self.log_rates))
         momenta = tf.sigmoid(tf.convert_to_tensor(self.momentum_logits))
@@ -119,6 +124,6 @@ class LearnedHyperparameters(UpdateRule):
         }
 
 
-def _filled(value: float, shape, dtype) -> tf.Tensor:
+def _filled(value: float, shape: Sequence[int], dtype: str) -> tf.Tensor:
     # Keras's own initializer rounds to float32.
     return tf.fill(shape, tf.constant(value, dtype))

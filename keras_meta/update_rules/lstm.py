@@ -1,11 +1,12 @@
 """An LSTM over many coordinates at once.
 
-Coordinates come last, where the processor takes many at once, so this is no
-`keras.layers.LSTMCell`. Its weights have that layer's layout.
+Coordinates are the last axis, which the processor vectorizes. That is why this
+is not a `keras.layers.LSTMCell`. Its weights have that layer's layout.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -16,8 +17,8 @@ class LSTMWeights(NamedTuple):
     """Weights of an LSTM.
 
     Attributes:
-        kernel: `[inputs, 4 * units]`, the gates in the order of Keras: enter,
-            keep, new content, leave.
+        kernel: `[inputs, 4 * units]`, with the gates in Keras's order: input,
+            forget, new content, output.
         recurrent_kernel: `[units, 4 * units]`.
         bias: `[4 * units]`.
     """
@@ -30,11 +31,11 @@ class LSTMWeights(NamedTuple):
 def add_lstm(
     layer: keras.Layer, name: str, inputs: int, units: int, seed: int | None
 ) -> LSTMWeights:
-    """Adds an LSTM's weights to a layer, initialized as Keras does.
+    """Adds an LSTM's weights to a layer, initialized as in Keras.
 
     Args:
         layer: The layer that owns them.
-        name: Begin of their names.
+        name: Prefix of their names.
         inputs: Number of inputs.
         units: Number of units.
         seed: Seed of the initial weights.
@@ -71,8 +72,8 @@ def lstm_step(
 
     Args:
         x: Inputs, `[inputs, coordinates]`.
-        hidden: Outputs of the step before, `[units, coordinates]`.
-        cell: Content of the cells, `[units, coordinates]`.
+        hidden: Outputs of the previous step, `[units, coordinates]`.
+        cell: Cell state, `[units, coordinates]`.
         kernel: See `LSTMWeights`.
         recurrent_kernel: See `LSTMWeights`.
         bias: See `LSTMWeights`.
@@ -90,6 +91,6 @@ def lstm_step(
     return tf.sigmoid(leave) * tf.tanh(cell), cell
 
 
-def _forget_nothing(shape, dtype) -> tf.Tensor:
-    """Biases of 1 for the gates that keep, else 0."""
+def _forget_nothing(shape: Sequence[int], dtype: str) -> tf.Tensor:
+    """Returns biases of 1 for the forget gates and 0 for the others."""
     return tf.repeat(tf.constant([0, 1, 0, 0], dtype), shape[0] // 4)

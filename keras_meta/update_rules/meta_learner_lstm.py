@@ -1,7 +1,8 @@
-"""An LSTM whose cells are the parameters that it trains."""
+"""An LSTM whose cell state is the parameters it trains."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,29 +17,28 @@ from keras_meta.update_rules.lstm import add_lstm
 from keras_meta.update_rules.lstm import lstm_step
 from keras_meta.update_rules.update_rule import UpdateRule
 
-# Weights of the gates are drawn from this far to both sides of 0.
+# Weights of the gates are drawn from this distance on both sides of 0.
 _RANGE = 0.01
-# At first parameters stay and gradients hardly enter.
+# At first, parameters are kept and gradients hardly enter.
 _KEEP_BIAS = (4.0, 6.0)
 _ENTER_BIAS = (-5.0, -4.0)
 
 
 @keras.saving.register_keras_serializable("keras_meta")
 class MetaLearnerLSTM(UpdateRule):
-    """Parameters as an LSTM's cells, gradients as what may enter them.
+    """An LSTM whose cell state is the parameters and whose input the gradients.
 
-    A gate decides how much of a parameter is kept and another one how much
-    of its negative gradient enters, so that weight decay and rate are learned
-    for each parameter and step:
+    One gate decides how much of a parameter is kept. Another decides how much
+    of its negative gradient enters. So weight decay and rate are learned for
+    each parameter and step:
 
         parameter = keep * parameter - enter * gradient
 
     Both gates see the parameter, their own last value and the output of an
-    LSTM that has seen gradients and losses. All of it is shared by all
-    parameters, each with its own state. It is made for few-shot
-    classification, `MAML(model, MetaLearnerLSTM(), steps=5,
-    meta_gradient="first_order")`: its paper takes gradients as constants and
-    learns the initial parameters too.
+    LSTM that has seen gradients and losses. All parameters share the weights,
+    and each has its own state. The rule is made for few-shot classification,
+    `MAML(model, MetaLearnerLSTM(), steps=5, meta_gradient="first_order")`: the
+    paper treats gradients as constants and also learns the initial parameters.
 
     Args:
         units: Units of the LSTM that sees gradients and losses.
@@ -50,9 +50,9 @@ class MetaLearnerLSTM(UpdateRule):
 
     References:
         - [Ravi & Larochelle, 2017](
-          https://openreview.net/forum?id=rJY0-Kcll), section 3.1; the first
-          LSTM is that of their experiments, appendix C of arXiv:1606.04474
-          its preprocessing.
+          https://openreview.net/forum?id=rJY0-Kcll), section 3.1. The first
+          LSTM is from their experiments, and its preprocessing from appendix
+          C of arXiv:1606.04474.
     """
 
     needs_loss = True
@@ -64,7 +64,7 @@ class MetaLearnerLSTM(UpdateRule):
         *,
         preprocessing: float = 10.0,
         seed: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
@@ -77,7 +77,9 @@ class MetaLearnerLSTM(UpdateRule):
         self.enter_kernel, self.enter_bias = self._add_gate("enter", 1)
         self.keep_kernel, self.keep_bias = self._add_gate("keep", 2)
 
-    def _add_gate(self, name: str, number: int):
+    def _add_gate(
+        self, name: str, number: int
+    ) -> tuple[keras.Variable, keras.Variable]:
         def uniform(low, high):
             seed = None if self.seed is None else self.seed + number
             return keras.initializers.RandomUniform(low, high, seed)
@@ -86,7 +88,7 @@ class MetaLearnerLSTM(UpdateRule):
         return (
             self.add_weight(
                 name=f"{name}_kernel",
-                # The LSTM's output, the parameter and the gate itself.
+                # The LSTM's output, the parameter and the gate's last value.
                 shape=(self.units + 2,),
                 initializer=uniform(-_RANGE, _RANGE),
             ),
@@ -95,8 +97,8 @@ class MetaLearnerLSTM(UpdateRule):
             ),
         )
 
-    def init_state(self, params) -> dict[str, Any]:
-        """Returns zeros, `[coordinates]` or `[units, coordinates]` each."""
+    def init_state(self, params: Sequence[tf.Tensor]) -> dict[str, Any]:
+        """Returns zeros, each `[coordinates]` or `[units, coordinates]`."""
         count = coordinates.count(params)
         lead = int(self.has_task_axis(params))
         tasks = params[0].shape[:lead]
@@ -112,11 +114,18 @@ class MetaLearnerLSTM(UpdateRule):
             "keep": tf.zeros([count], self.compute_dtype),
         }
 
-    def observe(self, state, losses):
+    def observe(
+        self, state: dict[str, Any], losses: tf.Tensor
+    ) -> dict[str, Any]:
         """Keeps the losses for the next update."""
         return {**state, "losses": tf.cast(losses, self.compute_dtype)}
 
-    def update(self, params, grads, state):
+    def update(
+        self,
+        params: Sequence[tf.Tensor],
+        grads: Sequence[tf.Tensor],
+        state: dict[str, Any],
+    ) -> tuple[list[tf.Tensor], dict[str, Any]]:
         """Takes one step; see `UpdateRule.update`."""
         gradient = coordinates.join(grads, self.compute_dtype)
         parameter = coordinates.join(params, self.compute_dtype)
@@ -158,13 +167,19 @@ class MetaLearnerLSTM(UpdateRule):
 
 
 def _spread(losses: tf.Tensor, param: tf.Tensor) -> tf.Tensor:
-    """Gives each coordinate of a parameter the loss of its task."""
+    """Returns the task's loss for each coordinate of a parameter."""
     missing = param.shape.rank - losses.shape.rank
     shape = tf.concat([tf.shape(losses), [1] * missing], axis=0)
     return tf.broadcast_to(tf.reshape(losses, shape), tf.shape(param))
 
 
-def _gate(kernel, bias, seen, parameter, before) -> tf.Tensor:
+def _gate(
+    kernel: keras.Variable,
+    bias: keras.Variable,
+    seen: tf.Tensor,
+    parameter: tf.Tensor,
+    before: tf.Tensor,
+) -> tf.Tensor:
     inputs = tf.concat([seen, parameter[tf.newaxis], before[tf.newaxis]], 0)
     kernel = tf.convert_to_tensor(kernel)
     return tf.sigmoid(tf.linalg.matvec(inputs, kernel, transpose_a=True) + bias)

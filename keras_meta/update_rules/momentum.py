@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,15 +17,15 @@ from keras_meta.update_rules.gradient_descent import GradientDescent
 class Momentum(GradientDescent):
     """Gradient descent with a decaying sum of past gradients.
 
-    The velocity is `momentum * velocity + gradient` and starts at zero with
-    every task; the parameters move by the rate times the velocity.
+    The velocity is `momentum * velocity + gradient` and starts at zero for
+    every task. The parameters move by the rate times the velocity.
 
     Args:
         learning_rate: See `GradientDescent`.
         learn: See `GradientDescent`.
         momentum: Decay of the velocity, in `[0, 1)`.
-        nesterov: Whether to look ahead: the parameters move by
-            `momentum * velocity + gradient` of the new velocity.
+        nesterov: Whether to look ahead: the parameters then move by
+            `momentum * velocity + gradient` with the new velocity.
         **kwargs: Further arguments of `GradientDescent`.
 
     Raises:
@@ -42,7 +43,7 @@ class Momentum(GradientDescent):
         *,
         momentum: float = 0.9,
         nesterov: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, learn, **kwargs)
         check_decay(momentum=momentum)
@@ -50,13 +51,15 @@ class Momentum(GradientDescent):
         self.momentum = momentum
         self.nesterov = bool(nesterov)
 
-    def init_state(self, params) -> dict[str, Any]:
+    def init_state(self, params: Sequence[tf.Tensor]) -> dict[str, Any]:
         """Returns the step counter and zero velocities."""
         velocity = [tf.zeros_like(p) for p in params]
         return {**super().init_state(params), "velocity": velocity}
 
-    def direction(self, grads, state):
-        """Returns the new velocity, or the one looked ahead to."""
+    def direction(
+        self, grads: Sequence[tf.Tensor], state: dict[str, Any]
+    ) -> tuple[list[tf.Tensor], dict[str, Any]]:
+        """Returns the new velocity, or with `nesterov` the one after it."""
         velocity = [
             self.momentum * v + g
             for v, g in zip(state["velocity"], grads, strict=True)

@@ -1,4 +1,4 @@
-"""Computing twice to keep less in memory."""
+"""Recomputation, which saves memory."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import tensorflow as tf
 
 
 def recompute(function: Callable, *arguments: Any) -> Any:
-    """Calls a function, and once more when its gradient is taken.
+    """Calls a function, and calls it again when its gradient is taken.
 
-    What a step of a network computes on the way is several times its state;
-    an unroll that keeps it all mostly moves memory.
+    The intermediate results of a network's step are several times as large as
+    its state. An unroll that keeps them all mostly moves memory.
 
     Args:
-        function: A pure function of nested tensors; it takes nothing from
-            around that has a gradient.
-        *arguments: Its arguments, of floating point.
+        function: A pure function of nested tensors. It captures nothing that
+            has a gradient.
+        *arguments: Its arguments, floating-point tensors.
 
     Returns:
-        What it returns, with derivatives of any order.
+        The result of the function, with derivatives of any order.
     """
     structure = []
 

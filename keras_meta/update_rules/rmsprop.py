@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,13 +15,13 @@ from keras_meta.update_rules.gradient_descent import GradientDescent
 
 @keras.saving.register_keras_serializable("keras_meta")
 class RMSprop(GradientDescent):
-    """Gradients divided by the root of their decaying mean square.
+    """Gradient descent along gradients divided by their root mean square.
 
     Args:
         learning_rate: See `GradientDescent`.
         learn: See `GradientDescent`.
         rho: Decay of the mean square, in `[0, 1)`.
-        epsilon: Added to the mean square, as Keras does.
+        epsilon: Added to the mean square, as in Keras.
         **kwargs: Further arguments of `GradientDescent`.
 
     Raises:
@@ -39,7 +40,7 @@ class RMSprop(GradientDescent):
         *,
         rho: float = 0.9,
         epsilon: float = 1e-7,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, learn, **kwargs)
         check_decay(rho=rho)
@@ -47,13 +48,15 @@ class RMSprop(GradientDescent):
         self.rho = rho
         self.epsilon = epsilon
 
-    def init_state(self, params) -> dict[str, Any]:
+    def init_state(self, params: Sequence[tf.Tensor]) -> dict[str, Any]:
         """Returns the step counter and zero mean squares."""
         squares = [tf.zeros_like(p) for p in params]
         return {**super().init_state(params), "squares": squares}
 
-    def direction(self, grads, state):
-        """Returns the gradients over their size."""
+    def direction(
+        self, grads: Sequence[tf.Tensor], state: dict[str, Any]
+    ) -> tuple[list[tf.Tensor], dict[str, Any]]:
+        """Returns the gradients divided by their root mean square."""
         squares = [
             self.rho * v + (1 - self.rho) * tf.square(g)
             for v, g in zip(state["squares"], grads, strict=True)

@@ -15,7 +15,7 @@ class TensorColumns:
     """Which columns belong to which tensor of which task.
 
     Attributes:
-        sizes: Coordinates of each tensor of one task.
+        sizes: Number of coordinates in each tensor of one task.
         tasks: Number of tasks.
     """
 
@@ -31,13 +31,13 @@ class TensorColumns:
         return cls(sizes, tasks)
 
     def mean(self, x: tf.Tensor) -> tf.Tensor:
-        """`[n, coordinates]` to means, `[n, tensors * tasks]`."""
+        """Averages `[n, coordinates]` by tensor, `[n, tensors * tasks]`."""
         parts = tf.split(x, [size * self.tasks for size in self.sizes], axis=1)
         sums = [
             tf.reduce_sum(tf.reshape(part, [x.shape[0], self.tasks, size]), -1)
             for part, size in zip(parts, self.sizes, strict=True)
         ]
-        # Of no coordinates the mean is 0.
+        # The mean over no coordinates is 0.
         means = [
             tf.math.divide_no_nan(total, tf.cast(size, x.dtype))
             for total, size in zip(sums, self.sizes, strict=True)
@@ -45,7 +45,7 @@ class TensorColumns:
         return tf.concat(means, axis=1)
 
     def spread(self, y: tf.Tensor) -> tf.Tensor:
-        """`[n, tensors * tasks]` to each coordinate, `[n, coordinates]`."""
+        """Spreads `[n, tensors * tasks]` to coordinates, `[n, coordinates]`."""
         parts = tf.split(y, [self.tasks] * len(self.sizes), axis=1)
         spread = [
             tf.repeat(part, size, axis=1)
@@ -54,16 +54,16 @@ class TensorColumns:
         return tf.concat(spread, axis=1)
 
     def mean_of_tensors(self, y: tf.Tensor) -> tf.Tensor:
-        """`[n, tensors * tasks]` to means over tensors, `[n, tasks]`."""
+        """Averages `[n, tensors * tasks]` over tensors, `[n, tasks]`."""
         shape = [y.shape[0], len(self.sizes), self.tasks]
         return tf.reduce_mean(tf.reshape(y, shape), axis=1)
 
     def to_tensors(self, z: tf.Tensor) -> tf.Tensor:
-        """`[n, tasks]` to each tensor, `[n, tensors * tasks]`."""
+        """Spreads `[n, tasks]` to tensors, `[n, tensors * tasks]`."""
         return tf.tile(z, [1, len(self.sizes)])
 
     def mean_of_all(self, x: tf.Tensor) -> tf.Tensor:
-        """`[n, coordinates]` to means over all of a task, `[n, tasks]`."""
+        """Averages `[n, coordinates]` by task, `[n, tasks]`."""
         sizes = tf.cast(tf.stack(self.sizes), x.dtype)
         weights = tf.repeat(sizes / tf.reduce_sum(sizes), self.tasks)
         return len(self.sizes) * self.mean_of_tensors(self.mean(x) * weights)

@@ -1,4 +1,4 @@
-"""Sizes of recurrent networks."""
+"""Sizes of the layers of recurrent networks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ def as_units(
     """Checks the units of several layers.
 
     Args:
-        units: What was given for the argument `units`.
-        layers: What has units, for the message.
-        count: How many numbers there must be; `None` for any.
+        units: The argument `units`.
+        layers: The layers that have units, for the message.
+        count: Required length of `units`; `None` for any.
 
     Returns:
-        The units, a list of int.
+        The units, a list of integers.
 
     Raises:
-        ValueError: If they are no positive integers, or not so many.
+        ValueError: If `units` are not positive integers, or there are not
+            `count` of them.
     """
     try:
         given = as_integers("units", units)

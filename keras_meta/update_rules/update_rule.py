@@ -12,22 +12,24 @@ from keras_meta.checks import describe
 
 
 class UpdateRule(keras.layers.Layer):
-    """How one optimization step is taken, as pure functions.
+    """How an optimization step is taken, as pure functions.
 
-    An update rule is a Keras layer, so what it learns is trained, saved and
-    listed with the weights of the model that uses it. A meta-learner calls
-    `attach` once with the variables to be adapted, `init_state` at the start
-    of each unroll, and `observe` and then `update` at each step.
+    An update rule is a Keras layer, so its learned weights are trained, saved
+    and listed with those of the model that uses it. A meta-learner calls
+    `attach` once with the variables to adapt, `init_state` at the start of
+    each unroll, and `observe` and then `update` at each step.
 
     Attributes:
-        needs_loss: Whether the rule depends on what it is told by `observe`.
-            A Keras optimizer, which does not know the loss, cannot use it.
-        fits_any_model: Whether the rule's weights do not depend on what it is
-            attached to. It may be attached again then, to other variables.
-        attends: Whether `update` returns points at which gradients are to be
-            taken, which are others than the parameters; `final` tells these.
-        attached_shapes: Shapes of the variables that it is attached to, or
-            `None`.
+        needs_loss: Whether the rule depends on the losses given to `observe`.
+            A Keras optimizer does not know the loss and cannot use such a
+            rule.
+        fits_any_model: Whether the rule's weights are independent of the
+            variables it is attached to. If so, it can be attached again, to
+            other variables.
+        attends: Whether `update` returns points at which to take gradients,
+            instead of the parameters. `final` returns the parameters.
+        attached_shapes: Shapes of the variables that the rule is attached to,
+            or `None`.
     """
 
     needs_loss = False
@@ -35,7 +37,7 @@ class UpdateRule(keras.layers.Layer):
     attends = False
     attached_shapes: Sequence[tuple[int, ...]] | None = None
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         kwargs.setdefault("dtype", keras.config.floatx())
         super().__init__(**kwargs)
 
@@ -43,8 +45,8 @@ class UpdateRule(keras.layers.Layer):
         """Creates the weights that the rule learns.
 
         Args:
-            variables: The variables to be adapted.
-            steps: Number of steps of the inner loop in training.
+            variables: The variables to adapt.
+            steps: Number of inner steps in training.
         """
         self.attached_shapes = [tuple(v.shape) for v in variables]
         self.built = True
@@ -52,10 +54,12 @@ class UpdateRule(keras.layers.Layer):
     def ensure_attached(
         self, variables: Sequence[keras.Variable], steps: int = 1
     ) -> None:
-        """Attaches the rule, unless it is and keeps what it has learned.
+        """Attaches the rule, unless it is attached to such variables already.
+
+        Learned weights are kept.
 
         Args:
-            variables: The variables to be adapted.
+            variables: The variables to adapt.
             steps: See `attach`.
 
         Raises:
@@ -65,31 +69,35 @@ class UpdateRule(keras.layers.Layer):
             self.attach(variables, steps)
             return
         shapes = [tuple(v.shape) for v in variables]
-        mine = [tuple(shape) for shape in self.attached_shapes]
+        mine = [tuple(shape) for shape in self._require_attached()]
         if shapes != mine:
             raise ValueError(
-                f"This {type(self).__name__} belongs to variables of the "
-                f"shapes {mine}. Received: variables of the shapes {shapes}. "
-                "Make a new rule for them."
+                f"This {type(self).__name__} belongs to variables of shapes "
+                f"{mine}. Received: variables of shapes {shapes}. Make a new "
+                "rule for them."
             )
 
     def has_task_axis(self, params: Sequence[tf.Tensor]) -> bool:
-        """Returns whether values of the variables carry a task axis.
+        """Returns whether values of the variables have a task axis.
 
         Raises:
             RuntimeError: If the rule is not attached.
         """
+        return params[0].shape.rank > len(self._require_attached()[0])
+
+    def _require_attached(self) -> Sequence[tuple[int, ...]]:
+        """Returns `attached_shapes`, or raises."""
         if self.attached_shapes is None:
             raise RuntimeError(
                 f"Call `attach` before the first step of {type(self).__name__}."
             )
-        return params[0].shape.rank > len(self.attached_shapes[0])
+        return self.attached_shapes
 
     def init_state(self, params: Sequence[tf.Tensor]) -> Any:
         """Returns the state before the first step, nested tensors.
 
         Args:
-            params: Values of the variables, which may carry a leading task
+            params: Values of the variables. They may have a leading task
                 axis.
         """
         raise NotImplementedError(
@@ -97,14 +105,14 @@ class UpdateRule(keras.layers.Layer):
         )
 
     def observe(self, state: Any, losses: tf.Tensor) -> Any:
-        """Tells the rule the losses before a step.
+        """Gives the rule the losses before a step.
 
         Args:
             state: The state before the step.
-            losses: `[tasks]`, or a scalar for parameters without tasks.
+            losses: `[tasks]`, or a scalar if parameters have no task axis.
 
         Returns:
-            The state to give `update`.
+            The state to pass to `update`.
         """
         return state
 
@@ -114,12 +122,11 @@ class UpdateRule(keras.layers.Layer):
         """Returns the result of an optimization.
 
         Args:
-            params: What the last `update` returned.
-            state: The state that it returned.
+            params: The values that the last `update` returned.
+            state: The state that the last `update` returned.
 
         Returns:
-            The parameters, and the state from which optimization goes on
-            there.
+            The parameters, and the state to continue from there.
         """
         return params, state
 
@@ -132,9 +139,9 @@ class UpdateRule(keras.layers.Layer):
         """Takes one step.
 
         Args:
-            params: Values of the variables, which may carry a leading task
+            params: Values of the variables. They may have a leading task
                 axis.
-            grads: Gradients of the inner loss, of the shapes of `params`.
+            grads: Gradients of the inner loss, in the shapes of `params`.
             state: The state before the step.
 
         Returns:
@@ -145,8 +152,8 @@ class UpdateRule(keras.layers.Layer):
         )
 
 
-def check_rule(rule) -> None:
-    """Checks that a rule to be trained is one; raises if not."""
+def check_rule(rule: Any) -> None:
+    """Checks that `rule` is an `UpdateRule`."""
     if not isinstance(rule, UpdateRule):
         raise TypeError(
             "`rule` must be an update rule such as "

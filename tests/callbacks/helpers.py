@@ -8,7 +8,7 @@ import keras_meta
 
 
 def compiled_learner(steps=2, optimizer=None, **kwargs):
-    """A learner of a small network, always the same one."""
+    """A learner with a small network that always starts the same."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [

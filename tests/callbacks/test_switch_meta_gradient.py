@@ -42,7 +42,7 @@ def test_the_meta_gradient_changes_at_the_epoch(before):
     for epoch in (0, 1):
         _assert_equal(switched[epoch], first[epoch])
     assert _differ(switched[2], first[2])
-    # Exact steps from where the first-order epochs ended.
+    # Exact steps continue from where the first-order epochs ended.
     exact = compiled_learner()
     exact.model.set_weights(first[1])
     rest = _weights_by_epoch(exact, epochs=2)
@@ -52,7 +52,7 @@ def test_the_meta_gradient_changes_at_the_epoch(before):
 
 
 @pytest.mark.slow
-def test_epoch_zero_counts():
+def test_epoch_zero_takes_effect():
     learner = compiled_learner(meta_gradient=FIRST)
     switched = _weights_by_epoch(
         learner, SwitchMetaGradient({0: EXACT}), epochs=1
@@ -85,7 +85,7 @@ def _model():
     return keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
 
 
-def test_a_learner_that_cannot_take_one_is_found_before_training():
+def test_a_learner_that_cannot_use_one_is_refused_before_training():
     switch = SwitchMetaGradient({0: "displacement", 100: EXACT})
     learner = keras_meta.Reptile(_model(), 0.1)
     learner.compile("sgd", "mse")
@@ -98,11 +98,11 @@ def test_a_learner_that_cannot_take_one_is_found_before_training():
 @pytest.mark.parametrize(
     "value", [{}, {1: FIRST}, {"0": FIRST}, [FIRST], FIRST, None]
 )
-def test_what_has_no_epoch_0(value):
+def test_refuses_schedules_without_epoch_0(value):
     with pytest.raises(ValueError, match="`meta_gradients` must .*epoch 0"):
         SwitchMetaGradient(value)
 
 
-def test_what_is_not_a_meta_gradient():
+def test_refuses_values_that_are_not_meta_gradients():
     with pytest.raises(TypeError, match="`meta_gradient` must be"):
         SwitchMetaGradient({0: FIRST, 1: True})

@@ -1,4 +1,4 @@
-"""Small data whose every item tells its class and its number."""
+"""Small data in which each item encodes its class and its number."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def numbered_classes(counts):
 
 
 def random_images(classes=6, each=4, size=5, channels=1, seed=0):
-    """uint8 images and their labels, in no order."""
+    """uint8 images and their labels, unsorted."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(classes), each))
     shape = (classes * each, size, size, channels)

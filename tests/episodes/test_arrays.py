@@ -18,13 +18,13 @@ def test_items_are_sorted_by_class():
         )
 
 
-def test_strings_are_labels_too():
+def test_labels_may_be_strings():
     classes = load_arrays(np.eye(3), ["b", "a", "b"])
     assert classes.names == ("a", "b")
     np.testing.assert_array_equal(classes.items_of("a"), [[0, 1, 0]])
 
 
-def test_names_belong_to_integer_labels():
+def test_integer_labels_index_the_names():
     classes = load_arrays(np.eye(2), [2, 0], names=["cat", "dog", "hen"])
     assert classes.names == ("cat", "hen")
     assert classes.ids == (0, 2)
@@ -88,13 +88,13 @@ def test_bad_arrays_are_refused(images, labels, message):
     [
         (None, "must be"),
         ("text", "must be"),
-        ([[1.0], [2.0, 3.0]], "whose lengths agree"),
+        ([[1.0], [2.0, 3.0]], "nested lists of equal lengths"),
         (np.array([None, "a"], object), "which holds other objects"),
         (tf.ragged.constant([[1.0], [2.0, 3.0]]), "RaggedTensor.*to_tensor"),
         (tf.sparse.from_dense([[1.0, 0.0]]), "SparseTensor.*to_dense"),
     ],
 )
-def test_what_is_not_an_array_is_refused(name, value, message):
+def test_refuses_values_that_are_not_arrays(name, value, message):
     arguments = {"images": np.zeros([2, 2]), "labels": [0, 1], name: value}
     with pytest.raises(ValueError, match=f"`{name}`.*{message}"):
         load_arrays(**arguments)

@@ -40,7 +40,7 @@ def sampler_of(augment, **options):
 )
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("on", ["support", "query", "both"])
-def test_each_change_touches_the_images_asked_for(name, on):
+def test_each_change_affects_only_the_requested_images(name, on):
     plain, plain_y = sampler_of(None).draw(4, 2)
     augment = Augment(on=on, **{name: CHANGES[name]})
     changed, changed_y = sampler_of(augment).draw(4, 2)
@@ -61,7 +61,7 @@ def test_each_change_touches_the_images_asked_for(name, on):
 @pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 2**40), st.integers(1, 3))
-def test_an_augmented_episode_depends_on_seed_and_index_only(index, before):
+def test_an_augmented_episode_depends_only_on_seed_and_index(index, before):
     sampler = sampler_of(EVERYTHING)
     many = arrays_of(sampler.draw(index, before + 1))
     alone = arrays_of(sampler.draw(index + before, 1))
@@ -80,14 +80,14 @@ def test_bytes_stay_bytes():
 
 
 @pytest.mark.slow
-def test_it_runs_in_a_dataset():
+def test_augmentation_runs_in_a_dataset():
     sampler = sampler_of(EVERYTHING, seed=3)
     ((x, _),) = sampler.dataset(tasks=2, start=6, num_batches=1)
     expected, _ = sampler.draw(6, 2)
     np.testing.assert_allclose(x["query_x"], expected["query_x"], atol=1e-4)
 
 
-def test_nothing_changes_nothing():
+def test_the_defaults_change_nothing():
     x, _ = sampler_of(None).draw(0)
     same = Augment(on="both")(0, 0, x)
     np.testing.assert_allclose(same["support_x"], x["support_x"], atol=1e-6)
@@ -136,7 +136,7 @@ def test_bad_settings_are_refused(options, message):
         Augment(**options)
 
 
-def test_other_items_are_refused():
+def test_items_that_are_not_images_are_refused():
     with pytest.raises(ValueError, match="must be a tensor of images"):
         Augment(rotate=1)(0, 0, {"support_x": tf.zeros([1, 2, 3])})
     with pytest.raises(ValueError, match="need images with 3 channels"):

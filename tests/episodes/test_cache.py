@@ -1,4 +1,4 @@
-"""The cache of decoded images: damage, writers that were killed, keys."""
+"""The cache of decoded images: damage, killed writers, keys."""
 
 import os
 import threading
@@ -14,7 +14,7 @@ IMAGES = np.arange(12, dtype="uint8").reshape(3, 2, 2, 1)
 
 
 class Builder:
-    """Makes arrays, and counts how often it is asked to."""
+    """Makes arrays and counts its calls."""
 
     def __init__(self, images=IMAGES):
         self.calls = 0
@@ -31,7 +31,7 @@ def the_file(folder):
 
 
 def assert_rebuilt(folder, damaged):
-    """A file with this content is made anew, and then used."""
+    """Checks that a file with this content is rebuilt and then used."""
     the_file(folder).write_bytes(damaged)
     build = Builder()
     for _ in range(2):
@@ -51,7 +51,7 @@ def test_the_second_start_reads_what_the_first_built(tmp_path):
 
 
 def test_every_flipped_byte_is_noticed(tmp_path, monkeypatch):
-    # What reaches the disk is tested elsewhere; waiting for it takes long.
+    # Waiting for the disk is slow, and durability is tested elsewhere.
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     cached(tmp_path, KEY, Builder())
     whole = the_file(tmp_path).read_bytes()
@@ -61,7 +61,7 @@ def test_every_flipped_byte_is_noticed(tmp_path, monkeypatch):
         assert_rebuilt(tmp_path, bytes(flipped))
 
 
-def test_every_lost_end_is_noticed(tmp_path, monkeypatch):
+def test_every_truncation_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     cached(tmp_path, KEY, Builder())
     whole = the_file(tmp_path).read_bytes()
@@ -70,14 +70,14 @@ def test_every_lost_end_is_noticed(tmp_path, monkeypatch):
     assert_rebuilt(tmp_path, whole + b"\n")
 
 
-def test_an_array_file_without_a_seal_is_built_again(tmp_path):
+def test_an_array_file_without_a_seal_is_rebuilt(tmp_path):
     cached(tmp_path, KEY, Builder())
     file = the_file(tmp_path)
     np.savez(file, key=np.array("{}"), images=IMAGES + 1)
     assert_rebuilt(tmp_path, file.read_bytes())
 
 
-def test_other_keys_are_other_files(tmp_path):
+def test_each_key_has_its_own_file(tmp_path):
     other = Builder(IMAGES + 1)
     cached(tmp_path, KEY, Builder())
     arrays = cached(tmp_path, KEY | {"channels": 1}, other)
@@ -85,7 +85,7 @@ def test_other_keys_are_other_files(tmp_path):
     assert len(list(tmp_path.glob("*.npz"))) == 2
 
 
-def test_what_killed_writers_left_is_removed_when_it_is_old(tmp_path):
+def test_old_leftovers_of_killed_writers_are_removed(tmp_path):
     long_ago = time.time() - 86400
     names = ("pets-1.npz.0a1b2c3d.part.npz", "film.part", "old.npz")
     for name in names:
@@ -95,7 +95,7 @@ def test_what_killed_writers_left_is_removed_when_it_is_old(tmp_path):
     at_work.write_bytes(b"unfinished")
     cached(tmp_path, KEY, Builder())
     left = {file.name for file in tmp_path.iterdir()}
-    # Not what others keep there, nor what another process writes now.
+    # Other files and those that another process is writing stay.
     assert left >= {"film.part", "old.npz", at_work.name}
     assert names[0] not in left
 
@@ -140,7 +140,7 @@ def test_several_writers_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("below", ["file/cache", "file"])
-def test_a_folder_that_cannot_be_made_keeps_nothing(tmp_path, below):
+def test_nothing_is_cached_if_the_folder_cannot_be_created(tmp_path, below):
     (tmp_path / "file").write_text("")
     arrays = cached(tmp_path / below, KEY, Builder())
     np.testing.assert_array_equal(arrays["images"], IMAGES)

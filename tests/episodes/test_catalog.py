@@ -156,7 +156,7 @@ def test_the_cache_is_used_and_rebuilt(data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_data_sets_of_one_name_in_two_folders_have_caches_of_their_own(
+def test_data_sets_of_the_same_name_in_two_folders_have_separate_caches(
     tmp_path,
 ):
     features = {
@@ -167,7 +167,7 @@ def test_data_sets_of_one_name_in_two_folders_have_caches_of_their_own(
         picture = np.full([8, 8, 1], shade, "uint8")
         example = (0, {"picture": picture, "kind": 0})
         store(tmp_path / str(shade), "shades", features, {"train": [example]})
-        # As large and as old as the other.
+        # Same size and age as the other data set.
         for file in (tmp_path / str(shade)).rglob("*.*"):
             os.utime(file, (1, 1))
         classes = load_tfds(
@@ -180,9 +180,7 @@ def test_data_sets_of_one_name_in_two_folders_have_caches_of_their_own(
 
 
 @pytest.mark.slow
-def test_integers_of_numpy_share_the_cache_of_those_of_python(
-    data_dir, tmp_path
-):
+def test_numpy_and_python_integers_share_a_cache(data_dir, tmp_path):
     for size, channels in ((4, 1), (np.int64(4), np.int32(1))):
         load_tfds(
             "pets",
@@ -198,7 +196,7 @@ def test_integers_of_numpy_share_the_cache_of_those_of_python(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
-def test_files_of_any_format_in_a_data_set(tmp_path, channels):
+def test_data_sets_with_files_of_any_format(tmp_path, channels):
     picture = np.arange(192, dtype="uint8").reshape(8, 8, 3)
     files = []
     for kind, mode in (("BMP", "RGB"), ("BMP", "P"), ("JPEG", "CMYK")):
@@ -220,7 +218,7 @@ def test_files_of_any_format_in_a_data_set(tmp_path, channels):
 
 
 @pytest.mark.slow
-def test_a_file_that_is_no_image_in_a_data_set(tmp_path):
+def test_a_data_set_with_a_file_that_is_not_an_image(tmp_path):
     features = {
         "picture": tfds.features.Image(shape=(8, 8, 3)),
         "kind": tfds.features.ClassLabel(num_classes=1),
@@ -231,7 +229,7 @@ def test_a_file_that_is_no_image_in_a_data_set(tmp_path):
         load_tfds("texts", "train", data_dir=tmp_path)
 
 
-def test_the_cache_can_be_left_out(data_dir, tmp_path):
+def test_the_cache_can_be_disabled(data_dir, tmp_path):
     load_tfds(
         "pets", "train", data_dir=data_dir, cache=False, cache_dir=tmp_path
     )
@@ -239,7 +237,7 @@ def test_the_cache_can_be_left_out(data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_that_cannot_be_written_is_no_cache(
+def test_a_read_only_data_folder_is_not_used_as_the_cache(
     data_dir, tmp_path, monkeypatch
 ):
     assert cache_folder(data_dir) == data_dir / "keras_meta"
@@ -283,10 +281,10 @@ def test_unknown_name(data_dir):
         ("numbers", {}, "numbers has no uint8 image among its features"),
         ("pictured", {}, "pictured has no label among its features"),
         ("double", {}, "fine, kind. Choose with `label_key`"),
-        ("uneven", {}, "uneven differ in size. Give an `image_size`"),
+        ("uneven", {}, "uneven differ in size. Set `image_size`"),
         ("pets", {"image_size": -3}, "`image_size` must be"),
-        ("pets", {"split": 3}, "`split` must be a string.*split=3"),
-        ("pets", {"split": ""}, "`split` must be a string.*split=''"),
+        ("pets", {"split": 3}, "`split` must be a non-empty string.*split=3"),
+        ("pets", {"split": ""}, "`split` must be a non-empty string.*split=''"),
         ("pets", {"invert": "False"}, "`invert` must be True or False"),
         ("pets", {"cache": "no"}, "`cache` must be True or False"),
         ("pets", {"channels": True}, "`channels` must be 1 for gray"),
@@ -311,7 +309,7 @@ def test_keys_choose_features(data_dir):
     assert numbered.names == ("5", "9")
 
 
-def test_gray_files_of_a_data_set_in_color(tmp_path):
+def test_gray_files_in_a_color_data_set(tmp_path):
     gray = np.arange(64, dtype="uint8").reshape(8, 8, 1)
     pictures = [tf.io.encode_png(gray).numpy(), np.repeat(gray, 3, axis=2)]
     features = {

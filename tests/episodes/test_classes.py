@@ -48,7 +48,7 @@ def test_split_without_a_part():
         ((0.98, 0.01, 0.01), "`validation=0.01` of 5 classes"),
     ],
 )
-def test_bad_shares_are_refused(shares, message):
+def test_bad_fractions_are_refused(shares, message):
     with pytest.raises(ValueError, match=message):
         numbered_classes([1] * 5).split(*shares)
 
@@ -66,7 +66,7 @@ def test_select_by_id_and_name():
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        (["dog"], "`classes` has 'dog', which is none of the 3 classes"),
+        (["dog"], "`classes` has 'dog', which is not one of the 3 classes"),
         ([7], "`classes` has 7"),
         ([1, 1], "names 'class1' twice"),
         ([], "`classes` must name at least one class"),
@@ -108,7 +108,7 @@ def test_rotations_are_new_classes():
 @pytest.mark.parametrize(
     ("degrees", "message"),
     [
-        ((45,), "multiples of 90, integers. Received: 45"),
+        ((45,), "integer multiples of 90. Received: 45"),
         ((90, 450), "different angles"),
         ((360,), "different angles"),
     ],
@@ -123,7 +123,7 @@ def test_rotating_and_splitting_in_the_wrong_order_is_refused():
     rotated = load_arrays(*random_images()).rotations(90)
     with pytest.raises(ValueError, match="Call `split` before `rotations`"):
         rotated.split()
-    with pytest.raises(ValueError, match="rotated already"):
+    with pytest.raises(ValueError, match="already been rotated"):
         rotated.rotations(90)
     with pytest.raises(ValueError, match="need square images"):
         numbered_classes([2, 2]).rotations(90)
@@ -145,30 +145,30 @@ def test_rotating_and_splitting_in_the_wrong_order_is_refused():
         ({"items": np.full([4, 2], np.inf)}, "`items` must be finite.*inf"),
     ],
 )
-def test_parts_of_another_kind_are_refused(arguments, message):
+def test_arguments_of_the_wrong_type_are_refused(arguments, message):
     valid = {"items": np.zeros([4, 2]), "counts": [2, 2], "names": "ab"}
     with pytest.raises(ValueError, match=message):
         Classes(**(valid | arguments))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 0.5, None])
-def test_seeds_of_a_split_that_cannot_be_used(seed):
+def test_split_refuses_bad_seeds(seed):
     with pytest.raises(ValueError, match="`seed` must be an integer from 0"):
         numbered_classes([1] * 10).split(seed=seed)
 
 
-def test_a_share_that_is_not_a_number():
+def test_split_refuses_nan_fractions():
     with pytest.raises(ValueError, match="`train` must be a finite.*nan"):
         numbered_classes([1] * 10).split(train=float("nan"))
 
 
 @pytest.mark.parametrize("chosen", ["class1", 1, None, [1.5], [True], [[1]]])
-def test_selections_of_another_kind_are_refused(chosen):
+def test_selections_of_the_wrong_type_are_refused(chosen):
     with pytest.raises(ValueError, match="`classes` must"):
         numbered_classes([1] * 10).select(chosen)
 
 
-def test_parts_must_fit_together():
+def test_arguments_must_fit_together():
     with pytest.raises(ValueError, match="one entry for each class"):
         Classes(np.zeros([2, 2]), [1, 1], ["a"])
     with pytest.raises(ValueError, match="add up to the number of items, 2"):
@@ -183,7 +183,7 @@ def test_rotated_classes_have_ids_of_their_own(labels):
     assert rotated.ids[: len(labels)] == tuple(sorted(labels))
 
 
-def test_classes_of_one_name_are_refused():
+def test_duplicate_class_names_are_refused():
     images = np.zeros([2, 4, 4, 1], "uint8")
     with pytest.raises(ValueError, match="`names` must be different.*'a' 2"):
         load_arrays(images, [0, 1], names=["a", "a"])

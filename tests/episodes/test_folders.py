@@ -50,7 +50,9 @@ def test_episodes_from_a_folder(folder):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="`path` must be a folder"):
+    with pytest.raises(
+        FileNotFoundError, match="`path` must be an existing folder"
+    ):
         load_directory(tmp_path / "none")
 
 
@@ -70,7 +72,7 @@ def test_a_broken_image_is_named(folder):
         load_directory(folder)
 
 
-def test_another_file_is_named(folder):
+def test_a_file_that_is_not_an_image_is_named(folder):
     (folder / "Latin" / "a" / "notes.txt").write_text("no image")
     with pytest.raises(ValueError, match="notes.txt.* its name must end in"):
         load_directory(folder)
@@ -79,7 +81,7 @@ def test_another_file_is_named(folder):
 def test_different_sizes_are_named(folder):
     data = tf.io.encode_png(tf.zeros([5, 6, 3], tf.uint8))
     (folder / "Latin" / "a" / "z.png").write_bytes(data.numpy())
-    with pytest.raises(ValueError, match="z.png.* Give an `image_size`"):
+    with pytest.raises(ValueError, match="z.png.* Set `image_size`"):
         load_directory(folder)
     assert load_directory(folder, image_size=(5, 4)).item_shape == (5, 4, 3)
 
@@ -116,7 +118,7 @@ def write_images(root, *names):
         "__MACOSX/._0.png",
     ],
 )
-def test_files_of_operating_systems_are_passed_over(folder, name):
+def test_files_of_operating_systems_are_ignored(folder, name):
     place = folder / "Latin" / "a" / name
     place.parent.mkdir(exist_ok=True)
     place.write_bytes(b"system")
@@ -135,18 +137,19 @@ def test_files_of_operating_systems_are_passed_over(folder, name):
 def test_a_class_in_several_parts_is_refused(tmp_path, names):
     write_images(tmp_path, *names)
     with pytest.raises(
-        ValueError, match="parts .* class '.*cat' would be [23] classes.*Load"
+        ValueError,
+        match="parts .* class '.*cat' would count as [23] classes.*Load",
     ):
         load_directory(tmp_path)
 
 
 def test_parts_without_classes_are_refused(tmp_path):
     write_images(tmp_path, "train/0.png", "valid/0.png")
-    with pytest.raises(ValueError, match="each part would be taken for a clas"):
+    with pytest.raises(ValueError, match="each part would count as a class"):
         load_directory(tmp_path)
 
 
-def test_parts_of_different_classes_are_noticed(tmp_path):
+def test_warns_about_parts_with_different_classes(tmp_path):
     write_images(tmp_path, "train/cat/0.png", "test/dog/0.png")
     with pytest.warns(UserWarning, match="parts .*'test', 'train'.*Load one"):
         names = load_directory(tmp_path).names
@@ -154,26 +157,26 @@ def test_parts_of_different_classes_are_noticed(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_classes_called_like_parts_are_classes(tmp_path):
+def test_classes_may_be_named_like_parts(tmp_path):
     write_images(tmp_path, "train/0.png", "test/0.png", "car/0.png")
     assert load_directory(tmp_path).names == ("car", "test", "train")
     assert load_directory(tmp_path / "train" / "..").names[0] == "car"
 
 
-def test_a_link_to_nothing_is_named(folder):
+def test_a_dangling_link_is_named(folder):
     (folder / "Latin" / "a" / "z.png").symlink_to(folder / "absent.png")
     with pytest.raises(FileNotFoundError, match="z.png"):
         load_directory(folder)
 
 
-def test_other_channels_are_named(folder):
+def test_images_with_different_channels_are_named(folder):
     data = tf.io.encode_png(tf.zeros([6, 6, 1], tf.uint8))
     (folder / "Latin" / "a" / "z.png").write_bytes(data.numpy())
-    with pytest.raises(ValueError, match="z.png.* Give `channels`"):
+    with pytest.raises(ValueError, match="z.png.* Set `channels`"):
         load_directory(folder, channels=None)
 
 
 @pytest.mark.parametrize("path", [None, 3, "", b"birds", "a\0b"])
-def test_what_is_not_a_path_is_refused(path):
+def test_refuses_values_that_are_not_paths(path):
     with pytest.raises(ValueError, match="`path` must be the path of a folder"):
         load_directory(path)

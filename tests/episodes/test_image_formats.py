@@ -1,4 +1,4 @@
-"""Formats of image files, against Pillow's reading of them."""
+"""Image formats, compared with what Pillow reads."""
 
 import io
 import struct
@@ -13,12 +13,12 @@ from keras_meta.episodes import load_directory
 from keras_meta.episodes.images import decode
 from keras_meta.episodes.images import pipeline_decoder
 
-# Smooth, so that JPEG keeps it, and of a different height and width.
+# Smooth, so that JPEG preserves it; height and width differ.
 ROWS, COLUMNS = np.mgrid[:24, :40]
 GRAY = (4 * ROWS + 2 * COLUMNS).astype("uint8")
 COLOR = np.dstack([GRAY, 255 - GRAY, (6 * COLUMNS).astype("uint8")])
 PICTURE = Image.fromarray(COLOR)
-# Transparent in one half.
+# One half is transparent.
 CLEAR = Image.fromarray(np.dstack([COLOR, 255 * (COLUMNS > 20)]).astype("u1"))
 PALETTE = PICTURE.quantize(16)
 
@@ -30,7 +30,7 @@ def encoded(image, kind, **options):
 
 
 def bitmap_of_4_bits():
-    """A BMP file of two pixels a byte, which Pillow does not write."""
+    """A BMP file with two pixels per byte, which Pillow cannot write."""
     table = b"".join(
         struct.pack("4B", 9 * i, 5 * i, 16 * i, 0) for i in range(16)
     )
@@ -77,7 +77,7 @@ ANIMATED_WEBP = encoded(
     save_all=True,
     append_images=[ImageOps.flip(PICTURE)],
 )
-# Libraries differ in the size of the color samples that they interpolate.
+# Libraries interpolate subsampled color differently.
 TOLERANCES = {"jpeg": 12, "jpeg-progressive": 12, "jpeg-cmyk": 6}
 
 
@@ -116,7 +116,7 @@ def test_16_bits_keep_their_upper_half():
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 33])
 @pytest.mark.parametrize("mode", ["1", "P"])
-def test_rows_of_bitmaps_of_any_width(size, mode):
+def test_bitmaps_of_any_width(size, mode):
     image = PICTURE.resize([size, 5]).convert(mode)
     data = encoded(image, "BMP")
     upside_down = bytearray(data)
@@ -173,14 +173,14 @@ def damaged_bitmap(place, value):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "it is empty. Take it out"),
-        (b"hello", "it begins with b'hello', as no image does"),
-        (b"RIFF\x00\x00\x00\x00WAVE", "as no image does"),
+        (b"", "it is empty. Move it out"),
+        (b"hello", "it starts with b'hello', which is not an image format"),
+        (b"RIFF\x00\x00\x00\x00WAVE", "which is not an image format"),
         (encoded(PICTURE, "TIFF"), "it is a TIFF file.* convert it to PNG"),
         (encoded(PICTURE, "ICO"), "it is an ICO file.* convert it to PNG"),
         (encoded(PICTURE, "PPM"), "it is a PNM file"),
         (b"<?xml version='1.0'?>\n<svg/>", "it is an SVG file"),
-        (FILES["png"][:-30], "it is a PNG file that is damaged, cut short"),
+        (FILES["png"][:-30], "it is a PNG file that is damaged, truncated"),
         (FILES["jpeg"][:-30], "it is a JPEG file that is damaged"),
         (FILES["jpeg"][:20], "it is a JPEG file that is damaged"),
         (FILES["gif"][:-30], "it is a GIF file that is damaged"),
@@ -191,13 +191,13 @@ def damaged_bitmap(place, value):
         (FILES["bmp-palette"][:40], "it is a BMP file that is damaged"),
         (b"BM", "it is a BMP file that is damaged"),
         (damaged_bitmap(28, 16), r"BMP .* variety .*\(Number of channels"),
-        (damaged_bitmap(28, 2), r"BMP .*\(bits of a pixel"),
+        (damaged_bitmap(28, 2), r"BMP .*\(bits per pixel"),
         (damaged_bitmap(30, 1), r"BMP .*\(its pixels are compressed"),
         (damaged_bitmap(21, 255), r"BMP .*\(width"),
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_cannot_be_read_is_named_with_its_reason(
+def test_unreadable_files_are_named_with_the_reason(
     tmp_path, data, message, channels
 ):
     folder = folder_of(tmp_path, {"x.png": data})

@@ -75,7 +75,7 @@ def test_an_episode_is_valid(case):
 
 @few
 @given(episode_settings(), st.integers(1, 4))
-def test_an_episode_depends_on_seed_and_index_only(case, before):
+def test_an_episode_depends_only_on_seed_and_index(case, before):
     many = sampler_of(case).draw(case["index"], tasks=before + 1)
     again = sampler_of(case).draw(case["index"] + before, tasks=1)
     for batch, alone in zip(arrays_of(many), arrays_of(again), strict=True):
@@ -102,7 +102,7 @@ def test_episodes_and_seeds_differ():
     assert not (drawn == other).all(axis=(1, 2)).any()
 
 
-def test_choose_tells_what_draw_takes():
+def test_choose_returns_the_items_that_draw_takes():
     classes = numbered_classes([5, 7, 6])
     sampler = classes.sampler(ways=2, shots=2, queries=3, seed=4)
     x, _ = sampler.draw(8, tasks=2)
@@ -121,7 +121,7 @@ def chi_square(observed):
     return ((observed - expected) ** 2 / expected).sum()
 
 
-def test_draws_are_uniform_in_every_place():
+def test_draws_are_uniform_at_every_position():
     rows, bound, draws = 20000, 10, 4
     words = random_words(seed=3, stream=0, index=0, rows=rows, words=2 * draws)
     drawn = draw_distinct(words[:, :draws], words[:, draws:], bound).numpy()
@@ -154,7 +154,7 @@ def test_every_item_of_uneven_classes_is_reached_evenly():
         numbers = items[items[:, 0] == label, 1]
         assert len(numbers) == 8000
         seen = np.bincount(numbers, minlength=count)
-        # Drawing without replacement makes it smaller than chi-square.
+        # Drawing without replacement makes this smaller than chi-square.
         assert chi_square(seen) < 35
 
 
@@ -245,7 +245,7 @@ def test_draw_works_in_a_function():
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_strategy_takes_the_dataset():
+def test_a_strategy_distributes_the_dataset():
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     episodes = numbered_classes([4] * 3).episodes(
         ways=2, shots=1, queries=3, tasks=4, num_batches=2
@@ -268,7 +268,7 @@ def test_sizes_must_be_positive(name, value):
     ("options", "message"),
     [
         ({"num_batches": 0}, "`num_batches` must be a positive"),
-        ({"seed": 2**63}, "`seed` must be an integer of 64 bits"),
+        ({"seed": 2**63}, "`seed` must be a 64-bit integer"),
         ({"tasks": 2**31}, "`tasks` must be below 2\\*\\*31"),
         ({"shuffle": "False"}, "`shuffle` must be True or False.*'False'"),
         ({"augment": "flip"}, "`augment` must be a function.*'flip'"),
@@ -282,13 +282,13 @@ def test_sizes_must_be_positive(name, value):
         ({"shots": 3}, "Class 'class1' has 3 items"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(options, message):
+def test_impossible_episodes_are_refused(options, message):
     size = {"ways": 2, "shots": 1, "queries": 1, "tasks": 2} | options
     with pytest.raises(ValueError, match=message):
         numbered_classes([4, 3, 5]).episodes(**size)
 
 
-def test_rotating_classes_at_random_shows_every_turn():
+def test_random_class_rotation_uses_every_turn():
     image = np.arange(9, dtype="uint8").reshape(1, 3, 3, 1)
     classes = load_arrays(np.repeat(image, 4, axis=0), [0, 0, 1, 1])
     sampler = classes.sampler(
@@ -296,7 +296,7 @@ def test_rotating_classes_at_random_shows_every_turn():
     )
     x, _ = sampler.draw(0, tasks=200)
     support = x["support_x"].numpy().reshape(400, 3, 3)
-    # One turn for all items of a class in an episode.
+    # All items of a class in an episode share one turn.
     np.testing.assert_array_equal(
         support, x["query_x"].numpy().reshape(400, 3, 3)
     )

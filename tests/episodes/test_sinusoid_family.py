@@ -59,7 +59,7 @@ def test_the_equation_holds(name):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(1, 5))
-def test_an_episode_depends_on_seed_and_index_only(seed, index, before):
+def test_an_episode_depends_only_on_seed_and_index(seed, index, before):
     family = SinusoidFamily()
     many = arrays_of(family.draw(seed, index, before + 1, 3, 2))
     alone = arrays_of(family.draw(seed, index + before, 1, 3, 2))
@@ -117,6 +117,6 @@ def test_bad_ranges_are_refused(bounds):
 
 
 @pytest.mark.parametrize("bounds", [1.0, (1.0,), ("a", "b"), (2.0, 1.0), None])
-def test_ranges_are_pairs_in_order(bounds):
+def test_ranges_must_be_pairs_in_order(bounds):
     with pytest.raises(ValueError, match="`frequency` must be .smallest"):
         SinusoidFamily(frequency=bounds)

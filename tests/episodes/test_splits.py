@@ -41,10 +41,10 @@ def test_the_random_split_is_always_the_same():
     [
         (
             "imagenet/train",
-            "must be a published split of classes.*They are random",
+            "must be a published split of classes.*The splits are random",
         ),
         ("vinyals", "must name a part of a split. Received: name='vinyals'"),
-        ("vinyals/dev", "Parts are train, validation, test"),
+        ("vinyals/dev", "The parts are train, validation, test"),
     ],
 )
 def test_unknown_splits_are_refused(name, message):
@@ -67,7 +67,7 @@ def cache_dir(tmp_path_factory):
 @pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize("protocol", ["random1200", "vinyals"])
-def test_omniglot_as_in_the_papers(protocol, cache_dir):
+def test_omniglot_matches_the_papers(protocol, cache_dir):
     where = {"data_dir": os.environ["TFDS_DATA_DIR"], "cache_dir": cache_dir}
     train, validation, test = SIZES[protocol]
     for split, classes in (

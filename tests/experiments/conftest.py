@@ -10,9 +10,9 @@ _ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture
 def run_binary():
-    """Runs `python -m experiments.<name>` as a user does.
+    """Runs `python -m experiments.<name>` like a user.
 
-    Returns what it prints, and requires that it prints nothing but that.
+    Returns its standard output, and requires an empty standard error.
     """
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
@@ -26,7 +26,7 @@ def run_binary():
             text=True,
             timeout=240,
         )
-        # What `check_returncode` raises does not tell why.
+        # The error of `check_returncode` does not say why it failed.
         if finished.returncode:
             print(finished.stderr[-4000:])
         finished.check_returncode()

@@ -1,4 +1,4 @@
-"""Processes that are killed in the middle of writing their files."""
+"""Simulates processes that are killed while they write files."""
 
 import contextlib
 import itertools
@@ -8,14 +8,14 @@ import pytest
 
 
 class Killed(BaseException):
-    """The process would be gone by now."""
+    """Stands for the death of the process."""
 
 
 @contextlib.contextmanager
 def killed_at(count):
     """Kills the block at its `count`-th flush or rename.
 
-    What should be cleaned up then stays, as in a process that is gone.
+    Nothing is cleaned up afterwards, as if the process were gone.
     """
     calls = itertools.count(1)
     is_dead = False
@@ -43,15 +43,15 @@ def killed_at(count):
 
 
 def finish_after_kills(run, folders, every=1):
-    """Kills a run at one of its writes after another, and starts it again.
+    """Kills a run at each of its writes in turn, and restarts it.
 
     Args:
         run: A function of the run's folder.
         folders: Where to make a folder for each kill.
-        every: Writes from one kill to the next.
+        every: Number of writes between kills.
 
     Yields:
-        What `run` returns when it goes on after the kill.
+        The result of `run` when it continues after the kill.
     """
     for count in itertools.count(1, every):
         folder = folders / str(count)

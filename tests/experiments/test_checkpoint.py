@@ -38,7 +38,7 @@ class KeepLast(keras.callbacks.Callback):
 
 
 def run(folder, settings=Settings(), epochs=_EPOCHS):  # noqa: B008
-    """Fits a line in two steps an epoch, and records what came out."""
+    """Fits a line in two steps per epoch, and records the result."""
     with run_folder.owned(folder):
         record = results.read(folder, settings)
         if record is not None:
@@ -78,12 +78,12 @@ def run(folder, settings=Settings(), epochs=_EPOCHS):  # noqa: B008
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """What an uninterrupted run records."""
+    """The record of an uninterrupted run."""
     return run(tmp_path_factory.mktemp("straight"))
 
 
 def stop_after(epochs, folder):
-    """Leaves a run as if it had been killed after so many epochs."""
+    """Leaves a run as if it had been killed after `epochs` epochs."""
     run(folder, epochs=epochs)
     (folder / "results.json").unlink()
 
@@ -102,7 +102,7 @@ DAMAGES = {
 damaged = pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 
 
-def test_a_run_that_is_killed_at_any_write_ends_as_if_it_had_not(
+def test_a_run_killed_at_any_write_ends_like_an_uninterrupted_one(
     tmp_path, straight
 ):
     records = list(finish_after_kills(run, tmp_path))
@@ -112,7 +112,7 @@ def test_a_run_that_is_killed_at_any_write_ends_as_if_it_had_not(
         assert record == straight
 
 
-def test_what_a_killed_run_left_unfinished_is_removed(tmp_path):
+def test_unfinished_files_of_a_killed_run_are_removed(tmp_path):
     with pytest.raises(Killed), killed_at(1):
         run(tmp_path)
     assert any(".part" in name for name in os.listdir(tmp_path))
@@ -121,7 +121,7 @@ def test_what_a_killed_run_left_unfinished_is_removed(tmp_path):
 
 
 @damaged
-def test_after_damage_the_checkpoint_before_is_taken(
+def test_after_damage_the_previous_checkpoint_is_used(
     tmp_path, straight, damage, capsys
 ):
     stop_after(2, tmp_path)
@@ -130,12 +130,12 @@ def test_after_damage_the_checkpoint_before_is_taken(
     assert run(tmp_path) == straight
     said = capsys.readouterr().err
     assert f"{path} is damaged" in said
-    assert "Going on at iteration 2" in said
+    assert "Continuing at iteration 2" in said
     assert (tmp_path / "checkpoint.weights.h5.damaged").exists()
 
 
 @damaged
-def test_without_a_sound_checkpoint_the_error_says_how_to_go_on(
+def test_without_an_intact_checkpoint_the_error_names_a_way_out(
     tmp_path, damage
 ):
     stop_after(2, tmp_path)
@@ -150,7 +150,7 @@ def test_without_a_sound_checkpoint_the_error_says_how_to_go_on(
 
 
 @damaged
-def test_a_damaged_record_is_made_again(tmp_path, straight, damage, capsys):
+def test_a_damaged_record_is_rewritten(tmp_path, straight, damage, capsys):
     run(tmp_path)
     path = tmp_path / "results.json"
     path.write_bytes(damage(path.read_bytes()))
@@ -159,7 +159,7 @@ def test_a_damaged_record_is_made_again(tmp_path, straight, damage, capsys):
     assert run(tmp_path) == straight
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(
+def test_a_full_disk_leaves_the_previous_checkpoint(
     tmp_path, straight, monkeypatch
 ):
     stop_after(1, tmp_path)
@@ -174,9 +174,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     assert run(tmp_path) == straight
 
 
-def test_hdf5_that_cannot_write_leaves_the_checkpoint_before(
-    tmp_path, straight
-):
+def test_a_failed_hdf5_write_leaves_the_previous_checkpoint(tmp_path, straight):
     resource = pytest.importorskip("resource")
     stop_after(1, tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -202,19 +200,19 @@ def test_other_settings_are_refused_and_named(tmp_path, is_finished):
     assert before == {path: path.read_bytes() for path in before}
 
 
-def test_a_stopped_run_may_go_on_with_other_settings_of_the_test(
+def test_a_stopped_run_may_continue_with_other_test_settings(
     tmp_path, straight
 ):
     stop_after(1, tmp_path)
     record = run(tmp_path, Settings(test_tasks=9))
     assert record["settings"]["test_tasks"] == 9
     assert record["measurements"] == straight["measurements"]
-    # A record is not replaced without a word.
+    # A record is not replaced silently.
     with pytest.raises(run_folder.OtherSettings, match="test_tasks=9, now 5"):
         run(tmp_path)
 
 
-def test_settings_that_only_one_side_has_are_named(tmp_path):
+def test_settings_on_only_one_side_are_named(tmp_path):
     with pytest.raises(run_folder.OtherSettings) as raised:
         run_folder.check_settings(
             tmp_path,
@@ -234,7 +232,7 @@ def test_seconds_of_all_processes_are_added(tmp_path):
     assert progress.iterations == 4
 
 
-def test_a_second_process_is_told_who_has_the_folder(tmp_path):
+def test_a_second_process_learns_who_owns_the_folder(tmp_path):
     match = re.escape(f"(pid {os.getpid()}) is writing to {tmp_path}")
     with run_folder.owned(tmp_path):
         with pytest.raises(run_folder.InUse, match=match):
@@ -242,13 +240,13 @@ def test_a_second_process_is_told_who_has_the_folder(tmp_path):
     run(tmp_path)
 
 
-def test_the_lock_of_a_process_that_is_gone_holds_nobody_up(tmp_path):
+def test_the_lock_of_a_dead_process_does_not_block(tmp_path):
     (tmp_path / ".lock").write_text("99999999")
     with run_folder.owned(tmp_path):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
-def test_best_arrays_come_back_as_they_were(tmp_path):
+def test_best_arrays_round_trip(tmp_path):
     stop_after(1, tmp_path)
     best = checkpoint.read(tmp_path, Settings()).best
     assert [w.dtype for w in best] == [np.float32] * 2

@@ -88,7 +88,7 @@ def test_a_preset_is_tested_with_its_own_family(run_binary, tmp_path):
             "--preset=lstm_quadratic",
             f"--output={tmp_path}",
         )
-    assert "With --preset, pass --problem too" in raised.value.stderr
+    assert "--preset also needs --problem" in raised.value.stderr
     assert not any(tmp_path.iterdir())
 
 
@@ -101,7 +101,7 @@ def test_a_preset_is_tested_with_its_own_family(run_binary, tmp_path):
         "hyperparameters",
     ],
 )
-def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, rule):
+def test_a_stopped_run_ends_like_an_uninterrupted_one(tmp_path, rule):
     # The second epoch has twice the steps of the first.
     changes = {"rule": rule, "first_steps": 2}
     run_lib.train(settings(**changes), tmp_path / "whole")
@@ -120,7 +120,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, rule):
     ("first_steps", "expected"),
     [(16, [16] * 5), (2, [2, 8, 16, 16, 16]), (4, [4, 8, 16, 16, 16])],
 )
-def test_steps_have_doubled_before_half_way(first_steps, expected):
+def test_steps_reach_their_number_before_half_of_training(
+    first_steps, expected
+):
     chosen = settings(steps=16, first_steps=first_steps, batches=10)
     assert run_lib._lengths(chosen) == expected
 
@@ -138,7 +140,7 @@ def test_first_steps_out_of_range_are_refused(first_steps):
 
 
 @pytest.mark.slow
-def test_other_settings_do_not_go_on(tmp_path):
+def test_a_run_does_not_continue_with_other_settings(tmp_path):
     chosen = settings(rule="hyperparameters", batches=2)
     rule = run_lib.train(chosen, tmp_path)
     other = dataclasses.replace(chosen, meta_rate=0.5)
@@ -146,7 +148,7 @@ def test_other_settings_do_not_go_on(tmp_path):
         run_folder.OtherSettings, match="meta_rate=0.01, now 0.5.*--output"
     ):
         run_lib.train(other, tmp_path)
-    # What others read is written again from the checkpoint.
+    # Files for other programs are rewritten from the checkpoint.
     for name in ("history.json", "best.npz", "settings.json"):
         (tmp_path / name).write_bytes(b"")
     again = run_lib.train(chosen, tmp_path)
@@ -159,7 +161,7 @@ def test_other_settings_do_not_go_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_training_that_is_killed_at_a_write_ends_as_if_it_had_not(tmp_path):
+def test_training_killed_at_a_write_ends_like_an_uninterrupted_one(tmp_path):
     chosen = settings(rule="hyperparameters", first_steps=2)
 
     def trained(folder):
@@ -172,7 +174,7 @@ def test_training_that_is_killed_at_a_write_ends_as_if_it_had_not(tmp_path):
         np.testing.assert_array_equal(weights, straight)
 
 
-def test_the_best_epoch_is_one_with_a_finite_loss():
+def test_the_best_epoch_has_a_finite_loss():
     progress = checkpoint.Progress()
     keep_best = run_lib._KeepBest(progress)
     best_losses = []
@@ -187,13 +189,13 @@ def test_the_best_epoch_is_one_with_a_finite_loss():
 
 
 @pytest.mark.slow
-def test_gradients_are_differentiated_and_clipped_as_chosen(tmp_path):
+def test_gradients_are_differentiated_and_clipped_as_set(tmp_path):
     def learned(name, **changes):
         rule = run_lib.train(settings(**changes), tmp_path / name)
         return np.concatenate([w.ravel() for w in rule.get_weights()])
 
     first = learned("first", clip=1e-3)
-    # Below all norms, the size of the clip cancels out.
+    # Below all norms, the value of the clip cancels out.
     smaller = learned("smaller", clip=1e-6)
     np.testing.assert_allclose(smaller, first, atol=1e-5)
     assert abs(learned("loose", clip=1e9) - first).max() > 1e-4
@@ -234,7 +236,7 @@ def test_a_rate_is_tuned_for_the_end_of_the_run():
     rates = sorted(scores)
     assert rates[0] < best < rates[-1]
     assert scores[rates[-1]] == np.inf
-    # Twice the same problems and rates: the same scores.
+    # The same problems and rates give the same scores.
     again = comparison.tune(problem, "sgd", 20, 16, together=16, seed=0)
     assert again[best] == pytest.approx(scores[best], rel=1e-3)
 
@@ -242,7 +244,7 @@ def test_a_rate_is_tuned_for_the_end_of_the_run():
 @pytest.mark.parametrize(
     ("steps", "averaged"), [(12, 1), (499, 1), (500, 2), (2001, 8)]
 )
-def test_a_long_curve_is_drawn_by_means_of_neighbours(steps, averaged):
+def test_a_long_curve_averages_neighbouring_steps(steps, averaged):
     losses = np.stack([np.arange(steps), np.ones(steps)])
     at, means = figures.thinned(losses)
     assert len(at) == means.shape[1] == steps // averaged

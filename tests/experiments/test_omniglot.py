@@ -47,7 +47,7 @@ def test_help_explains_with_examples(run_binary):
     assert "experiments.omniglot --time_limit=10" in caught.value.output
 
 
-def test_the_checkpoint_of_another_seed_is_not_taken(tmp_path):
+def test_the_checkpoint_of_another_seed_is_not_used(tmp_path):
     settings = omniglot_run.Settings(
         algorithm="maml",
         network="mlp",

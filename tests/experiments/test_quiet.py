@@ -24,7 +24,7 @@ from experiments import quiet
         "ERROR (303)",
     ],
 )
-def test_what_tensorflow_always_writes_is_noise(line):
+def test_routine_messages_of_tensorflow_are_noise(line):
     assert quiet.is_noise(line.encode() + b"\n")
 
 
@@ -42,7 +42,7 @@ def test_what_tensorflow_always_writes_is_noise(line):
         "",
     ],
 )
-def test_errors_are_no_noise(line):
+def test_errors_are_not_noise(line):
     assert not quiet.is_noise(line.encode() + b"\n")
 
 
@@ -61,7 +61,7 @@ with quiet._filtered_stderr():
     assert finished.stderr == b"fatal\n"
 
 
-def test_errors_after_the_start_are_seen():
+def test_errors_after_the_start_are_visible():
     program = """
 import sys
 from experiments import quiet

@@ -9,7 +9,7 @@ from experiments.benchmarks import machine
 from keras_meta import durable_files
 
 
-def test_a_file_that_a_run_can_do_without_is_set_aside(tmp_path, capsys):
+def test_a_damaged_dispensable_file_is_renamed(tmp_path, capsys):
     path = tmp_path / "rates.json"
     assert run_folder.read_json(path, "rates are tuned again") is None
     durable_files.write_json(path, {"adam": 0.1})
@@ -17,14 +17,14 @@ def test_a_file_that_a_run_can_do_without_is_set_aside(tmp_path, capsys):
     path.write_bytes(b"")
     assert run_folder.read_json(path, "rates are tuned again") is None
     assert capsys.readouterr().err == (
-        f"{path} is damaged: its checksum does not fit. It is kept as "
+        f"{path} is damaged: its checksum does not match. It is kept as "
         f"{path}.damaged, and rates are tuned again.\n"
     )
     assert not path.exists()
 
 
 @pytest.mark.slow
-def test_a_killed_process_gives_its_folder_free(tmp_path):
+def test_a_killed_process_releases_its_folder(tmp_path):
     program = """
 import pathlib, sys, time
 from experiments import run_folder
@@ -47,7 +47,7 @@ with run_folder.owned(pathlib.Path(sys.argv[1])):
         pass
 
 
-def test_a_figure_that_cannot_be_saved_leaves_the_one_before(
+def test_a_figure_that_cannot_be_saved_leaves_the_previous_one(
     tmp_path, monkeypatch
 ):
     with plotting.saved_figure(tmp_path / "loss") as (_, panels):
@@ -66,7 +66,7 @@ def test_a_figure_that_cannot_be_saved_leaves_the_one_before(
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-def test_records_of_benchmarks_carry_a_checksum(tmp_path):
+def test_benchmark_records_have_a_checksum(tmp_path):
     path = tmp_path / "new" / "speed.json"
     machine.write_record(path, rows=[1.5])
     assert durable_files.read_json(path, way_out="")["rows"] == [1.5]

@@ -54,7 +54,7 @@ def test_binary(run_binary, tmp_path):
         assert (tmp_path / f"{figure}.png").stat().st_size > 1000
 
 
-def test_training_data_is_that_of_the_library():
+def test_training_data_are_those_of_the_library():
     expected = episodes.sinusoids(
         shots=5, queries=5, tasks=4, family="meta_sgd", seed=3, start=8
     )
@@ -100,7 +100,7 @@ def _measured(record):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_at_a_write_ends_as_if_it_had_not(
+def test_a_run_killed_at_a_write_ends_like_an_uninterrupted_one(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(sinusoid_run, "_ITERATIONS_PER_EPOCH", 4)
@@ -128,11 +128,11 @@ def test_other_settings_are_refused(tmp_path):
 
 def test_results_without_weights_are_not_drawn(tmp_path):
     folder = tmp_path / _settings().name
-    with pytest.raises(FileNotFoundError, match=f"is gone. Remove {folder}"):
+    with pytest.raises(FileNotFoundError, match=f"is missing. Remove {folder}"):
         sinusoid_run.load(_settings(), tmp_path)
 
 
-def test_a_curve_that_diverges_ends_and_says_so():
+def test_a_diverging_curve_ends_with_a_note():
     mean = np.array([3.0, 1.0, 2.0, 1e7, np.inf])
     half_width = np.array([0.2, 0.1, 0.5, 9e6, np.nan])
     curve = Curve(mean, half_width, 100)

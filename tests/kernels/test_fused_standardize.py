@@ -10,19 +10,19 @@ from tests.reference import normal
 
 pytestmark = pytest.mark.skipif(
     bool(tf.config.list_logical_devices("GPU")),
-    reason="the kernels of a GPU leave other statistics",
+    reason="GPU kernels return different statistics",
 )
 
 
 def plain(x, scale, shift, epsilon):
-    """The same as automatic differentiation sees it."""
+    """The same function, for automatic differentiation."""
     mean = tf.reduce_mean(x, 0)
     variance = tf.reduce_mean(tf.square(x), 0) - tf.square(mean)
     return (x - mean) / tf.sqrt(variance + epsilon) * scale + shift
 
 
 def _along(values, seed, dtype):
-    """A product of the values with random ones."""
+    """A product of the values with random numbers."""
     return tf.add_n(
         [
             tf.reduce_sum(tf.cast(normal(v.shape, seed + i), dtype) * v)
@@ -61,11 +61,11 @@ def test_equals_automatic_differentiation(graph, rows, channels, epsilon, seed):
     scale = normal([channels], seed + 1)
     values = [
         2.0 + 2.0 * normal([rows, channels], seed),
-        # One is zero, and some are below.
+        # One scale is zero, and some are negative.
         scale - scale[0],
         normal([channels], seed + 2),
     ]
-    # Rows nearly alike make derivatives that float32 cannot hold.
+    # Nearly equal rows have derivatives that overflow float32.
     variance = tf.math.reduce_variance(values[0], 0)
     if tf.reduce_min(variance) < 0.5:
         return

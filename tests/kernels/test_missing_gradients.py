@@ -1,4 +1,4 @@
-"""Second derivatives that TensorFlow lacks equal those of the formulas."""
+"""Supplied second derivatives equal those of explicit formulas."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def derivatives(function, x, order=2):
 
 
 def as_matrix(function, x):
-    """The linear map `function`, computed by a product with its matrix."""
+    """The linear map `function`, as a product with its matrix."""
     size = x.shape.num_elements()
     basis = tf.reshape(tf.eye(size, dtype=x.dtype), [size, *x.shape])
     rows = tf.stack([function(b) for b in basis])
@@ -44,7 +44,7 @@ def assert_same(actual, expected):
 
 
 def assert_exact(function, x, reference, order=2):
-    """Compares with a reference, eagerly and through a function's graph."""
+    """Compares with a reference, eagerly and in a graph."""
     expected = derivatives(reference, x, order)
     assert np.abs(expected[-1]).max() > 1e-2
     assert_same(derivatives(function, x, order), expected)
@@ -110,7 +110,7 @@ def test_third_derivatives_of_resizing_equal_the_matrix(method):
     assert_exact(function, image(), as_matrix(function, image()), order=3)
 
 
-def test_sum_of_embeddings_equals_their_matrix():
+def test_sum_of_embeddings_equals_its_matrix():
     ids = tf.sparse.from_dense([[1, 2], [3, 0]])
 
     def embed(table):
@@ -139,7 +139,7 @@ def test_local_response_normalization_equals_its_formula():
     assert_exact(normalize, image(5), formula)
 
 
-def test_gradient_of_a_crop_knows_its_boxes():
+def test_gradient_of_a_crop_depends_on_its_boxes():
     x = image()
     along = tf.cast(normal(x.shape, 3), x.dtype)
 
@@ -166,7 +166,7 @@ def in_map(resize):
 
 
 def in_body(resize):
-    """Resizes with the inner tape inside a loop, whose steps it makes."""
+    """Resizes in a loop with the inner tape in the loop's body."""
 
     def step(i, x):
         with tf.GradientTape() as tape:
@@ -204,7 +204,7 @@ def test_bilinear_resizing_is_exact_under_xla():
     assert_same(run(x), derivatives(as_matrix(function, x), x))
 
 
-def test_a_gradient_that_tensorflow_has_is_kept():
+def test_existing_gradients_are_kept():
     give_gradient("Sin", lambda op, upstream: 0 * upstream)
     x = tf.constant(0.3)
     with tf.GradientTape() as tape:
@@ -213,8 +213,8 @@ def test_a_gradient_that_tensorflow_has_is_kept():
     assert tape.gradient(y, x) == tf.cos(x)
 
 
-def test_tensorflow_takes_no_other_gradients_for_constant():
-    """What a new TensorFlow adds here is to be supplied or refused."""
+def test_tensorflow_treats_no_other_gradients_as_constant():
+    """If a new TensorFlow adds one, it must be supplied or refused."""
     gradients = [
         name
         for name in dir(tf.raw_ops)

@@ -1,4 +1,4 @@
-"""Second derivatives of Keras equal central differences of first ones."""
+"""Second derivatives in Keras equal central differences of the first."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ _WITHOUT_DERIVATIVE = ("unique", "view")
 
 
 def functions():
-    """All functions of Keras that map one float tensor entry by entry."""
+    """All elementwise Keras functions of one float tensor."""
     places = keras.activations, keras.ops
     named = {name: getattr(p, name) for p in places for name in dir(p)}
     return {
@@ -49,7 +49,7 @@ def _derivative(function, x, twice=False):
 FUNCTIONS = functions()
 
 
-def test_the_functions_are_found():
+def test_finds_the_functions():
     assert {"gelu", "softsign", "tanh", "erf", "softmax"} <= {*FUNCTIONS}
 
 

@@ -24,7 +24,7 @@ def standardized(x):
 
 
 class Standardized(layers.Layer):
-    """A custom layer with a weight, so that it is called once per task."""
+    """A custom layer that is called once per task, as it has a weight."""
 
     def build(self, shape):
         self.scale = self.add_weight(shape=[shape[-1]], initializer="ones")
@@ -38,7 +38,7 @@ class OwnNormalization(layers.LayerNormalization):
 
 
 def call(function, *, second_order=True, xla=False, shape=(4, 3)):
-    """Traces a task-batched call of a layer or function after a Dense."""
+    """Traces a task-batched call of a dense layer, then a layer or function."""
     layer = function
     if not isinstance(function, layers.Layer):
         layer = layers.Lambda(function)
@@ -69,7 +69,7 @@ DIRECT = {
 
 
 def is_exact(layer):
-    """Whether a layer's second derivatives equal the exact loop's."""
+    """Whether a layer's second derivatives equal those of the exact loop."""
     model = keras.Sequential(
         [keras.Input([4, 3]), layers.Dense(3), layer, layers.Dense(2)]
     )
@@ -107,11 +107,11 @@ def test_moments_inside_of_a_fallback_are_refused_or_exact(make):
         assert is_exact(make())
 
 
-def test_moments_are_refused_at_every_call_of_a_graph():
+def test_only_moments_inside_the_block_are_refused():
     graph = tf.Graph()
     with graph.as_default():
         x = tf.ones([3, 2])
-        tf.nn.moments(x, [0])  # Before the block: not the model's.
+        tf.nn.moments(x, [0])  # Outside the block, so not the model's.
         with refuse_wrong_derivatives(True, False):
             tf.sin(x)
         with pytest.raises(ValueError, match=MOMENTS):
@@ -190,7 +190,7 @@ def test_stopped_gradients_of_the_user_are_not_refused():
 
 
 class Mine(layers.Layer):
-    """A user's layer that computes `function(x)`, with a weight or without."""
+    """A user's layer that computes `function(x)`, optionally with a weight."""
 
     def __init__(self, function, weight=False):
         super().__init__(name="mine")
@@ -209,13 +209,13 @@ class Mine(layers.Layer):
 def take_gradient(
     layer, *, eagerly=False, xla=False, adapt=None, second_order=True
 ):
-    """Takes a gradient, as an inner step does, by the weights before a layer.
+    """Computes a gradient as an inner step does.
 
     Args:
-        layer: Comes after a dense layer and before another.
-        eagerly: Whether it is computed eagerly.
-        xla: Whether XLA is said to compile it.
-        adapt: The adapted layer, by default both dense layers.
+        layer: A layer between two dense layers.
+        eagerly: Whether to compute eagerly.
+        xla: Whether to claim that XLA compiles it.
+        adapt: The adapted layer; by default, both dense layers.
         second_order: Whether a second derivative will be taken.
     """
     dense = layers.Dense(4), layers.Dense(1)
@@ -257,7 +257,7 @@ def added_sparsely(x):
     return tf.reshape(tf.sparse.to_dense(tf.sparse.add(x, x)), [-1, 4, 4, 1])
 
 
-# Each with the gradient operation that has no derivative.
+# Functions by the gradient operation that has no derivative.
 WITHOUT_SECOND_DERIVATIVE = {
     "FakeQuantWithMinMaxArgsGradient": fake_quantized,
     "SparseAddGrad": added_sparsely,
@@ -293,7 +293,7 @@ def test_operations_without_second_derivative_have_a_first_one(name):
     assert take_gradient(layer, second_order=False)
 
 
-def test_an_operation_is_refused_every_time():
+def test_an_operation_is_refused_at_every_call():
     model = keras.Sequential([keras.Input([4, 4]), layers.Dense(4)])
     model.add(Mine(dilated))
     variables = model.trainable_variables
@@ -367,7 +367,7 @@ def test_operations_before_the_adapted_layers_are_not_refused(eagerly):
 
 
 def test_derivatives_that_no_adapted_weight_needs_are_not_refused():
-    """A crop has a derivative by its boxes, which are fixed here."""
+    """The missing derivative is with respect to boxes, which are fixed here."""
 
     def crop(x):
         of_box = tf.range(tf.shape(x)[0])
@@ -377,8 +377,8 @@ def test_derivatives_that_no_adapted_weight_needs_are_not_refused():
     assert take_gradient(Mine(crop))
 
 
-def test_an_operation_that_nobody_knows_is_refused():
-    """Such as one of a user's own, whose gradient has no derivative."""
+def test_an_unknown_operation_is_refused():
+    """For instance, a user's own operation without a second derivative."""
     with pytest.raises(ValueError, match="Layer 'mine' .*PreventGradient"):
         take_gradient(Mine(with_last_gradient))
 

@@ -10,14 +10,14 @@ from tests.reference import normal
 
 
 def plain(x, axes, epsilon):
-    """Standardization as automatic differentiation sees it."""
+    """Standardization, for automatic differentiation."""
     mean = tf.reduce_mean(x, axes, keepdims=True)
     square = tf.reduce_mean(x * x, axes, keepdims=True)
     return (x - mean) / tf.sqrt(square - mean * mean + epsilon)
 
 
 def derivatives_to_third_order(function, x):
-    """Returns value and directional derivatives of orders one to three."""
+    """Returns the value and directional derivatives of orders one to three."""
     weights = [normal(x.shape, 10 + i) for i in range(3)]
     with tf.GradientTape() as third:
         third.watch(x)

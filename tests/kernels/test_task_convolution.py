@@ -39,9 +39,9 @@ def tensors(tasks, geometry):
 
 
 def dense(geometry):
-    """Returns the convolution as an array `[outputs, taps, inputs]` of 0, 1.
+    """Returns the convolution as a 0-1 array `[outputs, taps, inputs]`.
 
-    Written out index by index, so that it shares nothing with the package.
+    Built index by index, so that it shares no code with the package.
     """
     outputs = list(np.ndindex(*geometry.output))
     array = np.zeros([len(outputs), geometry.taps, *geometry.size])
@@ -74,7 +74,7 @@ many = st.integers(1, 3)
 
 @few
 @given(geometry=geometries(), tasks=many)
-def test_all_three_equal_the_written_out_sum(geometry, tasks):
+def test_all_three_equal_the_explicit_sum(geometry, tasks):
     x, w, y = tensors(tasks, geometry)
     array = dense(geometry)
     flat_x = x.numpy().reshape(tasks, N, -1, CHANNELS)
@@ -104,7 +104,7 @@ def test_the_three_are_adjoint(geometry, tasks):
 @pytest.mark.parametrize("name", ["convolve", "transpose", "correlate"])
 @few
 @given(geometry=geometries(), tasks=many)
-def test_derivatives_equal_those_of_the_written_out_sum(name, geometry, tasks):
+def test_derivatives_equal_those_of_the_explicit_sum(name, geometry, tasks):
     x, w, y = tensors(tasks, geometry)
     array = tf.constant(dense(geometry))
 

@@ -461,5 +461,5 @@ def test_an_inner_loss_that_returns_nothing():
 )
 def test_an_inner_loss_that_does_not_depend_on_the_predictions(loss):
     x, _ = regression()
-    with refuses(ValueError, "inner loss must depend on the weights.*`y_pred`"):
+    with refuses(ValueError, "inner loss must depend on the adapted.*`y_pred`"):
         maml(inner_loss=loss)(x)

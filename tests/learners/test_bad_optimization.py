@@ -22,7 +22,7 @@ layers = keras.layers
 
 
 def test_a_curriculum_begins_at_epoch_0():
-    with pytest.raises(ValueError, match="have an epoch 0.*{1: 20}"):
+    with pytest.raises(ValueError, match="include epoch 0.*{1: 20}"):
         keras_meta.callbacks.LengthenUnroll({1: 20})
 
 

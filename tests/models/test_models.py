@@ -64,7 +64,7 @@ def test_blocks_halve_the_image_four_times(pool):
     assert sizes == ([14, 7, 3, 1] if pool else [14, 7, 4, 2])
 
 
-def test_initializers_are_those_asked_for():
+def test_initializers_are_those_requested():
     normal = keras.initializers.TruncatedNormal(stddev=0.01)
     for weight in models.sinusoid_mlp(initializer=normal).weights:
         assert np.abs(weight.numpy()).max() <= 0.02 + 1e-6

@@ -1,4 +1,4 @@
-"""A rule as an optimizer equals Keras's optimizer, or the rule unrolled."""
+"""Rules as optimizers equal Keras's optimizers, or the rules unrolled."""
 
 import json
 import pathlib
@@ -103,7 +103,7 @@ RULES = {
 
 @pytest.mark.slow_variants("rates")
 @pytest.mark.parametrize("make", RULES.values(), ids=RULES)
-def test_the_state_is_made_while_xla_traces_a_step(make):
+def test_the_state_can_be_created_while_xla_traces_a_step(make):
     # TensorFlow copies tensors of up to 128 elements into a graph.
     variables = [keras.Variable(np.ones([40, 30])), keras.Variable([1.0, 2.0])]
     rule = make()
@@ -130,7 +130,7 @@ def test_the_state_is_made_while_xla_traces_a_step(make):
     [("momentum", [keras.Input([64])], 1), ("lstm", [], 3)],
     ids=["built", "built in the step, several steps"],
 )
-def test_xla_trains_a_wide_layer_as_a_plain_graph_does(rule, inputs, steps):
+def test_xla_trains_a_wide_layer_like_a_plain_graph(rule, inputs, steps):
     x = np.random.default_rng(0).normal(size=[24, 64]).astype("float32")
     weights = []
     for jit_compile in (False, True):
@@ -153,7 +153,7 @@ def test_xla_trains_a_wide_layer_as_a_plain_graph_does(rule, inputs, steps):
 @pytest.mark.slow
 def test_a_schedule_scales_the_moves():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.3, 5, 0.5)
-    # Momentum of zero: Keras's velocity holds the rate of its own time.
+    # Zero momentum, as Keras's velocity contains the rates of past steps.
     rule = keras_meta.GradientDescent(1.0)
     expected = fitted(keras.optimizers.SGD(schedule))
     assert_same(fitted(LearnedOptimizer(rule, schedule)), expected)
@@ -191,7 +191,7 @@ def hierarchical(**options):
 
 @pytest.mark.slow_variants("hierarchical")
 @pytest.mark.parametrize("make", [lstm, hierarchical])
-def test_steps_through_keras_equal_the_rule_unrolled(make):
+def test_steps_in_keras_equal_the_unrolled_rule(make):
     x, y = data()
     optimizer = make()
     rule = optimizer.rule
@@ -229,7 +229,7 @@ def attended_and_parameters(model):
 
 
 @pytest.mark.slow
-def test_fit_ends_at_the_parameters_and_not_where_it_attended():
+def test_fit_ends_at_the_parameters_and_not_at_the_attended_points():
     model = network()
     x, y = data()
     start = model.get_weights()
@@ -262,7 +262,7 @@ def test_the_rate_scales_the_moves_of_the_parameters():
 
 
 @pytest.mark.slow
-def test_weights_set_between_two_fits_are_where_it_goes_on():
+def test_training_continues_from_weights_set_between_two_fits():
     model = fitted(attending())
     model.set_weights([w + 5.0 for w in model.get_weights()])
     model.train_on_batch(*data())
@@ -270,23 +270,23 @@ def test_weights_set_between_two_fits_are_where_it_goes_on():
     assert np.min(parameters[0]) > 2.0
 
 
-def test_averages_of_where_it_attended_are_refused():
+def test_averages_of_attended_points_are_refused():
     with pytest.raises(ValueError, match="use_ema=True"):
         attending(use_ema=True)
 
 
 @pytest.mark.slow
-def test_a_rule_of_another_model_is_refused():
+def test_a_rule_attached_to_another_model_is_refused():
     rule = keras_meta.LearnedHyperparameters(0.1)
     fitted(LearnedOptimizer(rule))
     other = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
     other.compile(LearnedOptimizer(rule), "mse")
-    with pytest.raises(ValueError, match="belongs to variables of the shapes"):
+    with pytest.raises(ValueError, match="belongs to variables of shapes"):
         other.fit(*data(), verbose=0)
 
 
 @pytest.mark.slow
-def test_its_network_is_not_trained_by_fit():
+def test_fit_does_not_train_the_network():
     optimizer = lstm()
     before = optimizer.rule.get_weights()
     fitted(optimizer)
@@ -296,7 +296,7 @@ def test_its_network_is_not_trained_by_fit():
 
 @pytest.mark.slow_variants("hierarchical", "momentum")
 @pytest.mark.parametrize("make", [lstm, hierarchical, momentum])
-def test_interrupted_training_goes_on_exactly(make, tmp_path):
+def test_interrupted_training_resumes_exactly(make, tmp_path):
     whole = fitted(make(), epochs=4)
     half = fitted(make(), epochs=2)
     half.save(tmp_path / "half.keras")
@@ -361,7 +361,7 @@ _PROGRAM = """
             [4, 3, 3], initial_rate=0.01, **options
         ),
     ]
-    # Another strategy would number its reductions as this one does.
+    # A second mirrored strategy would reuse the numbers of its reductions.
     two = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
     for make in makers:
         weights = []
@@ -390,7 +390,7 @@ _PROGRAM = """
             ),
         }))
 
-    # A loop written by hand builds the optimizer on each of two devices.
+    # A custom loop builds the optimizer on each of two devices.
     with two.scope():
         variable = keras.Variable(np.ones([40, 30], "float32"))
         optimizer = keras_meta.optimizers.LearnedOptimizer(
@@ -428,7 +428,7 @@ def test_two_devices_equal_one():
         assert report["difference"] < 1e-5
 
 
-def test_what_is_no_rule_is_refused():
+def test_refuses_values_that_are_not_rules():
     with pytest.raises(TypeError, match="`rule` must be an update rule"):
         LearnedOptimizer(keras.optimizers.Adam())
 
@@ -449,7 +449,7 @@ def test_one_rule_in_several_optimizers(rule):
     ]
     for model in models:
         model.compile(LearnedOptimizer(rule), "mse", jit_compile=False)
-    for examples in (8, 7):  # Traced again for each number of examples.
+    for examples in (8, 7):  # Each number of examples is traced again.
         for model in models:
             model.fit(x[:examples], y[:examples], batch_size=8, verbose=0)
     assert all(np.all(np.isfinite(m.get_weights()[0])) for m in models)
@@ -466,12 +466,12 @@ def test_a_frozen_model_compiles_and_saves(attention, tmp_path):
     keras.models.load_model(tmp_path / "frozen.keras")
 
 
-def test_an_optimizer_that_was_refused_variables_is_not_built():
+def test_an_optimizer_that_refused_its_variables_is_not_built():
     rule = keras_meta.LearnedHyperparameters()
     rule.attach([keras.Variable([0.0])], 1)
     optimizer = LearnedOptimizer(rule)
     for _ in range(2):
-        with pytest.raises(ValueError, match="belongs to variables of the"):
+        with pytest.raises(ValueError, match="belongs to variables of"):
             fitted(optimizer)
 
 

@@ -1,4 +1,4 @@
-"""Presets: written and read, and those that ship with the package."""
+"""Writing and reading presets, and the presets in the package."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def trained_lstm(**options):
 
 
 def rewrite(folder, arguments=None, weights=None, **changes):
-    """Changes a preset with checksums that fit."""
+    """Changes a preset and updates its checksums."""
     record = durable_files.read_json(folder / "rule.json", "")
     record["config"] |= arguments or {}
     if weights is not None:
@@ -61,7 +61,7 @@ def fit(optimizer, steps=3):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [LearnedOptimizer, LSTMOptimizer])
-def test_a_preset_trains_as_what_was_saved(kind, tmp_path):
+def test_a_preset_trains_like_the_rule_that_was_saved(kind, tmp_path):
     optimizer = trained_lstm()
     optimizer.save_to_preset(tmp_path / "mine")
     twin = kind.from_preset(str(tmp_path / "mine"))
@@ -79,13 +79,13 @@ def test_arguments_of_the_constructor_are_passed_on(tmp_path):
     assert optimizer.clipnorm == 2.0
 
 
-def test_arguments_of_the_rule_take_the_place_of_the_presets(tmp_path):
+def test_arguments_of_the_rule_override_the_preset(tmp_path):
     trained_lstm().save_to_preset(tmp_path)
     optimizer = LSTMOptimizer.from_preset(str(tmp_path), output_scale=0.5)
     assert optimizer.rule.output_scale == 0.5
 
 
-def test_sizes_are_those_of_the_preset(tmp_path):
+def test_sizes_cannot_be_overridden(tmp_path):
     trained_lstm().save_to_preset(tmp_path)
     with pytest.raises(ValueError, match=r"other sizes.*'units': \(5,\)"):
         LSTMOptimizer.from_preset(str(tmp_path), units=(5,), seed=1)
@@ -97,7 +97,7 @@ def test_another_kind_of_rule_is_refused(tmp_path):
         LSTMOptimizer.from_preset(str(tmp_path))
 
 
-def test_an_unknown_preset_is_refused_with_those_there_are():
+def test_an_unknown_preset_is_refused_with_a_list_of_presets():
     with pytest.raises(ValueError, match="`preset` must be one of .*'none'"):
         LSTMOptimizer.from_preset("none")
 
@@ -105,15 +105,15 @@ def test_an_unknown_preset_is_refused_with_those_there_are():
 def test_weights_of_another_rule_are_refused(tmp_path):
     trained_lstm().save_to_preset(tmp_path)
     rewrite(tmp_path, {"units": [4, 4]})
-    with pytest.raises(ValueError, match="holds weights of the shapes"):
+    with pytest.raises(ValueError, match="holds weights of shapes"):
         LSTMOptimizer.from_preset(str(tmp_path))
 
 
 @pytest.mark.parametrize("learn", [None, "scalar"])
-def test_what_belongs_to_one_model_is_not_saved(learn, tmp_path):
+def test_rules_that_fit_only_one_model_are_not_saved(learn, tmp_path):
     rule = keras_meta.GradientDescent(0.1, learn)
     rule.attach([keras.Variable([0.0])], 1)
-    with pytest.raises(ValueError, match=r"fits any model.*model\.keras"):
+    with pytest.raises(ValueError, match=r"fit any model.*model\.keras"):
         LearnedOptimizer(rule).save_to_preset(tmp_path)
 
 
@@ -187,7 +187,7 @@ def test_the_hierarchical_preset_trains_a_network_it_never_saw():
 
 @keras.saving.register_keras_serializable("keras_meta_tests")
 class Halved(keras_meta.CoordinatewiseLSTM):
-    """Half the moves."""
+    """A rule that halves the moves."""
 
     def update(self, params, grads, state):
         moved, state = super().update(params, grads, state)
@@ -198,9 +198,11 @@ class Halved(keras_meta.CoordinatewiseLSTM):
     ("kind", "options"),
     [(Halved, {}), (keras_meta.CoordinatewiseLSTM, {"dtype": "float64"})],
 )
-def test_a_rule_that_arguments_do_not_make_is_refused(kind, options, tmp_path):
+def test_a_rule_that_the_constructor_cannot_make_is_refused(
+    kind, options, tmp_path
+):
     presets.save_rule(kind([4], seed=0, **options), tmp_path)
-    with pytest.raises(ValueError, match="CoordinatewiseLSTM itself.*Use"):
+    with pytest.raises(ValueError, match="exactly a CoordinatewiseLSTM.*Use"):
         LSTMOptimizer.from_preset(str(tmp_path))
 
 
@@ -290,12 +292,12 @@ def test_a_full_disk_leaves_the_old_preset(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("folder", [None, 1, "", np.array(["a", "b"])])
-def test_what_is_no_folder(folder):
+def test_refuses_values_that_are_not_folders(folder):
     with pytest.raises(ValueError, match="`folder` must be the path"):
         presets.save_rule(keras_meta.CoordinatewiseLSTM([2]), folder)
 
 
-def test_files_of_others_in_the_folder_stay(tmp_path):
+def test_other_files_in_the_folder_stay(tmp_path):
     names = ["movie.part", "new-weights-of-mine.npz", "weights-1.npz"]
     for name in names:
         (tmp_path / name).touch()
@@ -316,7 +318,9 @@ def test_weights_that_are_not_finite_are_refused(value, tmp_path):
         presets.load_rule(tmp_path)
 
 
-def test_the_name_of_a_shipped_preset_means_that_preset(tmp_path, monkeypatch):
+def test_a_preset_takes_precedence_over_a_folder_of_its_name(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     shipped = presets.load_rule("lstm_mnist")
     presets.save_rule(small_rule(), "./lstm_mnist")
@@ -332,7 +336,7 @@ def test_the_name_of_a_shipped_preset_means_that_preset(tmp_path, monkeypatch):
 
 @keras.saving.register_keras_serializable("keras_meta_tests")
 class Recorder(keras.layers.Layer):
-    """A class that is registered and is no rule."""
+    """A registered class that is not a rule."""
 
     made = []
 
@@ -360,7 +364,10 @@ RECORDER = {
         ({"registered_name": None}, "'registered_name' must be a str"),
         ({"config": [1, 2]}, r"'config' must be a dict.*config=\[1, 2\]"),
         ({"arguments": {"colour": 1}}, "CoordinatewiseLSTM does not.*'colour'"),
-        ({"arguments": {"output_scale": -1}}, "does not take: `output_scale`"),
+        (
+            {"arguments": {"output_scale": -1}},
+            "does not accept: `output_scale`",
+        ),
         (
             {"arguments": {"output_scale": np.inf}},
             "finite numbers. Received: inf",
@@ -379,7 +386,7 @@ def test_a_description_is_checked_before_a_rule_is_built(
 
 
 def declaring(header):
-    """An array that is declared and not there."""
+    """An array that is declared but missing."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         with file.open("arr_0.npy", "w") as member:
@@ -395,14 +402,14 @@ HUGE = {"shape": (2**50,), "fortran_order": False, "descr": "<f4"}
     [
         (
             declaring(HUGE),
-            r"holds weights of the shapes \[\(\(1125899906842624",
+            r"holds weights of shapes \[\(\(1125899906842624",
         ),
         (archive(np.array([Recorder], object)), "holds weights of .*'object'"),
         (archive(np.zeros([1, 4], "float64")), "holds weights of .*'float64'"),
-        (b"no archive", "is not as `save_to_preset` writes weights"),
+        (b"no archive", "is not a file of weights that `save_to_preset`"),
     ],
 )
-def test_weights_are_checked_before_they_take_memory(
+def test_weights_are_checked_before_memory_is_allocated(
     weights, message, tmp_path
 ):
     presets.save_rule(small_rule(), tmp_path)
@@ -411,10 +418,10 @@ def test_weights_are_checked_before_they_take_memory(
         presets.load_rule(tmp_path)
 
 
-def test_a_rule_larger_than_its_weights_takes_no_memory(tmp_path):
+def test_a_rule_larger_than_its_weights_allocates_no_memory(tmp_path):
     presets.save_rule(small_rule(), tmp_path)
     rewrite(tmp_path, {"units": [10**6, 10**6]})
-    with pytest.raises(ValueError, match="holds weights of the shapes"):
+    with pytest.raises(ValueError, match="holds weights of shapes"):
         presets.load_rule(tmp_path)
 
 
@@ -422,14 +429,14 @@ class Unregistered(keras_meta.CoordinatewiseLSTM):
     pass
 
 
-def test_a_rule_that_could_not_be_read_again_is_not_saved(tmp_path):
+def test_a_rule_that_could_not_be_loaded_is_not_saved(tmp_path):
     with pytest.raises(ValueError, match="Unregistered.*Decorate a class"):
         presets.save_rule(Unregistered([1]), tmp_path / "preset")
     assert not (tmp_path / "preset").exists()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_weights_of_any_precision_come_back(dtype, tmp_path):
+def test_weights_of_any_precision_round_trip(dtype, tmp_path):
     rule = keras_meta.HierarchicalRNN([2, 2, 2], dtype=dtype)
     presets.save_rule(rule, tmp_path)
     read = presets.load_rule(tmp_path)

@@ -57,7 +57,7 @@ def test_losses_are_those_of_the_model_on_each_minibatch():
         np.testing.assert_allclose(losses[i], expected, rtol=1e-5)
 
 
-def test_steps_and_instances_have_other_examples_and_weights():
+def test_steps_and_instances_have_different_examples_and_weights():
     family = problem()
     params, _ = family.draw(0, 0, 3)
     kernel = params[0].numpy()
@@ -72,7 +72,7 @@ def test_steps_and_instances_have_other_examples_and_weights():
     np.testing.assert_array_equal(drawn[0], again)
 
 
-def test_an_instance_depends_on_its_number_alone():
+def test_an_instance_depends_only_on_its_index():
     family = problem()
     together, _ = family.draw(5, 2, 3)
     alone, _ = family.draw(5, 4, 1)
@@ -80,7 +80,7 @@ def test_an_instance_depends_on_its_number_alone():
         np.testing.assert_array_equal(many[2:], one)
 
 
-def test_weights_are_drawn_as_their_layers_do():
+def test_weights_are_drawn_as_in_their_layers():
     dense = layers.Dense(200, bias_initializer="ones")
     model = keras.Sequential([keras.Input([300]), dense])
     data = np.zeros([4, 300], "float32"), np.zeros([4], int)
@@ -124,7 +124,7 @@ def test_weights_without_an_initializer_start_at_the_models_value():
     assert params[0].numpy().tolist() == [3.0, 3.0]
 
 
-def test_a_data_set_is_read_once_as_it_is():
+def test_a_data_set_is_read_once_and_kept_unchanged():
     x, y = arrays()
     images = (x * 50).astype("uint8")
     data = tf.data.Dataset.from_tensor_slices((images, y))
@@ -151,12 +151,12 @@ def test_a_data_set_is_read_once_as_it_is():
         (
             (arrays()[0], np.zeros([20, 3])),
             "mse",
-            r"do not fit each other.*y of the shape \(20, 3\).*needs `y`",
+            r"do not fit together.*y of shape \(20, 3\).*needs `y`",
         ),
         (
             (np.zeros([20, 5, 4, 1]), arrays()[1]),
             CROSSENTROPY,
-            r"do not fit each other.*x of the shape \(20, 5, 4, 1\)",
+            r"do not fit together.*x of shape \(20, 5, 4, 1\)",
         ),
         (
             (arrays()[0], np.full([20], 7)),
@@ -167,7 +167,9 @@ def test_a_data_set_is_read_once_as_it_is():
         (arrays(), None, "`loss` must be a Keras loss"),
     ],
 )
-def test_what_does_not_fit_is_refused_at_once(data, loss, message):
+def test_data_and_losses_that_do_not_fit_are_refused_at_once(
+    data, loss, message
+):
     with pytest.raises(ValueError, match=message):
         ModelProblem(network(), data, loss)
 
@@ -183,7 +185,7 @@ def dropout_network():
     )
 
 
-def test_dropout_drops_others_each_step_and_the_same_again():
+def test_dropout_depends_on_the_step_and_is_reproducible():
     x, _ = arrays()
     same = np.repeat(x[:1], 20, axis=0), np.zeros([20], int)
     family = ModelProblem(dropout_network(), same, CROSSENTROPY, batch_size=4)
@@ -195,7 +197,7 @@ def test_dropout_drops_others_each_step_and_the_same_again():
     assert float(family.losses(params, other, 0)[0]) != losses[0]
 
 
-def test_an_lstm_begins_with_its_own_biases():
+def test_an_lstm_starts_with_its_own_biases():
     model = keras.Sequential(
         [keras.Input([3, 2]), layers.LSTM(2), layers.Dense(2)]
     )
@@ -216,11 +218,11 @@ def test_an_initializer_without_a_seed_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.repeat(), "infinite one. Leave out `.repeat"),
-        (lambda data: data.batch(8), "single examples.*Leave out `.batch"),
+        (lambda data: data.repeat(), "infinite data set. Remove `.repeat"),
+        (lambda data: data.batch(8), "single examples.*Remove `.batch"),
     ],
 )
-def test_data_sets_of_other_kinds_are_refused(change, message):
+def test_infinite_and_batched_data_sets_are_refused(change, message):
     data = change(tf.data.Dataset.from_tensor_slices(arrays()))
     with pytest.raises(ValueError, match=message):
         ModelProblem(network(), data, CROSSENTROPY)
@@ -245,7 +247,7 @@ def test_values_that_cannot_be_learned_from_are_refused(data, message):
 
 
 @pytest.mark.parametrize("name", ["loss", "initializer"])
-def test_what_keras_does_not_know_is_named(name):
+def test_names_unknown_to_keras_are_reported(name):
     arguments = {"loss": CROSSENTROPY, name: "nonsense"}
     with pytest.raises(ValueError, match=f"`{name}` must .*{name}='nonsense'"):
         ModelProblem(network(), arrays(), **arguments)
@@ -257,7 +259,7 @@ def test_arrays_without_examples_are_refused(data):
         ModelProblem(network(), data, CROSSENTROPY)
 
 
-def test_what_is_no_model_is_refused():
+def test_refuses_values_that_are_not_models():
     with pytest.raises(TypeError, match="`model` must be a keras.Model"):
         ModelProblem(len, arrays(), CROSSENTROPY)
 
@@ -277,7 +279,7 @@ def test_a_loss_without_a_gradient_is_refused(loss):
 def test_a_frozen_model_is_refused():
     model = network()
     model.trainable = False
-    with pytest.raises(ValueError, match="with 0 weights to train.*unfreeze"):
+    with pytest.raises(ValueError, match="with 0 trainable weights.*unfreeze"):
         ModelProblem(model, arrays(), CROSSENTROPY)
 
 
@@ -301,12 +303,14 @@ def test_a_model_that_is_not_built_is_refused():
         ((np.zeros([0, 4, 4, 1]), np.zeros([0])), r"sizes \[0\]"),
     ],
 )
-def test_data_of_another_kind_are_refused(data, message):
+def test_data_of_the_wrong_type_are_refused(data, message):
     with pytest.raises(ValueError, match=message):
         ModelProblem(network(), data, CROSSENTROPY)
 
 
 def test_losses_that_layers_add_are_refused():
     model = network(activity_regularizer="l2")
-    with pytest.raises(NotImplementedError, match="activity regularizer.*Leav"):
+    with pytest.raises(
+        NotImplementedError, match="activity regularizer.*Remov"
+    ):
         problem(model)

@@ -15,7 +15,7 @@ from keras_meta.problems.quadratic import _normal
     index=st.integers(0, 2**40),
     at=st.integers(0, 4),
 )
-def test_an_instance_depends_on_seed_and_number_alone(seed, index, at):
+def test_an_instance_depends_only_on_seed_and_index(seed, index, at):
     problem = Quadratic(3, rows=4)
     together = problem.draw(seed, index, 5)
     alone = problem.draw(seed, index + at, 1)
@@ -51,7 +51,7 @@ def test_entries_have_their_distribution(entries, mean, deviation):
     count = drawn.size
     assert abs(drawn.mean() - mean) < 5 * deviation / count**0.5
     assert abs(drawn.std() / deviation - 1) < 5 / count**0.5
-    # A normal number is beyond two deviations in 4.6 % of cases.
+    # 4.6 % of normal numbers lie beyond two deviations.
     tail = np.mean(np.abs(drawn - mean) > 2 * deviation)
     expected = 0.0455 if entries == "normal" else 0.0
     assert abs(tail - expected) < 0.005

@@ -8,7 +8,7 @@ from keras_meta.problems import Quadratic
 from keras_meta.problems import RandomScaling
 
 
-def test_the_problem_is_the_same_in_other_units():
+def test_the_problem_is_the_same_up_to_scale():
     problem = Quadratic(3)
     scaled = RandomScaling(problem, -2.0, 1.0)
     params, data = problem.draw(0, 7, 2)
@@ -33,7 +33,7 @@ def test_scales_are_log_uniform():
     assert abs(logs.mean() + 0.5) < 5 * 3 * 12**-0.5 / logs.size**0.5
 
 
-def test_an_instance_depends_on_its_number_alone():
+def test_an_instance_depends_only_on_its_index():
     problem = RandomScaling(Quadratic(3))
     together, alone = problem.draw(1, 4, 3), problem.draw(1, 6, 1)
     for many, one in zip(
@@ -45,7 +45,7 @@ def test_an_instance_depends_on_its_number_alone():
 @pytest.mark.parametrize(
     ("per", "expected"), [("coordinate", 8), ("tensor", 2), ("instance", 1)]
 )
-def test_what_has_a_scale_of_its_own(per, expected):
+def test_scales_have_the_shape_that_per_asks_for(per, expected):
     model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
     data = np.zeros([4, 3]), np.zeros([4, 2])
     problem = RandomScaling(ModelProblem(model, data, "mse"), per=per)
@@ -58,12 +58,12 @@ def test_what_has_a_scale_of_its_own(per, expected):
         np.testing.assert_allclose(p * c, q, rtol=1e-6)
 
 
-def test_another_sharing_is_refused():
+def test_unknown_values_of_per_are_refused():
     with pytest.raises(ValueError, match="`per` must be one of .*'layer'"):
         RandomScaling(Quadratic(3), per="layer")
 
 
-def test_what_is_no_problem_is_refused():
+def test_refuses_values_that_are_not_problems():
     with pytest.raises(TypeError, match="`problem` must be .*problem=3"):
         RandomScaling(3)
 
@@ -74,7 +74,7 @@ def test_a_range_out_of_order_is_refused(bounds):
         RandomScaling(Quadratic(2), *bounds)
 
 
-def test_scales_of_scales_are_drawn_apart():
+def test_nested_scales_are_independent():
     twice = RandomScaling(RandomScaling(Quadratic(200)))
     _, data = twice.draw(0, 0, 1)
     outer, inner = (
@@ -87,6 +87,6 @@ def test_scales_of_scales_are_drawn_apart():
     ("low", "high"),
     [("a", 1.0), (1.0, 0.0), (0.0, np.inf), (None, 1.0), (-100, 0)],
 )
-def test_a_range_that_is_none(low, high):
+def test_a_bad_range_is_refused(low, high):
     with pytest.raises(ValueError, match="`low` and `high` must be finite"):
         RandomScaling(Quadratic(3), low, high)

@@ -22,14 +22,14 @@ compiled = tf.function(draw, jit_compile=True, autograph=False)
 
 @settings(max_examples=30, deadline=None)
 @given(seed=_SEEDS, index=st.integers(0, 2**40))
-def test_xla_draws_the_same(seed, index):
+def test_xla_draws_the_same_words(seed, index):
     seed, index = tf.constant(seed, tf.int64), tf.constant(index, tf.int64)
     np.testing.assert_array_equal(compiled(seed, index), draw(seed, index))
 
 
 @pytest.mark.parametrize("seed", [0, 5, 2**32 - 1])
 @pytest.mark.parametrize("upper", [1, 2, 3, 2**30])
-def test_the_upper_half_of_a_seed_counts(seed, upper):
+def test_the_upper_half_of_a_seed_matters(seed, upper):
     other = compiled(
         tf.constant(seed + upper * 2**32, tf.int64), tf.constant(0, tf.int64)
     )

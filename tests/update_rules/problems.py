@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 few = settings(max_examples=8, deadline=None, derandomize=True, database=None)
 
-# Numbers that float32 holds exactly: rules and Keras agree in all digits.
+# Exact in float32, so that rules and Keras agree in all digits.
 rates = st.integers(1, 512).map(lambda i: i / 1024)
 decays = st.integers(0, 1023).map(lambda i: i / 1024)
 
@@ -47,7 +47,7 @@ def gradients(params):
 
 
 def run(rule, params, steps, grads=gradients):
-    """Takes steps; returns the parameters after each one."""
+    """Takes steps, and returns the parameters after each one."""
     state = rule.init_state(params)
     points = []
     for _ in range(steps):

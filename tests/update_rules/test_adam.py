@@ -25,9 +25,9 @@ from .problems import start
     epsilon=st.sampled_from([1e-8, 1e-3, 0.5]),
 )
 def test_adam_equals_the_optimizer_of_keras(rate, beta_1, beta_2, epsilon):
-    # We add epsilon to the root of the corrected second moment, as in
-    # algorithm 1 of the paper; Keras adds it to that of the uncorrected one.
-    # So Keras's epsilon is ours times sqrt(1 - beta_2 ** step).
+    # As in algorithm 1 of the paper, epsilon is added to the root of the
+    # corrected second moment. Keras adds it to the root of the uncorrected
+    # one, so its epsilon is ours times sqrt(1 - beta_2 ** step).
     rule = Adam(rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon)
     points = run(attached(rule), start(), 6)
     optimizer = keras.optimizers.Adam(rate, beta_1=beta_1, beta_2=beta_2)
@@ -77,7 +77,7 @@ def test_zero_gradients_do_not_move():
 
 
 def final_gradients(slope, order):
-    """Derivatives by the start, of steps on `slope * p ** 2 / 2`."""
+    """Derivatives of steps on `slope * p ** 2 / 2` by the start."""
     rule = attached(Adam(0.1))
     params = start(2)
     with tf.GradientTape() as outer:
@@ -103,8 +103,8 @@ def test_derivatives_through_steps_are_finite(order, slope):
 
 
 @pytest.mark.slow
-def test_second_order_gradients_at_zero_gradients_are_those_of_standing_still():
-    # With no gradient nothing moves: the end is the start.
+def test_zero_gradients_have_the_second_order_gradients_of_no_step():
+    # Without a gradient nothing moves: the end is the start.
     expected = [tf.cos(p) for p in start(2)]
     assert_close(final_gradients(0.0, 1), expected)
 

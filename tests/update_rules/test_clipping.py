@@ -15,7 +15,7 @@ RULES = [GradientDescent, Momentum, Adam]
 
 
 def clipped(grads, **bounds):
-    """What a step of rate -1 from zero moves by: the clipped gradients."""
+    """The clipped gradients: what a step of rate -1 from zero moves by."""
     rule = attached(GradientDescent(-1.0, **bounds))
     params = [tf.zeros_like(g) for g in grads]
     return run(rule, params, 1, lambda _: grads)[0]
@@ -47,7 +47,7 @@ def test_long_gradients_are_scaled_to_the_norm_and_short_ones_kept():
     assert_close([r[1] for r in result], [g[1] for g in grads])
 
 
-def test_a_bound_is_reached_exactly():
+def test_clipped_norms_equal_the_bound():
     grads = [10 * g for g in start()]
     norm = tf.linalg.global_norm(clipped(grads, clip_norm=0.5))
     assert_close(norm, 0.5)
@@ -66,7 +66,7 @@ def test_values_are_clipped_before_norms():
 
 
 def derivatives_through_clip(grads, **bounds):
-    """First and second derivatives of a function of clipped gradients."""
+    """The first and second derivatives of a function of clipped gradients."""
     with tf.GradientTape() as outer:
         outer.watch(grads)
         with tf.GradientTape() as inner:

@@ -49,7 +49,7 @@ def sigmoid(x):
 
 
 def written_out(rule, params, steps):
-    """Takes steps, one coordinate at a time, with the gates written out."""
+    """Takes steps with explicit gates, one coordinate at a time."""
     points = []
     states = {}
     for _ in range(steps):
@@ -84,7 +84,7 @@ def written_out(rule, params, steps):
 
 
 @pytest.mark.parametrize("preprocessing", [None, 3.0])
-def test_equals_a_network_written_out_for_each_coordinate(preprocessing):
+def test_equals_a_plain_network_for_each_coordinate(preprocessing):
     lstm = rule(preprocessing=preprocessing)
     lstm.readout.bias.assign([0.1])
     assert_close(run(lstm, start(), 3), written_out(lstm, start(), 3))
@@ -124,7 +124,7 @@ def test_a_seed_fixes_the_weights(seed):
     assert any((a != b).any() for a, b in zip(first, other, strict=True))
 
 
-def test_layers_start_from_different_numbers():
+def test_layers_start_from_different_weights():
     lstm = attached(CoordinatewiseLSTM([4, 4, 4], seed=3))
     second, third = (cell.kernel.numpy() for cell in lstm.cells[1:])
     assert np.abs(second - third).max() > 1e-3
@@ -200,6 +200,6 @@ def test_bad_arguments_are_named(options, name):
     "rule", [keras_meta.CoordinatewiseLSTM, keras_meta.MetaLearnerLSTM]
 )
 @pytest.mark.parametrize("p", [89, 1e4, 0.0, "10"])
-def test_an_exponent_out_of_range(rule, p):
+def test_an_exponent_out_of_range_is_refused(rule, p):
     with pytest.raises(ValueError, match="`preprocessing` must be .*Received"):
         rule(preprocessing=p)

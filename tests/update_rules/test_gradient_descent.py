@@ -25,8 +25,8 @@ RATE_SHAPES = {
 LAYER_OF = [0, 0, 1]
 
 
-def rate_by_hand(rule, i, step):
-    """The rate of variable `i`, found again from the weights."""
+def expected_rate(rule, i, step):
+    """The rate of variable `i`, looked up in the weights."""
     step = min(step, 2)
     rates = [np.asarray(w) for w in rule.weights]
     return {
@@ -40,7 +40,7 @@ def rate_by_hand(rule, i, step):
 
 
 @pytest.mark.parametrize("learn", SHARINGS)
-def test_rates_have_the_shape_of_what_shares_them(learn):
+def test_rates_have_one_entry_for_each_layer_step_or_weight(learn):
     rule = attached(GradientDescent(0.25, learn))
     assert [tuple(w.shape) for w in rule.weights] == RATE_SHAPES[learn]
     assert len(rule.trainable_weights) == len(rule.weights)
@@ -50,16 +50,16 @@ def test_rates_have_the_shape_of_what_shares_them(learn):
 
 @pytest.mark.parametrize("tasks", [None, 4])
 @pytest.mark.parametrize("learn", SHARINGS)
-def test_steps_equal_those_by_hand_also_past_the_trained_number(learn, tasks):
+def test_steps_equal_explicit_steps_beyond_the_trained_number_too(learn, tasks):
     rule = attached(GradientDescent(0.25, learn))
     for i, weight in enumerate(rule.weights):
-        # Some of these rates are negative, which is allowed.
+        # Some of these rates are negative.
         weight.assign(normal(weight.shape, 9 + i))
     actual = run(rule, start(tasks), 5)
     params = start(tasks)
     for step in range(5):
         params = [
-            p - rate_by_hand(rule, i, step) * g
+            p - expected_rate(rule, i, step) * g
             for i, (p, g) in enumerate(
                 zip(params, gradients(params), strict=True)
             )
@@ -80,7 +80,7 @@ def test_rates_are_used_in_full_precision(rate, learn):
 
 
 @pytest.mark.parametrize("learn", SHARINGS[1:])
-def test_the_final_parameters_have_gradients_by_the_rates(learn):
+def test_the_final_parameters_have_gradients_for_the_rates(learn):
     rule = attached(GradientDescent(0.1, learn))
     weights = [w.value for w in rule.trainable_weights]
 
@@ -166,7 +166,7 @@ def test_config_round_trip_of_an_initializer():
 
 
 @pytest.mark.parametrize("learn", ["layers", "", 3, True])
-def test_unknown_sharings_are_refused(learn):
+def test_unknown_values_of_learn_are_refused(learn):
     with pytest.raises(ValueError, match="`learn` must be one of"):
         GradientDescent(0.1, learn)
 
@@ -186,14 +186,14 @@ def test_fixed_rates_that_are_not_numbers_are_refused(rate):
         GradientDescent(rate)
 
 
-def test_params_of_lower_precision_keep_it():
+def test_parameters_of_lower_precision_keep_their_type():
     rule = attached(GradientDescent(0.1, "scalar"))
     params = [tf.cast(p, tf.float32) for p in start()]
     (params,) = run(rule, params, 1)
     assert {p.dtype for p in params} == {tf.float32}
 
 
-def test_layers_of_one_name_have_rates_of_their_own():
+def test_layers_of_the_same_name_have_separate_rates():
     inputs = keras.Input([2])
     towers = [
         keras.Model(inputs, keras.layers.Dense(1, name="hidden")(inputs))

@@ -1,4 +1,4 @@
-"""The hierarchy against one written out parameter by parameter."""
+"""The hierarchical RNN, compared with plain loops over parameters."""
 
 import keras
 import numpy as np
@@ -69,7 +69,7 @@ class WrittenOut:
         return self.w[name] @ x + self.w[f"{name}_bias"][:, 0]
 
     def update(self, grads):
-        """Returns where the next gradients are taken."""
+        """Returns the points where the next gradients are taken."""
         everyone = [s for states in self.states for s in states]
         mean_log_rate = np.mean([s["log_rate"] for s in everyone])
         moved, attended, new_tensors = [], [], []
@@ -154,7 +154,7 @@ class WrittenOut:
 
 
 @pytest.mark.parametrize("attention", [False, True])
-def test_equals_the_network_written_out(attention):
+def test_equals_plain_loops_over_parameters(attention):
     made = rule(attention=attention)
     points = start()
     twin = WrittenOut(made, [p.numpy() for p in points])
@@ -173,7 +173,7 @@ def test_equals_the_network_written_out(attention):
 
 
 @pytest.mark.slow
-def test_tasks_do_not_see_each_other():
+def test_tasks_do_not_affect_each_other():
     made = rule()
     together = steps(made, start(3))
     for task in range(3):
@@ -182,7 +182,7 @@ def test_tasks_do_not_see_each_other():
 
 
 @pytest.mark.slow
-def test_a_number_of_tasks_that_the_graph_does_not_know():
+def test_a_number_of_tasks_unknown_to_the_graph():
     made = rule()
     specs = [tf.TensorSpec([None, *p.shape[1:]], p.dtype) for p in start(2)]
     unknown = tf.function(
@@ -194,7 +194,7 @@ def test_a_number_of_tasks_that_the_graph_does_not_know():
 @pytest.mark.slow
 def test_the_global_network_sees_all_tensors():
     made = rule()
-    # Rates are compared between tensors too; here none changes.
+    # Rates are compared across tensors, too, so they are kept constant here.
     for name in ("rate_change", "rate_change_bias"):
         made._by_name[name].assign(tf.zeros_like(made._by_name[name]))
 

@@ -21,7 +21,7 @@ from .problems import start
 
 @few
 @given(rate=rates, momentum=st.sampled_from([0.25, 0.5, 0.9]))
-def test_equals_momentum_before_it_has_learned(rate, momentum):
+def test_equals_momentum_before_training(rate, momentum):
     rule = attached(LearnedHyperparameters(rate, momentum=momentum))
     expected = attached(keras_meta.Momentum(rate, momentum=momentum))
     assert_close(run(rule, start(2), 4), run(expected, start(2), 4), 1e-10)
@@ -87,6 +87,6 @@ def test_arguments_out_of_range_are_refused(name, value):
 
 
 @pytest.mark.parametrize("decay", ["0.1", float("nan"), None])
-def test_a_decay_that_is_no_number(decay):
+def test_a_decay_that_is_not_a_number_is_refused(decay):
     with pytest.raises(ValueError, match="`weight_decay` must be a finite"):
         keras_meta.LearnedHyperparameters(weight_decay=decay)

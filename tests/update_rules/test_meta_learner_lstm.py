@@ -15,7 +15,7 @@ from .problems import start
 
 def rule(**options):
     made = attached(MetaLearnerLSTM(3, seed=1, dtype="float64", **options))
-    # Other gates than those that nearly stand still.
+    # The initial gates hardly move the parameters.
     made.enter_bias.assign(-0.5)
     made.keep_bias.assign(1.5)
     rng = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def sigmoid(x):
 
 
 def written_out(made, params, count=3):
-    """Takes steps, one parameter of one task at a time."""
+    """Takes steps, one parameter of one task at a time, with plain loops."""
     memory = {}
     for _ in range(count):
         losses = losses_of(params).numpy()
@@ -93,12 +93,12 @@ def written_out(made, params, count=3):
     return params
 
 
-def test_equals_gates_written_out_for_each_parameter():
+def test_equals_plain_gates_for_each_parameter():
     made = rule(preprocessing=3.0)
     assert_close(steps(made, start(2)), written_out(made, start(2)), 1e-9)
 
 
-def test_a_task_does_not_see_the_others():
+def test_tasks_do_not_affect_each_other():
     made = rule()
     together = steps(made, start(2))
     alone = steps(made, [p[1:] for p in start(2)])
@@ -116,7 +116,7 @@ def test_parameters_without_tasks_have_one_loss():
     assert_close(moved, [p[0] for p in expected])
 
 
-def test_parameters_nearly_stand_still_at_first():
+def test_parameters_hardly_move_at_first():
     made = attached(MetaLearnerLSTM(3, seed=1, dtype="float64"))
     for before, after in zip(start(2), steps(made, start(2), 1), strict=True):
         change = np.abs(after - before).max()
@@ -124,7 +124,7 @@ def test_parameters_nearly_stand_still_at_first():
 
 
 def _few_shot_data():
-    """Tasks that tell two clouds apart, whose labels are drawn anew."""
+    """Tasks of telling two clouds apart, with labels drawn for each task."""
     rng = np.random.default_rng(0)
     tasks, n = 32, 10
     labels = rng.integers(2, size=[tasks, 2 * n])
@@ -177,7 +177,7 @@ def test_a_meta_learner_learns_and_is_saved_with_it(tmp_path):
 
 
 def test_a_keras_optimizer_refuses_it():
-    with pytest.raises(ValueError, match="do without the loss.*MAML"):
+    with pytest.raises(ValueError, match="must not need the loss.*MAML"):
         keras_meta.optimizers.LearnedOptimizer(MetaLearnerLSTM())
 
 

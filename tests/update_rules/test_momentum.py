@@ -38,7 +38,7 @@ def test_momentum_equals_the_optimizer_of_keras(rate, momentum, nesterov):
         assert_close(point, [v.value for v in variables])
 
 
-def test_no_momentum_is_gradient_descent():
+def test_zero_momentum_is_gradient_descent():
     expected = run(attached(GradientDescent(0.1)), start(2), 3)
     for nesterov in (False, True):
         rule = attached(Momentum(0.1, momentum=0.0, nesterov=nesterov))

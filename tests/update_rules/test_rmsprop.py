@@ -26,7 +26,7 @@ def test_rmsprop_equals_the_optimizer_of_keras(rate, rho, epsilon):
     optimizer.build(variables)
     for point in points:
         optimizer.apply(gradients([v.value for v in variables]), variables)
-        # Keras holds epsilon in float32.
+        # Keras keeps epsilon in float32.
         assert_close(point, [v.value for v in variables], 1e-6)
 
 

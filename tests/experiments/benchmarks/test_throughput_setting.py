@@ -1,4 +1,4 @@
-"""What the contenders of the throughput benchmark have in common."""
+"""Settings that the contenders of the throughput benchmark share."""
 
 import dataclasses
 
@@ -60,7 +60,7 @@ def test_products_of_other_networks(network, products):
 @pytest.fixture
 def floatx():
     before = keras.config.floatx()
-    # The first time that it is asked for, Keras makes it of `floatx`.
+    # On first use, Keras makes the policy from `floatx`.
     policy = keras.config.dtype_policy()
     yield
     keras.config.set_floatx(before)
