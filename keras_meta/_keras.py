@@ -215,12 +215,20 @@ def dispatch_layer_calls(
             returns is not rematerialized.
     """
 
-    def __call__(self, *args, **kwargs):
-        compute = choose(self)
-        if compute is None or any_symbolic_tensors(args, kwargs):
-            return super(TFLayer, self).__call__(*args, **kwargs)
-        name = f"{type(self).__name__}.call()"
-        compute = inject_argument_info_in_traceback(compute, name)
-        return compute(*args, **kwargs)
+    def next_call(layer: keras.Layer) -> Callable:
+        plain = super(TFLayer, layer).__call__
+        compute = choose(layer)
+        if compute is None:
+            return plain
 
-    TFLayer.__call__ = __call__
+        def call(*args, **kwargs):
+            if any_symbolic_tensors(args, kwargs):
+                return plain(*args, **kwargs)
+            name = f"{type(layer).__name__}.call()"
+            told = inject_argument_info_in_traceback(compute, name)
+            return told(*args, **kwargs)
+
+        return call
+
+    # A property leaves no frame of its own in the tracebacks of other layers.
+    TFLayer.__call__ = property(next_call)

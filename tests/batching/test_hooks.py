@@ -451,6 +451,15 @@ def test_a_failing_layer_is_named_with_its_arguments():
     assert "inputs=tf.Tensor(shape=(None, 4)" in str(error.value)
 
 
+def test_errors_of_other_calls_do_not_lead_here():
+    layer = Interrupted()
+    layer.call = lambda x: 1 / 0
+    with pytest.raises(ZeroDivisionError) as error:
+        layer(normal([2, 3]))
+    files = [str(entry.path) for entry in error.traceback]
+    assert not any("keras_meta/" in file for file in files)
+
+
 class Counter:
     step = 1
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import ops
 
 import keras_meta
 from keras_meta.learners.cloning import clone_model
@@ -262,6 +263,14 @@ def test_functions_of_one_name_are_not_mixed_up():
     alone = _learner(_sequential(own))
     with refuses(ValueError, "has activation=.*Rename the function"):
         alone.adapt(x, y)
+
+
+def test_a_call_that_a_layer_was_given_is_not_lost():
+    model = _sequential(layers.Dense(1, name="own"))
+    model.layers[0].call = lambda x, training: ops.sum(x, 1, keepdims=True)
+    message = "Layer 'own' was given a `call` .* of a subclass of Dense"
+    with refuses(ValueError, message):
+        clone_model(model, {})
 
 
 def test_classes_of_one_name_are_not_mixed_up():
