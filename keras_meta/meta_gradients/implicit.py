@@ -46,18 +46,20 @@ class Implicit(MetaGradient):
 
     `H` the Hessian of the inner loss. Nothing is kept of the steps, so
     memory does not grow with their number, and any update rule may take
-    them, a learned rule excepted: at a minimum no rule matters. Each
-    step of a linear solver costs about two gradients of the inner loss.
+    them, except one that learns: at a minimum no rule matters. Each step of
+    a linear solver costs about two gradients of the inner loss.
 
-    Do not choose it where the inner loop stops early: the gradient is biased
-    then. Training logs how far it is from a minimum, as
-    `inner_gradient_norm`: the norm of the inner gradient after the last step
-    over that before the first one, the mean over tasks. `fit` warns where
-    it exceeds `largest_gradient`. It also logs `negative_curvature`, the
-    share of tasks in which the inner loss curves downwards, so that
-    conjugate gradient stops early, and warns of any. The initialization matters only through
-    the inner loss, by a proximal term (see `ImplicitMAML`): without one its
-    gradient is zero, which is refused. Training data are constants.
+    Do not choose it where the inner loop stops early, as the gradient is
+    biased then. `fit` logs two means over tasks, and warns of what they show:
+
+    - `inner_gradient_norm`, the norm of the inner gradient after the last
+      step, as a fraction of that before the first one; at a minimum it is 0.
+    - `negative_curvature`, the share of tasks in which the inner loss curves
+      downwards, so that conjugate gradient stops early.
+
+    The initialization matters only through the inner loss, by a proximal
+    term (see `ImplicitMAML`). Without one its gradient is zero, which is
+    refused. Training data are constants.
 
     Args:
         method: How `H w = b` is solved: `"conjugate_gradient"`; `"neumann"`,
