@@ -40,8 +40,8 @@ __all__ = [
     "step_counter",
 ]
 
-# Methods of `keras.layers.Bidirectional` that tell whether to leave out the
-# calls of its two layers and have cuDNN compute both at once.
+# Methods of `keras.layers.Bidirectional` that decide whether cuDNN computes
+# both of its layers at once.
 FUSED_BIDIRECTIONAL = ("_can_attempt_fused_lstm", "_can_attempt_fused_gru")
 
 
@@ -202,17 +202,17 @@ def dispatch_layer_calls(
 ) -> None:
     """Lets a function choose what computes the outputs of layers.
 
-    `keras.Layer.__call__` converts the inputs, builds the layer, and cares
-    for masks and regularizers. To have the outputs computed, it calls the
-    next `__call__` in line, that of `keras.Operation`, which calls the
-    layer's `call`. This puts one between the two: into the class that layers
-    have for TensorFlow's sake, which has none of its own. So no layer is
+    `keras.Layer.__call__` converts the inputs, builds the layer, and handles
+    masks and regularizers. To compute the outputs it calls
+    `super().__call__`, which is that of `keras.Operation` and calls the
+    layer's `call`. This puts another `__call__` between the two, into the
+    base class that layers have for TensorFlow, which has none. So no layer is
     changed, and no method of Keras is replaced.
 
     Args:
-        choose: Returns what is called in place of a layer's `call`, or `None`
-            for that itself. It is asked in each call of any layer. What it
-            returns is not rematerialized.
+        choose: Called with the layer in every call of any layer. Returns what
+            is called in place of the layer's `call`, without
+            rematerialization, or `None` for no change.
     """
 
     def next_call(layer: keras.Layer) -> Callable:
@@ -230,5 +230,5 @@ def dispatch_layer_calls(
 
         return call
 
-    # A property leaves no frame of its own in the tracebacks of other layers.
+    # Unlike a method, a property adds no frame to tracebacks of plain calls.
     TFLayer.__call__ = property(next_call)

@@ -1,11 +1,10 @@
-"""How a layer computes while a task-batched call is under way.
+"""What computes a layer during a task-batched call.
 
-Layers do not know of tasks, and being part of a task-batched call must leave
-no trace in them: other threads may use, copy or save the same layers at the
-same time. So nothing is stored in a layer. Keras asks for each call of any
-layer what computes it, and outside of a `TaskScope` the answer is the layer
-itself. The question is registered once for the whole process, as the scope
-that answers it belongs to a thread.
+A task-batched call must not change the model's layers, not even for a while:
+other threads may call, copy or save them at the same time. So nothing is
+stored in a layer. A function that chooses what computes a layer is registered
+with Keras once for the whole process. It looks at the `TaskScope` of its own
+thread, and without one each layer computes as usual.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ def own_variables(layer: keras.Layer) -> list[keras.Variable]:
 
 
 def _choose(layer: keras.Layer) -> Callable | None:
-    """Returns what computes a layer for now, `None` for the layer itself."""
+    """Returns what computes a layer now, or `None` for its own `call`."""
     scope = active_scope()
     if scope is None:
         return None
-    # Errors tell the arguments of `call` by their names.
+    # Keras's error messages list arguments by the names that `call` has.
     return functools.wraps(layer.call)(
         functools.partial(_compute, layer, scope)
     )
@@ -83,17 +82,17 @@ def _dispatch(layer: keras.Layer, scope: TaskScope, args, kwargs) -> Any:
 
 
 def _plain_call(layer: keras.Layer, scope: TaskScope) -> Callable:
-    """Returns what computes the outputs of a layer by its own code.
+    """Returns the layer's own code, without rematerialization.
 
-    It is not rematerialized. What TensorFlow recomputes has no second
-    derivative, and would be computed without the weights of the tasks.
+    What TensorFlow recomputes has no second derivative, and it would be
+    recomputed without the weights of the tasks.
     """
     seen = layer
     if isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)):
         if any(map(scope.is_adapted, layer.variables)):
             seen = _without_cudnn(layer)
     elif type(layer) is keras.layers.TimeDistributed:
-        # It calls its layer's `call`, which Keras does not ask about.
+        # It calls `layer.call`, for which Keras does not ask `_choose`.
         inner = layer.layer
         inner = stand_in(inner, call=functools.partial(_call_inner, inner))
         seen = stand_in(layer, layer=inner)
@@ -107,12 +106,13 @@ def _call_inner(layer: keras.Layer, *args, **kwargs) -> Any:
 
 
 def _without_cudnn(layer: keras.Layer) -> keras.Layer:
-    """Keeps a recurrent layer off cuDNN, which has no second derivative.
+    """Returns a stand-in for a recurrent layer that does not use cuDNN.
 
-    Keras decides by an attribute, which other threads read too.
+    cuDNN has no second derivative. Keras decides by an attribute of the
+    layer, which must not change because other threads read it too.
     """
     if isinstance(layer, keras.layers.Bidirectional):
-        # It may leave out the calls of its two layers.
+        # It may compute both of its layers at once, without calling them.
         return stand_in(layer, **dict.fromkeys(FUSED_BIDIRECTIONAL, _never))
     if getattr(layer, "use_cudnn", False) == "auto":
         return stand_in(layer, use_cudnn=False)

@@ -1,4 +1,4 @@
-"""Objects that differ from another by some attributes."""
+"""Objects that share all but a few attributes with another."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 def stand_in(original: T, **attributes: Any) -> T:
-    """Returns an object that is like another but for some attributes.
+    """Returns an object that equals another except for some attributes.
 
-    It shares all others with the original, and what its methods set is set
-    there too. So code can be run that sees other values, while the original
-    shows nothing of it, to other threads neither.
+    All other attributes are shared: what a method of the stand-in sets is set
+    on the original. So the original's code can be run with other values while
+    the original stays as it is, also for other threads.
 
     Args:
         original: An object that keeps its attributes in a `__dict__`.

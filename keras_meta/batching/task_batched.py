@@ -52,9 +52,8 @@ class TaskBatched:
     one task, outside XLA, all layers compute as they are if they can.
 
     Args:
-        model: A built Keras model of any kind. It is left as it is: what its
-            layers compute is decided anew each time one is called, see
-            `layer_calls`.
+        model: A built Keras model of any kind. Neither it nor its layers are
+            changed, see `layer_calls`.
         adapted: The variables that have one value per task.
 
     Example:

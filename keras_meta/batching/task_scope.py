@@ -28,10 +28,10 @@ _REMATERIALIZED = (
     "the layer within keras.RematScope, which has no effect in the inner loop."
 )
 
-_PASSED_BY = (
-    "Layer '{}' is called by its `call` method, `layer.call(x)`, so that it "
-    "would take the statistics of all tasks together. Call the layer itself: "
-    "`layer(x)`."
+_CALLED_DIRECTLY = (
+    "The model calls the method `call` of layer '{}' directly. That would "
+    "normalize with the statistics of all tasks together. Call the layer "
+    "itself: `layer(x)` in place of `layer.call(x)`."
 )
 
 
@@ -201,12 +201,16 @@ class TaskScope(keras.StatelessScope):
             raise as_it_is(LostGradient(message))
 
     def _require_rule(self, layer: keras.Layer) -> None:
-        """Stops where a layer uses its moving averages without its rule."""
+        """Stops if a layer computes by its own code, not by its rule.
+
+        `layer.call(x)` does not go through Keras's `Layer.__call__`, which is
+        where the rule is chosen.
+        """
         if any(layer is caller for caller in self.callers):
             return
         is_fixed = self.statistics == "running" and not self.training
         if layer.trainable and not is_fixed and _is_in_call_of(layer):
-            raise as_it_is(ValueError(_PASSED_BY.format(layer.name)))
+            raise as_it_is(ValueError(_CALLED_DIRECTLY.format(layer.name)))
 
     def add_update(self, update: tuple[keras.Variable, tf.Tensor]):
         """Keeps an assignment made by a layer out of the variable itself."""
@@ -259,7 +263,7 @@ class TaskScope(keras.StatelessScope):
 
 
 def _is_in_call_of(layer: keras.Layer) -> bool:
-    """Whether the code that runs was called by a layer's own `call`."""
+    """Whether a layer's own `call` is being executed."""
     frame = inspect.currentframe()
     while frame is not None:
         is_call = frame.f_code.co_name == "call"

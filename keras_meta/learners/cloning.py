@@ -115,9 +115,9 @@ def _check_same_code(layer: keras.Layer, copy: keras.Layer) -> None:
         raise ValueError(f"The copy has {copy!r} in place of {layer!r}.")
     if "call" in vars(layer):
         raise ValueError(
-            f"Layer '{layer.name}' was given a `call` other than that of its "
-            f"class: {layer.call!r}, which no config holds. Make it a method "
-            f"of a subclass of {type(layer).__name__}."
+            f"The method `call` of layer '{layer.name}' was replaced by "
+            f"{layer.call!r}, which the layer's config does not include. "
+            f"Define it in a subclass of {type(layer).__name__} instead."
         )
     copied = _functions(copy)
     for name, function in _functions(layer).items():

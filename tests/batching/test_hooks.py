@@ -1,4 +1,4 @@
-"""Being called for all tasks at once leaves no trace in a model."""
+"""A task-batched call leaves the model and its layers unchanged."""
 
 import concurrent.futures
 import copy
@@ -27,7 +27,7 @@ register = keras.saving.register_keras_serializable("keras_meta_tests")
 
 @register
 class Interrupted(layers.Layer):
-    """Does something else in the midst of task-batched calls."""
+    """Runs a function in the middle of a task-batched call."""
 
     meanwhile = staticmethod(lambda: None)
 
@@ -53,7 +53,7 @@ class Residual(layers.Layer):
 
 
 class Direct(layers.Layer):
-    """Calls the method of a layer in place of the layer."""
+    """Calls a layer's method instead of the layer."""
 
     def __init__(self):
         super().__init__()
@@ -119,7 +119,7 @@ def ids():
 ZOO = {
     "images": (image_net, lambda: normal([2, 3, 5, 5, 2])),
     "sequences": (sequence_net, ids),
-    "layers of one's own": (custom_net, lambda: normal([2, 3, 4])),
+    "custom layers": (custom_net, lambda: normal([2, 3, 4])),
 }
 
 
@@ -136,7 +136,7 @@ def small_net(*middle):
 
 
 def _shallow(value):
-    """Returns a value, or what a container holds, to compare by identity."""
+    """Returns the items of a container, or the value alone."""
     if isinstance(value, dict):
         return [x for pair in value.items() for x in pair]
     if isinstance(value, (list, tuple, set)):
@@ -145,7 +145,7 @@ def _shallow(value):
 
 
 def snapshot(model):
-    """Returns all that layers and their classes consist of."""
+    """Returns the attributes of all layers and of their classes."""
     found = []
     for layer in model._flatten_layers():
         found.append({"layer": [layer], "class": [type(layer)]})
@@ -193,7 +193,7 @@ def in_another_thread(function):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_nothing_in_a_model_differs_afterwards(name):
+def test_a_model_is_unchanged_afterwards(name):
     make, inputs = ZOO[name]
     model, x = make(), inputs()
     model(x[0])
@@ -215,7 +215,7 @@ def copies(model, folder):
     yield keras.models.load_model(folder / "model.keras")
 
 
-def test_other_threads_see_nothing_of_a_call(monkeypatch, tmp_path):
+def test_other_threads_see_an_unchanged_model(monkeypatch, tmp_path):
     model, x = small_net(Interrupted()), normal([2, 3, 4])
     expected = model(x[0])
     looks = []
@@ -260,7 +260,7 @@ def test_an_exception_leaves_nothing_behind(monkeypatch):
 
 
 def test_threads_call_one_model_with_weights_of_their_own(monkeypatch):
-    """All are within the model at the same time, one calls it plainly."""
+    """Two task-batched calls and a plain one run at the same time."""
     model, x = small_net(Interrupted()), normal([2, 3, 4])
     head = model.layers[-1].trainable_variables
     functions = [
@@ -292,7 +292,7 @@ def test_threads_call_one_model_with_weights_of_their_own(monkeypatch):
         assert_close(actual, wanted, 0)
 
 
-def test_two_learners_of_one_model_do_not_meet():
+def test_two_learners_of_one_model_are_independent():
     model, x = small_net(), normal([2, 3, 4])
     head = model.layers[-1].trainable_variables
     everything = TaskBatched(model, model.trainable_variables)
@@ -307,7 +307,7 @@ def replace_call(layer):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_call_that_a_user_replaced_is_what_computes(when):
+def test_a_call_replaced_by_the_user_is_used(when):
     model, x = small_net(), normal([2, 3, 4])
     layer = model.get_layer("body")
     if when == "before":
@@ -319,7 +319,7 @@ def test_a_call_that_a_user_replaced_is_what_computes(when):
     assert_values_equal_loop(batched, x)
     assert batched.has_fallback
     assert layer.call is replaced
-    # Without it, the layer computes by its rule again.
+    # Once it is removed, the layer has a rule again.
     del layer.call
     assert not TaskBatched(model, batched.adapted).has_fallback
 
@@ -349,7 +349,7 @@ def cudnn(monkeypatch):
 @pytest.mark.slow_variants("GRU-2", "LSTM-2", "bidirectional-1")
 @pytest.mark.parametrize("tasks", [1, 2])
 @pytest.mark.parametrize("name", RECURRENT)
-def test_cudnn_is_off_in_task_batched_calls_alone(
+def test_cudnn_is_off_only_in_task_batched_calls(
     name, tasks, cudnn, monkeypatch
 ):
     model = keras.Sequential(
@@ -397,13 +397,13 @@ def timed():
     )
 
 
-def test_layers_distributed_over_time_compute_by_their_rules():
+def test_layers_distributed_over_time_use_their_rules():
     model = keras.Sequential([keras.Input([2, 4]), timed(), layers.Dense(2)])
     batched = assert_equals_loop(model, normal([2, 3, 2, 4]), training=True)
     assert not batched.has_fallback
 
 
-def test_layers_distributed_over_time_compute_for_one_task_of_a_fallback():
+def test_layers_distributed_over_time_work_inside_a_fallback():
     model = keras.Sequential([keras.Input([2, 4]), Residual(timed())])
     batched = TaskBatched(model, model.trainable_variables)
     assert_values_equal_loop(batched, normal([2, 3, 2, 4]))
@@ -411,19 +411,19 @@ def test_layers_distributed_over_time_compute_for_one_task_of_a_fallback():
 
 @pytest.mark.parametrize("fallback", [True, False])
 @pytest.mark.parametrize("statistics", ["batch", "running"])
-def test_a_method_called_in_place_of_normalization_is_refused(
+def test_calling_the_method_of_a_normalization_layer_is_refused(
     statistics, fallback
 ):
     direct = Residual(Direct()) if fallback else Direct()
     model, x = small_net(direct), normal([2, 3, 4])
     head = model.layers[-1].trainable_variables
     adapted = None if fallback else head
-    message = "^Layer 'norm' is called by its `call` .* Call the layer itself"
+    message = "calls the method `call` of layer 'norm' directly.*`layer\\(x\\)`"
     with pytest.raises(ValueError, match=message):
         call(model, x, adapted, training=True, statistics=statistics)
 
 
-def test_a_method_called_in_place_of_fixed_normalization_is_right():
+def test_calling_the_method_is_right_with_fixed_statistics():
     model, x = small_net(Direct()), normal([2, 3, 4])
     assert_equals_loop(
         model,
@@ -433,7 +433,7 @@ def test_a_method_called_in_place_of_fixed_normalization_is_right():
     )
 
 
-def test_a_quantized_layer_computes_by_its_own_code():
+def test_only_a_quantized_layer_falls_back():
     model, x = small_net(), normal([2, 3, 4])
     model.get_layer("body").quantize("int8")
     batched = TaskBatched(model, model.trainable_variables)
@@ -451,7 +451,7 @@ def test_a_failing_layer_is_named_with_its_arguments():
     assert "inputs=tf.Tensor(shape=(None, 4)" in str(error.value)
 
 
-def test_errors_of_other_calls_do_not_lead_here():
+def test_tracebacks_of_plain_calls_do_not_mention_the_library():
     layer = Interrupted()
     layer.call = lambda x: 1 / 0
     with pytest.raises(ZeroDivisionError) as error:

@@ -265,10 +265,10 @@ def test_functions_of_one_name_are_not_mixed_up():
         alone.adapt(x, y)
 
 
-def test_a_call_that_a_layer_was_given_is_not_lost():
+def test_a_replaced_call_is_not_lost():
     model = _sequential(layers.Dense(1, name="own"))
     model.layers[0].call = lambda x, training: ops.sum(x, 1, keepdims=True)
-    message = "Layer 'own' was given a `call` .* of a subclass of Dense"
+    message = "`call` of layer 'own' was replaced by .* a subclass of Dense"
     with refuses(ValueError, message):
         clone_model(model, {})
 
