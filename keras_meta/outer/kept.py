@@ -28,7 +28,8 @@ class Kept:
     `W` meta-steps, and group `g` does so `g * W // groups` meta-steps before
     group 0. First runs are shorter for that reason. A group that begins anew
     takes its part of the batch that the meta-step is given; the rest of the
-    batch is not used.
+    batch is not used. If `steps` of the learner changes, turns follow the new
+    number, and a group that has taken as many steps begins anew.
 
     The runs are weights of the learner, so they are saved with it. They take
     the memory of `instances` times the parameters and the state of the rule,
@@ -106,6 +107,26 @@ class Group(NamedTuple):
     index: tf.Tensor
     position: tf.Tensor
     memory: list[tf.Tensor]
+
+
+class GroupWindow(NamedTuple):
+    """A window of a group of kept runs, or of all along a first axis.
+
+    Attributes:
+        memory: What to remember, a flat list.
+        gradients: One for each weight of the rule.
+        value: What is minimized, summed over the window.
+        weight: The sum of the steps' weights.
+        final_loss: The mean loss after the last step.
+        is_sound: Whether all of this is finite.
+    """
+
+    memory: list[tf.Tensor]
+    gradients: list[tf.Tensor]
+    value: tf.Tensor
+    weight: tf.Tensor
+    final_loss: tf.Tensor
+    is_sound: tf.Tensor
 
 
 @dataclasses.dataclass(frozen=True)

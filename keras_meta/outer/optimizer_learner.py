@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -33,6 +33,7 @@ from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.runs import WindowEstimate
 from keras_meta.meta_gradients.truncated import Truncated
 from keras_meta.outer.kept import Group
+from keras_meta.outer.kept import GroupWindow
 from keras_meta.outer.kept import Kept
 from keras_meta.outer.kept import KeptRuns
 from keras_meta.outer.kept import of_sound_groups
@@ -43,6 +44,8 @@ from keras_meta.outer.optimizer_arguments import check_kept
 from keras_meta.outer.optimizer_arguments import check_kept_batch
 from keras_meta.outer.optimizer_arguments import check_learns_rules
 from keras_meta.outer.optimizer_arguments import check_no_loss
+from keras_meta.outer.optimizer_metrics import MeanOfSome
+from keras_meta.outer.optimizer_metrics import Outcome
 from keras_meta.problems.problem import Problem
 from keras_meta.update_rules.update_rule import UpdateRule
 from keras_meta.update_rules.update_rule import check_rule
@@ -59,6 +62,7 @@ _ON_THE_WAY = (
 )
 
 
+@keras.saving.register_keras_serializable("keras_meta")
 class OptimizerLearner(keras.Model):
     """Trains an update rule to optimize: it learns from whole optimizations.
 
@@ -79,8 +83,11 @@ class OptimizerLearner(keras.Model):
     one's own works too. `Displacement` and `Implicit` are refused: they look
     at where a run ends, not at how the rule came there.
 
-    It runs on one device, and is not saved as a whole; its rule is, by
-    `LearnedOptimizer.save_to_preset`.
+    It is saved and loaded as any Keras model, with its problems, their data
+    and runs that are kept, and training goes on exactly. A problem of one's
+    own needs `get_config`, see `Problem`; without it, `save_weights` holds
+    what is learned. `LearnedOptimizer(learner.rule).save_to_preset` saves the
+    rule alone. It runs on one device.
 
     Args:
         rule: The update rule; it needs weights to learn.
@@ -202,8 +209,8 @@ class OptimizerLearner(keras.Model):
         if isinstance(start, Kept):
             like = self._remembered(start.group_size)
             self._kept = KeptRuns.make(start, like, self.add_weight)
-        self._loss = _MeanOfSome("loss")
-        self._final_loss = _MeanOfSome("final_loss")
+        self._loss = MeanOfSome("loss")
+        self._final_loss = MeanOfSome("final_loss")
         self._diverged = keras.metrics.Mean("diverged")
         self._health = Health()
         self.built = True
@@ -292,7 +299,7 @@ class OptimizerLearner(keras.Model):
         losses = self._for_problem(data, self._train_on)
         is_ok = self._health.is_ok
         losses = [tf.where(is_ok, loss, 0.0) for loss in losses]
-        return self._log(_Outcome(*losses, is_ok, is_ok, is_ok))
+        return self._log(Outcome(*losses, is_ok, is_ok, is_ok))
 
     def test_step(self, data):
         """Optimizes a batch of instances."""
@@ -300,9 +307,9 @@ class OptimizerLearner(keras.Model):
         is_ok = self._health.is_ok
         # A rule that diverges must not look good for the rest.
         losses = [tf.where(is_ok, loss, math.inf) for loss in losses]
-        return self._log(_Outcome(*losses, is_ok))
+        return self._log(Outcome(*losses, is_ok))
 
-    def _log(self, outcome: _Outcome):
+    def _log(self, outcome: Outcome):
         """Adds a batch to the metrics; returns them all."""
         self._diverged.update_state(tf.logical_not(outcome.is_ok))
         self._loss.update_state(outcome.loss, outcome.loss_counts)
@@ -421,7 +428,7 @@ class OptimizerLearner(keras.Model):
         sums = tf.cumsum(runs.weights)
         return total / sums[windows * length - 1], final_loss
 
-    def _train_on_kept(self, kept: KeptRuns, data) -> _Outcome:
+    def _train_on_kept(self, kept: KeptRuns, data) -> Outcome:
         """Learns from the next window of all groups of kept runs."""
         x = check_batch(data)
         check_kept_batch(x, kept.settings)
@@ -432,7 +439,7 @@ class OptimizerLearner(keras.Model):
         taken = tf.map_fn(
             functools.partial(self._take_group, kept, theta, seed),
             groups,
-            fn_output_signature=_GroupWindow(
+            fn_output_signature=GroupWindow(
                 keras.tree.flatten(kept.like),
                 [tf.TensorSpec(value.shape, value.dtype) for value in theta],
                 *3 * [tf.float32],
@@ -454,7 +461,7 @@ class OptimizerLearner(keras.Model):
         )
         weight = of_sound_groups(taken.weight, is_sound)
         final_loss = of_sound_groups(taken.final_loss, is_sound)
-        return _Outcome(
+        return Outcome(
             tf.math.divide_no_nan(
                 of_sound_groups(taken.value, is_sound), weight
             ),
@@ -470,7 +477,7 @@ class OptimizerLearner(keras.Model):
         theta: Sequence[tf.Tensor],
         seed: tf.Tensor,
         group: Group,
-    ) -> _GroupWindow:
+    ) -> GroupWindow:
         """Takes the next window of a group of kept runs."""
         runs = self._runs(
             self.problems[0], group.seed, group.index, kept.settings.group_size
@@ -493,7 +500,7 @@ class OptimizerLearner(keras.Model):
         )
         is_sound = self._report(window, runs.tasks, first, group.number)
         weights = tf.slice(runs.weights, [first], [self._length])
-        return _GroupWindow(
+        return GroupWindow(
             keras.tree.flatten(window.memory),
             window.gradients,
             tf.cast(window.value, tf.float32),
@@ -533,7 +540,7 @@ class OptimizerLearner(keras.Model):
             Whether the rule can learn from it, a boolean scalar.
         """
         finite = tf.math.is_finite(window.losses)
-        finite = tf.reshape(finite, [finite.shape[0], -1, instances])
+        finite = tf.reshape(finite, [tf.shape(finite)[0], -1, instances])
         self._health.report_finite_losses(
             tf.reduce_all(finite, axis=1), first, group * instances
         )
@@ -603,14 +610,61 @@ class OptimizerLearner(keras.Model):
             return "The rule has learned nothing since."
         return "The rule has learned nothing from its group, which begins anew."
 
+    def compile_from_config(self, config):
+        """Compiles a learner that is read from a file."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def get_config(self):
-        """Refuses, as problems hold data."""
-        raise NotImplementedError(
-            "An OptimizerLearner is not saved as a whole, as its problems "
-            "hold data. Save the rule: keras_meta.optimizers.LearnedOptimizer("
-            "learner.rule).save_to_preset(...), or `learner.save_weights`; "
-            "ModelCheckpoint needs save_weights_only=True."
-        )
+        """Returns the arguments of the constructor."""
+        serialize = keras.saving.serialize_keras_object
+        weights = self._step_weights
+        return {
+            "name": self.name,
+            "rule": serialize(self.rule),
+            "problem": [serialize(problem) for problem in self.problems],
+            "steps": len(weights),
+            "current_steps": self.steps,
+            "meta_gradient": serialize(self.meta_gradient),
+            "start": serialize(self.start),
+            "evaluation_steps": self.evaluation_steps,
+            "step_weights": None if (weights == 1).all() else weights.tolist(),
+            "objective": self.objective,
+            "tolerated_divergences": self.tolerated_divergences,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes a learner from `get_config`'s dict.
+
+        Data of problems are not part of it; a file holds them.
+        """
+        config = dict(config)
+        steps = config.pop("current_steps")
+        deserialize = keras.saving.deserialize_keras_object
+        for key in ("rule", "problem", "meta_gradient", "start"):
+            config[key] = deserialize(config[key])
+        learner = cls(**config)
+        learner.steps = steps
+        return learner
+
+    def save_assets(self, folder):
+        """Writes what the configs of problems do not hold."""
+        for problem, path in self._assets(folder):
+            os.makedirs(path, exist_ok=True)
+            problem.save_assets(path)
+
+    def load_assets(self, folder):
+        """Reads what `save_assets` wrote."""
+        for problem, path in self._assets(folder):
+            problem.load_assets(path)
+
+    def _assets(self, folder: str) -> list[tuple[Problem, str]]:
+        """Returns the problems, each with a folder of its own."""
+        return [
+            (problem, os.path.join(folder, f"problem_{i}"))
+            for i, problem in enumerate(self.problems)
+        ]
 
 
 def _describe(failure: Failure, objective: str) -> str:
@@ -629,48 +683,3 @@ def _describe(failure: Failure, objective: str) -> str:
         "The meta-loss or its gradient is not finite in the window from "
         f"optimization step {failure.step} on, though every loss is. {hint}"
     )
-
-
-class _Outcome(NamedTuple):
-    """What a batch adds to the metrics.
-
-    Attributes:
-        loss: The mean loss.
-        final_loss: The loss after the last step.
-        is_ok: Whether nothing diverged.
-        loss_counts: How much `loss` counts; `None` for 1.
-        final_counts: How much `final_loss` counts; `None` for 1.
-    """
-
-    loss: tf.Tensor
-    final_loss: tf.Tensor
-    is_ok: tf.Tensor
-    loss_counts: tf.Tensor | None = None
-    final_counts: tf.Tensor | None = None
-
-
-class _GroupWindow(NamedTuple):
-    """A window of a group of kept runs, or of all along a first axis.
-
-    Attributes:
-        memory: What to remember, a flat list.
-        gradients: One for each weight of the rule.
-        value: What is minimized, summed over the window.
-        weight: The sum of the steps' weights.
-        final_loss: The mean loss after the last step.
-        is_sound: Whether all of this is finite.
-    """
-
-    memory: list[tf.Tensor]
-    gradients: list[tf.Tensor]
-    value: tf.Tensor
-    weight: tf.Tensor
-    final_loss: tf.Tensor
-    is_sound: tf.Tensor
-
-
-class _MeanOfSome(keras.metrics.Mean):
-    """A mean that is infinite, which is no good loss, where nothing counts."""
-
-    def result(self):
-        return tf.where(self.count > 0, super().result(), math.inf)

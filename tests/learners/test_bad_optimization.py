@@ -299,9 +299,17 @@ def test_several_replicas_are_refused():
         made.train_step({})
 
 
-def test_saving_as_a_whole_is_refused_with_the_way_out(tmp_path):
-    with pytest.raises(NotImplementedError, match="save_to_preset"):
-        learner().save(tmp_path / "learner.keras")
+def test_problems_without_a_config_are_not_saved(tmp_path):
+    class NoConfig(Valley):
+        get_config = keras_meta.problems.Problem.get_config
+
+    path = tmp_path / "learner.keras"
+    with pytest.raises(
+        NotImplementedError,
+        match="NoConfig must implement `get_config`.*save_weights_only",
+    ):
+        learner(problem=NoConfig()).save(path)
+    assert not path.exists()
 
 
 @pytest.mark.slow
