@@ -57,7 +57,8 @@ class Kept:
     ... )
     >>> learner.compile("adam")
     >>> batches = keras_meta.problems.batches(6, num_batches=5)
-    >>> history = learner.fit(batches, verbose=0)
+
+    Then `learner.fit(batches)` takes five windows of each run.
 
     References:
         - [Vicol et al., 2021](https://arxiv.org/abs/2112.13835), section 4.

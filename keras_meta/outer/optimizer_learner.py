@@ -610,6 +610,16 @@ class OptimizerLearner(keras.Model):
             return "The rule has learned nothing since."
         return "The rule has learned nothing from its group, which begins anew."
 
+    def save(self, filepath, *args, **kwargs):
+        """Saves the learner; see `keras.Model.save`.
+
+        Raises:
+            NotImplementedError: If a problem has no `get_config`.
+        """
+        # Keras opens the file first, which may hold an earlier learner.
+        self.get_config()
+        super().save(filepath, *args, **kwargs)
+
     def compile_from_config(self, config):
         """Compiles a learner that is read from a file."""
         self.compile(**keras.saving.deserialize_keras_object(config))
