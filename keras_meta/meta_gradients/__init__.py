@@ -13,6 +13,8 @@ from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients.objective import Adaptation
 from keras_meta.meta_gradients.objective import Estimate
 from keras_meta.meta_gradients.objective import MetaObjective
+from keras_meta.meta_gradients.runs import Runs
+from keras_meta.meta_gradients.runs import WindowEstimate
 
 __all__ = [
     "Adaptation",
@@ -23,5 +25,7 @@ __all__ = [
     "losses_only",
     "MetaObjective",
     "Record",
+    "Runs",
     "Solver",
+    "WindowEstimate",
 ]
