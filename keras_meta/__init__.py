@@ -36,6 +36,7 @@ from keras_meta.meta_gradients.noise_reuse_es import NoiseReuseES
 from keras_meta.meta_gradients.persistent_es import PersistentES
 from keras_meta.meta_gradients.truncated import Truncated
 from keras_meta.meta_gradients.unrolled import Unrolled
+from keras_meta.outer.kept import Kept
 from keras_meta.outer.optimizer_learner import OptimizerLearner
 from keras_meta.update_rules.adam import Adam
 from keras_meta.update_rules.coordinatewise_lstm import CoordinatewiseLSTM
@@ -68,6 +69,7 @@ __all__ = [
     "Implicit",
     "ImplicitMAML",
     "Interval",
+    "Kept",
     "LearnedHyperparameters",
     "Learner",
     "MAML",

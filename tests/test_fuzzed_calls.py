@@ -443,6 +443,7 @@ ENTRY_POINTS = {
         keras_meta.Reptile,
         of_model(update_rule=0.1, steps=1, batch_size=1, seed=0),
     ),
+    "Kept": EntryPoint(keras_meta.Kept, given_arguments(instances=4, groups=2)),
     "OptimizerLearner": EntryPoint(
         keras_meta.OptimizerLearner,
         lambda: {
@@ -450,6 +451,7 @@ ENTRY_POINTS = {
             "problem": problems.Quadratic(2),
             "steps": 2,
             "meta_gradient": "first_order",
+            "start": "drawn",
             "evaluation_steps": 2,
             "step_weights": [1, 1],
             "objective": "loss",

@@ -378,8 +378,23 @@ class Health:
             losses: `[steps, tasks]`.
             first: Number of the first step.
         """
-        bad = tf.logical_not(tf.math.is_finite(losses))
-        self._first(Cause.INNER_LOSS, bad, first, axis=1)
+        self.report_finite_losses(tf.math.is_finite(losses), first)
+
+    def report_finite_losses(
+        self,
+        is_finite: tf.Tensor,
+        first: int | tf.Tensor = 0,
+        before: int | tf.Tensor = 0,
+    ) -> None:
+        """Reports inner losses that are not finite.
+
+        Args:
+            is_finite: Whether they are, `[steps, tasks]`.
+            first: Number of the first of the steps.
+            before: How many tasks of the batch come before these, int64.
+        """
+        bad = tf.logical_not(is_finite)
+        self._first(Cause.INNER_LOSS, bad, first, axis=1, before=before)
 
     def report_weights(self, weights: Sequence[tf.Tensor], step: int) -> None:
         """Reports adapted weights that are not finite.
@@ -487,6 +502,7 @@ class Health:
         values: tf.Tensor | None = None,
         rule: int = 0,
         axis: int,
+        before: int | tf.Tensor = 0,
     ) -> None:
         """Records the first failure, unless one is recorded already.
 
@@ -497,6 +513,7 @@ class Health:
             values: Value to record for each entry of `bad`, same shape.
             rule: Number of the label rule that is broken.
             axis: The task axis. If an axis precedes it, that is the step axis.
+            before: Number of tasks of the batch before these, int64.
         """
         flat = tf.reshape(bad, [-1])
         size = tf.size(flat)
@@ -511,7 +528,8 @@ class Health:
             is_it = tf.reshape(tf.equal(numbers, at), tf.shape(bad))
             values = tf.cast(values, tf.float64)
             value = tf.reduce_sum(tf.where(is_it, values, 0.0))
-        found = [cause, step, at // per_task % tasks, value, rule]
+        task = tf.cast(at // per_task % tasks, tf.int64) + before
+        found = [cause, step, task, value, rule]
         found = tf.stack([tf.cast(x, tf.float64) for x in found])
         self._keep(tf.logical_and(self.is_ok, at < size), found)
 

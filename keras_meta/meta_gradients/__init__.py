@@ -17,6 +17,8 @@ from keras_meta.meta_gradients.evolution import WindowNoise
 from keras_meta.meta_gradients.objective import Adaptation
 from keras_meta.meta_gradients.objective import Estimate
 from keras_meta.meta_gradients.objective import MetaObjective
+from keras_meta.meta_gradients.runs import Runs
+from keras_meta.meta_gradients.runs import WindowEstimate
 
 __all__ = [
     "Adaptation",
@@ -29,7 +31,9 @@ __all__ = [
     "MetaObjective",
     "Particles",
     "Record",
+    "Runs",
     "Solver",
     "Window",
+    "WindowEstimate",
     "WindowNoise",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -236,7 +237,11 @@ class Implicit(MetaGradient):
         _require_influence(found)
         return found, solution.is_valid
 
-    def _solve_linear(self, product, b) -> linear_solvers.Solution:
+    def _solve_linear(
+        self,
+        product: Callable[[linear_solvers.Vectors], linear_solvers.Vectors],
+        b: linear_solvers.Vectors,
+    ) -> linear_solvers.Solution:
         """Returns `w` of `H w = b`."""
 
         def damped(vectors):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -32,10 +33,20 @@ from keras_meta.meta_gradients.get import as_meta_gradient
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.runs import WindowEstimate
 from keras_meta.meta_gradients.truncated import Truncated
+from keras_meta.outer.kept import Group
+from keras_meta.outer.kept import GroupWindow
+from keras_meta.outer.kept import Kept
+from keras_meta.outer.kept import KeptRuns
+from keras_meta.outer.kept import of_sound_groups
 from keras_meta.outer.optimization_runs import OptimizationRuns
 from keras_meta.outer.optimizer_arguments import as_problems
 from keras_meta.outer.optimizer_arguments import check_batch
+from keras_meta.outer.optimizer_arguments import check_kept
+from keras_meta.outer.optimizer_arguments import check_kept_batch
+from keras_meta.outer.optimizer_arguments import check_learns_rules
 from keras_meta.outer.optimizer_arguments import check_no_loss
+from keras_meta.outer.optimizer_metrics import MeanOfSome
+from keras_meta.outer.optimizer_metrics import Outcome
 from keras_meta.problems.problem import Problem
 from keras_meta.update_rules.update_rule import UpdateRule
 from keras_meta.update_rules.update_rule import check_rule
@@ -52,19 +63,32 @@ _ON_THE_WAY = (
 )
 
 
+@keras.saving.register_keras_serializable("keras_meta")
 class OptimizerLearner(keras.Model):
     """Trains an update rule to optimize: it learns from whole optimizations.
 
     A step of `fit` optimizes a batch of problem instances from the
     beginning. With a windowed meta-gradient the rule learns after each
-    window, while the parameters and the rule's state go on.
+    window, while the parameters and the rule's state go on. With
+    `start=keras_meta.Kept(...)` a step of `fit` takes one window of runs that
+    go on from step to step.
 
     The meta-loss is `sum_t w_t L(theta_t)` over the steps of a window, the
     mean over instances. The logs hold its mean over all steps (`loss`) and
-    the loss after the last step (`final_loss`).
+    the loss after the last step of a run (`final_loss`), or of a window if
+    runs are kept.
 
-    It runs on one device, and is not saved as a whole; its rule is, by
-    `LearnedOptimizer.save_to_preset`.
+    A meta-gradient must reach the rule. `Unrolled`, `FirstOrder` and the
+    evolution strategies take whole runs, or windows of them as `Truncated(
+    length, ...)` and `PersistentES(..., length=...)`; a `MetaGradient` of
+    one's own works too. `Displacement` and `Implicit` are refused: they look
+    at where a run ends, not at how the rule came there.
+
+    It is saved and loaded as any Keras model, with its problems, their data
+    and runs that are kept, and training goes on exactly. A problem of one's
+    own needs `get_config`, see `Problem`; without it, `save_weights` holds
+    what is learned. `LearnedOptimizer(learner.rule).save_to_preset` saves the
+    rule alone. It runs on one device.
 
     Args:
         rule: The update rule; it needs weights to learn.
@@ -79,6 +103,9 @@ class OptimizerLearner(keras.Model):
             long runs learn rates that die away; these want
             `Truncated(20, Unrolled())`. A rule with attention needs it.
             The steps of a window divide `steps`.
+        start: Where a step of `fit` begins: `"drawn"`, at new instances, or
+            `keras_meta.Kept(instances, groups)`, where the step before ended.
+            `evaluate` always begins at new instances.
         evaluation_steps: Steps in `evaluate`; by default `steps`.
         step_weights: The `w_t` of the losses after the steps 1 to `steps`;
             `None` for 1 each. In `evaluate`, which may take other numbers of
@@ -92,13 +119,15 @@ class OptimizerLearner(keras.Model):
             nor from those after it in the same one of several
             `steps_per_execution`; `fit` leaves them out of the mean losses,
             which are infinite if nothing is left, and logs their share
-            (`diverged`), in `evaluate` the losses are infinite.
+            (`diverged`), in `evaluate` the losses are infinite. Of kept runs
+            only the group with such a loss is left out, and begins anew.
         name: Name of the model.
 
     Raises:
         ValueError: If an argument is out of range.
-        TypeError: If `rule` is not an `UpdateRule`, or `problem` is not a
-            `Problem` or a list of them.
+        TypeError: If `rule` is not an `UpdateRule`, `problem` is not a
+            `Problem` or a list of them, or `meta_gradient` is not a
+            `MetaGradient` or a name.
         FloatingPointError: In `fit` and `evaluate`, if problems diverge.
 
     Example:
@@ -129,6 +158,7 @@ class OptimizerLearner(keras.Model):
         steps: int = 100,
         *,
         meta_gradient: MetaGradient | str = _DEFAULT_META_GRADIENT,
+        start: Kept | str = "drawn",
         evaluation_steps: int | None = None,
         step_weights: Sequence[float] | None = None,
         objective: str = "loss",
@@ -171,10 +201,17 @@ class OptimizerLearner(keras.Model):
             0, trainable=False, dtype=tf.int64, name="windows"
         )
         self._meta_gradient = as_meta_gradient(meta_gradient)
+        check_learns_rules(self._meta_gradient)
         self._meta_gradient.check(rule)
         self.steps = steps
-        self._loss = _MeanOfSome("loss")
-        self._final_loss = _MeanOfSome("final_loss")
+        check_kept(start, problems, self._meta_gradient, steps)
+        self.start = start
+        self._kept = None
+        if isinstance(start, Kept):
+            like = self._remembered(start.group_size)
+            self._kept = KeptRuns.make(start, like, self.add_weight)
+        self._loss = MeanOfSome("loss")
+        self._final_loss = MeanOfSome("final_loss")
         self._diverged = keras.metrics.Mean("diverged")
         self._health = Health()
         self.built = True
@@ -255,7 +292,7 @@ class OptimizerLearner(keras.Model):
         return [self._loss, self._final_loss]
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """Optimizes a batch of instances, and learns after each window."""
+        """Learns after each window of a batch, or after one of kept runs."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         if replicas > 1:
             raise ValueError(
@@ -263,33 +300,38 @@ class OptimizerLearner(keras.Model):
                 f"Received: a strategy of {replicas} replicas. Leave its "
                 "scope; more instances of a batch keep one device busy."
             )
-        losses = self._for_problem(data, self._train_on)
-        return self._log(losses, 0, counts=self._health.is_ok)
+        if self._kept is not None:
+            return self._log(self._train_on_kept(self._kept, data))
+        loss, final_loss = self._for_problem(data, self._train_on)
+        is_ok = self._health.is_ok
+        return self._log(
+            Outcome(
+                tf.where(is_ok, loss, 0.0),
+                tf.where(is_ok, final_loss, 0.0),
+                is_ok,
+                loss_counts=is_ok,
+                final_counts=is_ok,
+            )
+        )
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Optimizes a batch of instances."""
-        losses = self._for_problem(data, self._evaluate_on)
-        # A rule that diverges must not look good for the rest.
-        return self._log(losses, math.inf)
-
-    def _log(
-        self,
-        losses: tuple[tf.Tensor, tf.Tensor],
-        if_diverged: float,
-        counts: tf.Tensor | None = None,
-    ) -> dict[str, Any]:
-        """Adds a batch to the metrics; returns them all.
-
-        Args:
-            losses: The mean loss and the one after the last step.
-            if_diverged: What stands for both if the batch diverged.
-            counts: Whether the batch counts; `None` if it does anyway.
-        """
+        loss, final_loss = self._for_problem(data, self._evaluate_on)
         is_ok = self._health.is_ok
-        self._diverged.update_state(tf.logical_not(is_ok))
-        trackers = self._loss, self._final_loss
-        for tracker, loss in zip(trackers, losses, strict=True):
-            tracker.update_state(tf.where(is_ok, loss, if_diverged), counts)
+        # A rule that diverges must not look good for the rest.
+        return self._log(
+            Outcome(
+                tf.where(is_ok, loss, math.inf),
+                tf.where(is_ok, final_loss, math.inf),
+                is_ok,
+            )
+        )
+
+    def _log(self, outcome: Outcome) -> dict[str, Any]:
+        """Adds a batch to the metrics; returns them all."""
+        self._diverged.update_state(tf.logical_not(outcome.is_ok))
+        self._loss.update_state(outcome.loss, outcome.loss_counts)
+        self._final_loss.update_state(outcome.final_loss, outcome.final_counts)
         return {m.name: m.result() for m in self.metrics}
 
     def _for_problem(self, data: Any, function: Callable) -> Any:
@@ -304,25 +346,57 @@ class OptimizerLearner(keras.Model):
     def _begin(
         self, problem: Problem, x: dict[str, tf.Tensor]
     ) -> OptimizationRuns:
-        params, data = problem.draw(
-            x["seed"][0], x["index"][0], x["index"].shape[0]
-        )
+        """Returns runs of a batch of instances."""
+        seed, index = x["seed"], x["index"]
+        return self._runs(problem, seed[0], index[0], index.shape[0])
+
+    def _runs(
+        self,
+        problem: Problem,
+        seed: tf.Tensor,
+        index: tf.Tensor,
+        instances: int,
+    ) -> OptimizationRuns:
+        """Returns runs of instances; see `Problem.draw`."""
+        params, data = problem.draw(seed, index, instances)
         self.rule.ensure_attached(problem.variables)
-        inner = OptimizationProblem(
-            problem=problem,
-            variables=self.rule.trainable_variables,
-            xla=bool(self.jit_compile),
-        )
-        instances = Instances(params, data)
-        first_losses, _ = inner.loss((), instances, params, [], step=0)
+        inner = self._inner(problem, xla=bool(self.jit_compile))
+        drawn = Instances(params, data)
+        first_losses, _ = inner.loss((), drawn, params, [], step=0)
         is_ratio = self.objective == "log_ratio"
         return OptimizationRuns(
             Solver(self.rule),
             inner,
-            instances,
+            drawn,
             tf.constant(self._step_weights, first_losses.dtype),
             first_losses if is_ratio else None,
             self.optimizer.scale_loss,
+        )
+
+    def _inner(self, problem: Problem, xla: bool) -> OptimizationProblem:
+        variables = self.rule.trainable_variables
+        return OptimizationProblem(
+            problem=problem, variables=variables, xla=xla
+        )
+
+    def _remembered(self, instances: int) -> Any:
+        """Returns nested specs of what a meta-gradient remembers of runs."""
+
+        @tf.function(autograph=False)
+        def begin():
+            runs = OptimizationRuns(
+                Solver(self.rule),
+                self._inner(self.problems[0], xla=False),
+                Instances(*self.problems[0].draw(0, 0, instances)),
+                tf.constant(self._step_weights),
+                first_losses=None,
+                scaled=tf.identity,
+            )
+            seed = tf.zeros([2], tf.int64)
+            return self.meta_gradient.begin_runs(runs, self._theta(), seed)
+
+        return keras.tree.map_structure(
+            lambda x: tf.TensorSpec(x.shape, x.dtype), begin()
         )
 
     def _theta(self) -> list[tf.Tensor]:
@@ -330,15 +404,18 @@ class OptimizerLearner(keras.Model):
         variables = self.rule.trainable_variables
         return [tf.convert_to_tensor(v.value) for v in variables]
 
-    def _seed(self) -> tf.Tensor:
-        """Returns a seed of this meta-step, `[2]`.
+    def _seed(self, count: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns a seed of a meta-step, `[2]`.
 
-        The optimizer's step counter is saved with it, so training that is
-        resumed draws what it would have drawn.
+        Args:
+            count: Number of the meta-step; by default the optimizer's step
+                counter. It is saved, so training that is resumed draws what
+                it would have drawn.
         """
-        step = tf.convert_to_tensor(step_counter(self.optimizer))
+        if count is None:
+            count = tf.convert_to_tensor(step_counter(self.optimizer))
         number = getattr(self.meta_gradient, "seed", 0)
-        return tf.stack([tf.constant(number, step.dtype), step])
+        return tf.stack([tf.constant(number, count.dtype), count])
 
     def _train_on(
         self, problem: Problem, x: dict[str, tf.Tensor]
@@ -358,8 +435,8 @@ class OptimizerLearner(keras.Model):
                 length,
                 self._seed(),
             )
-            self._health.report_inner_losses(window.losses, first)
-            self._learn(window, first)
+            self._report(window, runs.tasks, first)
+            self._apply(window.gradients, self._health.is_ok)
             final_loss = tf.reduce_mean(window.losses[-1])
             flat = keras.tree.flatten(window.memory)
             return number + 1, flat, total + window.value, final_loss
@@ -372,6 +449,89 @@ class OptimizerLearner(keras.Model):
         )
         sums = tf.cumsum(runs.weights)
         return total / sums[windows * length - 1], final_loss
+
+    def _train_on_kept(self, kept: KeptRuns, data: Any) -> Outcome:
+        """Learns from the next window of all groups of kept runs."""
+        x = check_batch(data)
+        check_kept_batch(x, kept.settings)
+        windows, length = self._windows.read_value(), self._length
+        groups = kept.groups(x["seed"][0], x["index"][0], windows, length)
+        seed = self._seed(tf.convert_to_tensor(kept.clock.value))
+        theta = self._theta()
+        taken = tf.map_fn(
+            functools.partial(self._take_group, kept, theta, seed),
+            groups,
+            fn_output_signature=GroupWindow(
+                keras.tree.flatten(kept.like),
+                [tf.TensorSpec(value.shape, value.dtype) for value in theta],
+                tf.float32,
+                tf.float32,
+                tf.float32,
+                tf.bool,
+            ),
+            # They run one after another in any case, and share a report.
+            parallel_iterations=1,
+        )
+        is_sound = taken.is_sound
+        kept.keep(groups, taken.memory, is_sound, length)
+        sound = tf.reduce_sum(tf.cast(is_sound, tf.float32))
+        self._apply(
+            [
+                of_sound_groups(g, is_sound)
+                / tf.cast(tf.maximum(sound, 1.0), g.dtype)
+                for g in taken.gradients
+            ],
+            sound > 0,
+        )
+        weight = of_sound_groups(taken.weight, is_sound)
+        final_loss = of_sound_groups(taken.final_loss, is_sound)
+        return Outcome(
+            tf.math.divide_no_nan(
+                of_sound_groups(taken.value, is_sound), weight
+            ),
+            tf.math.divide_no_nan(final_loss, sound),
+            tf.reduce_all(is_sound),
+            weight,
+            sound,
+        )
+
+    def _take_group(
+        self,
+        kept: KeptRuns,
+        theta: Sequence[tf.Tensor],
+        seed: tf.Tensor,
+        group: Group,
+    ) -> GroupWindow:
+        """Takes the next window of a group of kept runs."""
+        runs = self._runs(
+            self.problems[0], group.seed, group.index, kept.settings.group_size
+        )
+        seed = tf.random.experimental.stateless_fold_in(seed, group.number)
+        first = tf.cast(group.position, tf.int32)
+
+        def begin():
+            memory = self.meta_gradient.begin_runs(runs, theta, seed)
+            return keras.tree.flatten(memory)
+
+        memory = tf.cond(tf.equal(first, 0), begin, lambda: group.memory)
+        window = self.meta_gradient.take_window(
+            runs,
+            theta,
+            keras.tree.pack_sequence_as(kept.like, memory),
+            first,
+            self._length,
+            seed,
+        )
+        is_sound = self._report(window, runs.tasks, first, group.number)
+        weights = tf.slice(runs.weights, [first], [self._length])
+        return GroupWindow(
+            keras.tree.flatten(window.memory),
+            window.gradients,
+            tf.cast(window.value, tf.float32),
+            tf.cast(tf.reduce_sum(weights), tf.float32),
+            tf.cast(tf.reduce_mean(window.losses[-1]), tf.float32),
+            is_sound,
+        )
 
     def _evaluate_on(
         self, problem: Problem, x: dict[str, tf.Tensor]
@@ -386,27 +546,50 @@ class OptimizerLearner(keras.Model):
         self._health.report_outer(tf.math.is_finite(loss))
         return loss, tf.reduce_mean(losses[-1])
 
-    def _learn(self, window: WindowEstimate, first: tf.Tensor) -> None:
-        """Learns from a window, unless something in it is not finite.
+    def _report(
+        self,
+        window: WindowEstimate,
+        instances: int,
+        first: tf.Tensor,
+        group: int | tf.Tensor = 0,
+    ) -> tf.Tensor:
+        """Reports what is not finite of a window.
 
         Args:
             window: What it says.
+            instances: Number of instances. There may be a run for each of
+                their particles.
             first: The window's first step.
+            group: Number of the group that the instances are.
+
+        Returns:
+            Whether the rule can learn from it, a boolean scalar.
         """
-        self._health.report_outer(
-            can_learn_from(window.value, window.gradients, self.optimizer),
-            first,
+        finite = tf.math.is_finite(window.losses)
+        finite = tf.reshape(finite, [tf.shape(finite)[0], -1, instances])
+        self._health.report_finite_losses(
+            tf.reduce_all(finite, axis=1), first, group * instances
         )
+        can_learn = can_learn_from(
+            window.value, window.gradients, self.optimizer
+        )
+        self._health.report_outer(can_learn, first)
+        return tf.logical_and(can_learn, tf.reduce_all(finite))
+
+    def _apply(self, gradients: Sequence[tf.Tensor], counts: tf.Tensor) -> None:
+        """Takes a meta-step, if it counts.
+
+        Momentum would move the weights though the gradients be zero.
+        """
 
         def apply():
             variables = self.rule.trainable_variables
             self.optimizer.apply_gradients(
-                zip(window.gradients, variables, strict=True)
+                zip(gradients, variables, strict=True)
             )
             return True
 
-        # Momentum would move the weights though the gradients be zero.
-        tf.cond(self._health.is_ok, apply, lambda: False)
+        tf.cond(counts, apply, lambda: False)
 
     def _resolve_auto_jit_compile(self) -> bool:
         problems = all(problem.supports_jit for problem in self.problems)
@@ -439,22 +622,87 @@ class OptimizerLearner(keras.Model):
             if in_a_row > self.tolerated_divergences:
                 in_a_row = 0
                 raise FloatingPointError(
-                    f"{_describe(failure, self.objective)} The rule has "
-                    "learned nothing since. To go on with the next batch, "
+                    f"{_describe(failure, self.objective)} "
+                    f"{self._consequence} To go on with the next batch, "
                     "pass tolerated_divergences=1 or more."
                 )
             return logs
 
         return call_and_check
 
+    @property
+    def _consequence(self) -> str:
+        if self._kept is None:
+            return "The rule has learned nothing since."
+        return "The rule has learned nothing from its group, which begins anew."
+
+    def save(
+        self, filepath: str | os.PathLike, *args: Any, **kwargs: Any
+    ) -> None:
+        """Saves the learner; see `keras.Model.save`.
+
+        Raises:
+            NotImplementedError: If a problem has no `get_config`.
+        """
+        # Keras opens the file first, which may hold an earlier learner.
+        self.get_config()
+        super().save(filepath, *args, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a learner that is read from a file."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def get_config(self) -> dict[str, Any]:
-        """Refuses, as problems hold data."""
-        raise NotImplementedError(
-            "An OptimizerLearner is not saved as a whole, as its problems "
-            "hold data. Save the rule: keras_meta.optimizers.LearnedOptimizer("
-            "learner.rule).save_to_preset(...), or `learner.save_weights`; "
-            "ModelCheckpoint needs save_weights_only=True."
-        )
+        """Returns the arguments of the constructor."""
+        serialize = keras.saving.serialize_keras_object
+        weights = self._step_weights
+        return {
+            "name": self.name,
+            "rule": serialize(self.rule),
+            "problem": [serialize(problem) for problem in self.problems],
+            "steps": len(weights),
+            "current_steps": self.steps,
+            "meta_gradient": serialize(self.meta_gradient),
+            "start": serialize(self.start),
+            "evaluation_steps": self.evaluation_steps,
+            "step_weights": None if (weights == 1).all() else weights.tolist(),
+            "objective": self.objective,
+            "tolerated_divergences": self.tolerated_divergences,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> OptimizerLearner:
+        """Makes a learner from `get_config`'s dict.
+
+        Data of problems are not part of it; a file holds them.
+        """
+        config = dict(config)
+        steps = config.pop("current_steps")
+        deserialize = keras.saving.deserialize_keras_object
+        for key in ("rule", "problem", "meta_gradient", "start"):
+            config[key] = deserialize(config[key])
+        learner = cls(**config)
+        learner.steps = steps
+        return learner
+
+    def save_assets(self, folder: str) -> None:
+        """Writes what the configs of problems do not hold."""
+        for problem, path in self._assets(folder):
+            os.makedirs(path, exist_ok=True)
+            problem.save_assets(path)
+
+    def load_assets(self, folder: str) -> None:
+        """Reads what `save_assets` wrote."""
+        for problem, path in self._assets(folder):
+            problem.load_assets(path)
+
+    def _assets(self, folder: str) -> list[tuple[Problem, str]]:
+        """Returns the problems, each with a folder of its own."""
+        return [
+            (problem, os.path.join(folder, f"problem_{i}"))
+            for i, problem in enumerate(self.problems)
+        ]
 
 
 def _describe(failure: Failure, objective: str) -> str:
@@ -473,10 +721,3 @@ def _describe(failure: Failure, objective: str) -> str:
         "The meta-loss or its gradient is not finite in the window from "
         f"optimization step {failure.step} on, though every loss is. {hint}"
     )
-
-
-class _MeanOfSome(keras.metrics.Mean):
-    """A mean that is infinite, which is no good loss, where nothing counts."""
-
-    def result(self) -> tf.Tensor:
-        return tf.where(self.count > 0, super().result(), math.inf)

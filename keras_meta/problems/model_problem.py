@@ -23,6 +23,7 @@ from keras_meta.episodes.arguments import as_array
 from keras_meta.episodes.random_bits import integers_below
 from keras_meta.inner.class_numbers import ClassNumbers
 from keras_meta.inner.inner_loss import InnerLoss
+from keras_meta.problems import assets
 from keras_meta.problems.problem import Problem
 from keras_meta.problems.words import instance_words
 
@@ -33,11 +34,15 @@ _STATE_STREAM = 2**31
 _READ_AT_ONCE = 4096
 
 
+@keras.saving.register_keras_serializable("keras_meta")
 class ModelProblem(Problem):
     """Training a Keras model on minibatches of a data set.
 
     Each instance has its own initial weights and order of examples. One
     task-batched call of the model computes all instances.
+
+    A file of the learner holds the model and the data too. It is as large as
+    they are, each time that it is written.
 
     Args:
         model: A built Keras model. Its weights do not change.
@@ -78,6 +83,19 @@ class ModelProblem(Problem):
         batch_size: int = 128,
         initializer: str | keras.initializers.Initializer | None = None,
     ):
+        self._set_up(model, loss, batch_size, initializer)
+        x, y = _load(data)
+        self._structure = keras.tree.pack_sequence_as(
+            x, list(range(len(keras.tree.flatten(x))))
+        )
+        self._x, self._y = x, y
+        self._check_labels()
+        self._check_losses()
+
+    def _set_up(
+        self, model: Any, loss: Any, batch_size: int, initializer: Any
+    ) -> None:
+        """Sets everything but the data."""
         if not isinstance(model, keras.Model):
             raise TypeError(
                 "`model` must be a keras.Model. Received: "
@@ -102,9 +120,11 @@ class ModelProblem(Problem):
                 initializer = keras.initializers.get(initializer)
         self._task_batched = TaskBatched(model, model.trainable_variables)
         self._initializers = _initializers(model, initializer)
-        self._x, self._y = _load(data)
-        self._check_labels()
-        self._check_losses()
+        self._arguments = {"loss": loss, "initializer": initializer}
+        # Nested like the inputs: the number of each in a file of the data.
+        self._structure = None
+        self._x = None
+        self._y = None
 
     def _check_labels(self) -> None:
         ways = OutputSpecs(self.model).ways(self._x, axes=1)
@@ -240,9 +260,50 @@ class ModelProblem(Problem):
             )
         ]
 
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor, except for the data."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "model": serialize(self.model),
+            "batch_size": self.batch_size,
+            **{name: serialize(x) for name, x in self._arguments.items()},
+            "structure": serialize(self._structure),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ModelProblem:
+        """Makes a problem that has its data from `load_assets`."""
+        deserialize = keras.saving.deserialize_keras_object
+        problem = cls.__new__(cls)
+        problem._set_up(
+            deserialize(config["model"]),
+            deserialize(config["loss"]),
+            config["batch_size"],
+            deserialize(config["initializer"]),
+        )
+        problem._structure = deserialize(config["structure"])
+        return problem
+
+    def save_assets(self, folder: str) -> None:
+        """Writes the data and the model's weights."""
+        assets.save_model(folder, self.model)
+        assets.save_tensors(folder, [*keras.tree.flatten(self._x), self._y])
+
+    def load_assets(self, folder: str) -> None:
+        """Reads the data and the model's weights."""
+        assets.load_model(folder, self.model)
+        *x, self._y = assets.load_tensors(folder)
+        self._x = keras.tree.pack_sequence_as(self._structure, x)
+
     def _examples(
         self, data: Any, step: int | tf.Tensor, instances: int
     ) -> tuple[Any, tf.Tensor]:
+        if self._y is None:
+            raise RuntimeError(
+                "A ModelProblem that is made from a config has no data. Its "
+                "learner's file holds them, which keras.models.load_model "
+                "reads; or make the problem by its constructor."
+            )
         words = instance_words(
             data["seed"],
             _EXAMPLE_STREAM + tf.cast(step, tf.int64),

@@ -18,6 +18,7 @@ from keras_meta.problems.words import instance_words
 _STREAM = 101
 
 
+@keras.saving.register_keras_serializable("keras_meta")
 class Quadratic(Problem):
     """Functions `|X theta - y|^2` with random matrices and vectors.
 
@@ -98,6 +99,15 @@ class Quadratic(Problem):
         """Returns the functions' values; see `Problem.losses`."""
         difference = tf.linalg.matvec(data["x"], params[0]) - data["y"]
         return tf.reduce_sum(tf.square(difference), axis=-1)
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        return {
+            "dimensions": self.dimensions,
+            "rows": self.rows,
+            "entries": self.entries,
+            "start": self.start,
+        }
 
     def _entries(self, words: tf.Tensor) -> tf.Tensor:
         if self.entries == "normal":

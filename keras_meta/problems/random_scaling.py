@@ -23,6 +23,7 @@ _NEXT_STREAMS = 16
 _LARGEST_LOG = 80
 
 
+@keras.saving.register_keras_serializable("keras_meta")
 class RandomScaling(Problem):
     """The same problems with rescaled parameters.
 
@@ -132,3 +133,26 @@ class RandomScaling(Problem):
         """Returns the losses; see `Problem.losses`."""
         params = [p * c for p, c in zip(params, data["scales"], strict=True)]
         return self.problem.losses(params, data["data"], step, **options)
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        return {
+            "problem": keras.saving.serialize_keras_object(self.problem),
+            "low": self.low,
+            "high": self.high,
+            "per": self.per,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes a problem from `get_config`'s dict."""
+        problem = keras.saving.deserialize_keras_object(config["problem"])
+        return cls(**{**config, "problem": problem})
+
+    def save_assets(self, folder):
+        """Writes those of the family that is scaled."""
+        self.problem.save_assets(folder)
+
+    def load_assets(self, folder):
+        """Reads those of the family that is scaled."""
+        self.problem.load_assets(folder)

@@ -11,10 +11,14 @@ from keras_meta.problems import Problem
 RATE = 1 / 128
 
 
+@keras.saving.register_keras_serializable("tests")
 class Valley(Problem):
     """Smooth functions of two tensors that differ by instance and step."""
 
     variables = ()
+
+    def get_config(self):
+        return {"dtype": self.dtype, "bends": self.bends}
 
     def __init__(self, dtype="float64", bends=1.0):
         self.dtype = dtype

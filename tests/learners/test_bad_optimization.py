@@ -124,6 +124,24 @@ def test_a_tolerated_divergence_leaves_the_other_batches():
 
 
 @pytest.mark.slow
+def test_a_particle_that_diverges_names_its_instance():
+    class Gap(Valley):
+        """Instance 2 becomes NaN in one half of the particles."""
+
+        def losses(self, params, data, step, **options):
+            losses = super().losses(params, data, step, **options)
+            rows = tf.range(tf.size(losses))
+            bad = (rows >= tf.size(losses) // 2) & tf.equal(data, 3.0)
+            return tf.where(bad, losses * np.nan, losses)
+
+    made = learner(
+        problem=Gap(), meta_gradient=keras_meta.PersistentES(2, length=2)
+    )
+    with pytest.raises(FloatingPointError, match="instance 2 in the batch"):
+        made.fit(batches(3, num_batches=1), verbose=0)
+
+
+@pytest.mark.slow
 def test_a_rule_that_diverges_does_not_look_good():
     made = learner(problem=Cliff(), tolerated_divergences=1)
     logs = made.evaluate(batches(3, num_batches=2), verbose=0, return_dict=True)
@@ -160,6 +178,22 @@ def test_losses_without_a_logarithm_stop_with_the_way_out(method):
 def test_attention_without_second_derivatives_is_refused():
     with pytest.raises(ValueError, match="attention=True.*keras_meta.Unrolled"):
         learner(attending_rule())
+
+
+@pytest.mark.parametrize("name", ["displacement", "implicit"])
+def test_meta_gradients_that_do_not_reach_the_rule_are_refused(name):
+    with pytest.raises(
+        ValueError, match=f"(?i){name}.*where a run ends.*Truncated"
+    ):
+        learner(meta_gradient=name)
+
+
+def test_a_meta_gradient_without_derivative_is_refused():
+    class NoDerivative(keras_meta.MetaGradient):
+        differentiates_steps = False
+
+    with pytest.raises(ValueError, match="NoDerivative.*PersistentES"):
+        learner(meta_gradient=NoDerivative())
 
 
 def test_a_rule_of_another_model_is_refused():
@@ -265,9 +299,18 @@ def test_several_replicas_are_refused():
         made.train_step({})
 
 
-def test_saving_as_a_whole_is_refused_with_the_way_out(tmp_path):
-    with pytest.raises(NotImplementedError, match="save_to_preset"):
-        learner().save(tmp_path / "learner.keras")
+def test_problems_without_a_config_are_not_saved(tmp_path):
+    class NoConfig(Valley):
+        get_config = keras_meta.problems.Problem.get_config
+
+    path = tmp_path / "learner.keras"
+    path.write_text("an earlier learner")
+    with pytest.raises(
+        NotImplementedError,
+        match="NoConfig must implement `get_config`.*save_weights_only",
+    ):
+        learner(problem=NoConfig()).save(path)
+    assert path.read_text() == "an earlier learner"
 
 
 @pytest.mark.slow

@@ -29,6 +29,18 @@ def train_optimizer():
     learner.fit(problems.batches(2), steps_per_epoch=1, verbose=0)
 
 
+def train_on_kept_runs():
+    learner = keras_meta.OptimizerLearner(
+        small_rule(),
+        Valley(),
+        steps=2,
+        meta_gradient=keras_meta.PersistentES(1, length=1),
+        start=keras_meta.Kept(2, groups=2),
+    )
+    learner.compile("adam", run_eagerly=True)
+    learner.fit(problems.batches(2), steps_per_epoch=1, verbose=0)
+
+
 def train_with_a_rule():
     model = helpers.mlp()
     rule = keras_meta.CoordinatewiseLSTM([3])
@@ -38,7 +50,14 @@ def train_with_a_rule():
 
 
 @pytest.mark.parametrize(
-    "train", [train_maml, train_reptile, train_optimizer, train_with_a_rule]
+    "train",
+    [
+        train_maml,
+        train_reptile,
+        train_optimizer,
+        train_on_kept_runs,
+        train_with_a_rule,
+    ],
 )
 def test_all_variables_of_training_can_be_on_a_gpu(train):
     # TensorFlow keeps int32 variables in the host's memory, out of reach of
