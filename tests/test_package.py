@@ -8,13 +8,13 @@ import subprocess
 import sys
 import tomllib
 
-import data_sets
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_meta
 from keras_meta import addons
+from tests import data_sets
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))

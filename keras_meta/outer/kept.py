@@ -69,7 +69,7 @@ class Kept:
     instances: int
     groups: int = 4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive(instances=self.instances, groups=self.groups)
         if self.instances % self.groups:
             raise ValueError(

@@ -30,6 +30,6 @@ class Outcome(NamedTuple):
 class MeanOfSome(keras.metrics.Mean):
     """A mean that is infinite, which is no good loss, where nothing counts."""
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         """Returns the mean, or infinity."""
         return tf.where(self.count > 0, super().result(), math.inf)

@@ -100,7 +100,7 @@ class Quadratic(Problem):
         difference = tf.linalg.matvec(data["x"], params[0]) - data["y"]
         return tf.reduce_sum(tf.square(difference), axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
         return {
             "dimensions": self.dimensions,

@@ -134,7 +134,7 @@ class RandomScaling(Problem):
         params = [p * c for p, c in zip(params, data["scales"], strict=True)]
         return self.problem.losses(params, data["data"], step, **options)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
         return {
             "problem": keras.saving.serialize_keras_object(self.problem),
@@ -144,15 +144,15 @@ class RandomScaling(Problem):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> RandomScaling:
         """Makes a problem from `get_config`'s dict."""
         problem = keras.saving.deserialize_keras_object(config["problem"])
         return cls(**{**config, "problem": problem})
 
-    def save_assets(self, folder):
+    def save_assets(self, folder: str) -> None:
         """Writes those of the family that is scaled."""
         self.problem.save_assets(folder)
 
-    def load_assets(self, folder):
+    def load_assets(self, folder: str) -> None:
         """Reads those of the family that is scaled."""
         self.problem.load_assets(folder)

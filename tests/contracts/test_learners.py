@@ -74,7 +74,7 @@ META_GRADIENTS = {
 }
 ROWS = {**LEARNERS, **RULES, **META_GRADIENTS}
 # The others take the same ways.
-FAST = ("EvolutionStrategies", "ImplicitMAML")
+FAST = ("ImplicitMAML",)
 
 each_row = pytest.mark.parametrize(
     "name",

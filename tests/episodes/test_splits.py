@@ -1,12 +1,12 @@
 import os
 
-import data_sets
 import numpy as np
 import pytest
 
 from keras_meta.episodes import class_split
 from keras_meta.episodes import from_tfds
 from keras_meta.episodes import omniglot
+from tests import data_sets
 
 SIZES = {
     "random1200": (1100, 100, 423),

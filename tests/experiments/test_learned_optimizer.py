@@ -3,7 +3,6 @@ import json
 import subprocess
 from types import SimpleNamespace
 
-import data_sets
 import keras
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from experiments import optimizees
 from experiments import run_folder
 from keras_meta import durable_files
 from keras_meta.optimizers import LSTMOptimizer
+from tests import data_sets
 
 
 def settings(**changes):

@@ -2,12 +2,12 @@ import dataclasses
 import json
 import subprocess
 
-import data_sets
 import pytest
 
 from experiments import checkpoint
 from experiments import omniglot_run
 from experiments import run_folder
+from tests import data_sets
 
 
 @pytest.mark.slow

@@ -455,7 +455,7 @@ def test_a_failed_step_leaves_the_losses_of_several_outputs():
     assert not any(v.numpy() for v in learner.metrics_variables)
 
 
-@pytest.mark.slow_variants("True")
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_steps_of_an_execution_after_a_failed_one_do_nothing(jit_compile):
     x, y = regression(tasks=12)

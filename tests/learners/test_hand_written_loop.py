@@ -168,6 +168,7 @@ def test_first_order_maml(jit_compile, steps_per_execution):
     )
 
 
+@pytest.mark.slow
 def test_first_order_and_second_order_differ():
     first, second = _maml_by_hand(True)[1], _maml_by_hand(False)[1]
     assert (

@@ -167,7 +167,7 @@ def by_hand(rule, problem, group, begins, unsound=()):
     return np.mean(values) / LENGTH, np.mean(ends), positions
 
 
-@pytest.mark.slow_variants("differentiated-xla", "perturbed-xla")
+@pytest.mark.slow_variants("differentiated-xla", "perturbed", "perturbed-xla")
 @pytest.mark.parametrize(
     "meta_gradient, group, jit_compile",
     [
@@ -198,7 +198,7 @@ def test_fit_equals_a_plain_loop(meta_gradient, group, jit_compile):
     np.testing.assert_array_equal(made._kept.position, positions)
 
 
-@pytest.mark.slow_variants("Truncated", "NoiseReuseES", "EvolutionStrategies")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "meta_gradient",
     [
@@ -265,7 +265,7 @@ def test_a_group_that_diverges_begins_anew(meta_gradient, group):
     np.testing.assert_allclose(history["final_loss"], [final], rtol=1e-6)
 
 
-@pytest.mark.slow_variants("differentiated")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "meta_gradient", [windows(LENGTH), PES], ids=["differentiated", "perturbed"]
 )

@@ -265,7 +265,7 @@ class _Interruption(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.slow_variants("reptile")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -83,7 +83,7 @@ def _linear(params, gradients):
     )
 
 
-@pytest.mark.slow_variants("True")
+@pytest.mark.slow
 @pytest.mark.parametrize("second_order", [False, True])
 def test_meta_gradient_of_a_window_equals_finite_differences(second_order):
     problem, rule = Valley(), small_rule()

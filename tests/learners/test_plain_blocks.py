@@ -89,6 +89,7 @@ _COVERED = ("one step", "first order", "support statistics")
 
 
 @pytest.mark.slow_variants(
+    "anil",
     "checkpoints",
     "laid out",
     "loop",

@@ -53,7 +53,7 @@ def _trained(name):
     return learner
 
 
-@pytest.mark.slow_variants("anil", "meta_sgd", "reptile")
+@pytest.mark.slow
 @each_learner
 def test_training_continues_from_a_keras_file(name, tmp_path):
     learner = _trained(name)

@@ -107,7 +107,7 @@ _OTHERS = {
 }
 
 
-@pytest.mark.slow_variants("call-False", "evaluate_tasks-True")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "run_eagerly"),
     [
