@@ -1,4 +1,5 @@
 import contextlib
+import gc
 
 import keras
 import pytest
@@ -26,6 +27,18 @@ def float32():
     """Computes in float32, in a module that does not otherwise."""
     with computing_in("float32"):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_old_is_collected_again():
+    """Keeps what a module leaves behind out of later garbage collections.
+
+    Keras and TensorFlow keep graphs. After some hundred tests each collection
+    of the oldest generation would take ten seconds to find them all in use.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
