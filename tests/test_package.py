@@ -1,5 +1,4 @@
 import importlib.metadata
-import importlib.util
 import inspect
 import os
 import pathlib
@@ -8,17 +7,13 @@ import subprocess
 import sys
 import tomllib
 
-import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_meta
 from keras_meta import addons
-from tests import data_sets
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-README = (ROOT / "README.md").read_text("utf-8")
 FOLDERS = ("keras_meta", "experiments", "tests", ".ci")
 TEXTS = {".csv", ".json", ".md", ".py", ".toml", ""}
 HOMES = re.compile(r"(?<![\w.~$}/])/(?:home|root|Users|work)/\w")
@@ -31,32 +26,6 @@ def files():
         found += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
     hidden = ("__pycache__", ".hypothesis")
     return [path for path in found if not set(hidden) & set(path.parts)]
-
-
-# What a newcomer does first. The other recipes are slow.
-FIRST_RECIPES = (
-    "Your own arrays",
-    "Evaluate, with intervals",
-    "Adapt to one task",
-    "A folder of images",
-    "Export and serve",
-)
-
-
-def section(title):
-    return re.search(rf"^### {title}\n(.*?)(?=^##)", README, re.M | re.S)[1]
-
-
-def blocks(language, text=README):
-    found = re.finditer(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
-    return [block[1] for block in found]
-
-
-def run_recipes(kinds, text=README):
-    namespace = {"__name__": "recipes"}
-    for i, code in enumerate(blocks(kinds, text)):
-        exec(compile(code, f"<README {i}>", "exec"), namespace)
-    return namespace
 
 
 def test_version_is_in_one_place():
@@ -133,53 +102,6 @@ def test_no_paths_of_one_machine():
         for match in HOMES.finditer(path.read_text("utf-8"))
     ]
     assert found == []
-
-
-@pytest.mark.parametrize(
-    "name", ["README.md", "BUILD.md", "experiments/RESULTS.md"]
-)
-def test_documents_name_what_exists(name):
-    path = ROOT / name
-    text = path.read_text("utf-8")
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
-    assert [x for x in links if not (path.parent / x).exists()] == []
-    modules = re.findall(r"-m (experiments\.[\w.]*\w)", text)
-    assert modules
-    assert [x for x in modules if importlib.util.find_spec(x) is None] == []
-
-
-@pytest.fixture
-def folder(monkeypatch, tmp_path):
-    """A folder to work in, with pictures of birds."""
-    rng = np.random.default_rng(0)
-    for species in range(9):
-        pictures = tmp_path / "birds" / f"species{species}"
-        pictures.mkdir(parents=True)
-        for i in range(6):
-            picture = rng.integers(0, 256, (32, 30, 3), "uint8")
-            png = tf.io.encode_png(picture).numpy()
-            (pictures / f"{i}.png").write_bytes(png)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
-
-
-def test_the_first_recipes_run(folder):
-    run_recipes("python", "".join(map(section, FIRST_RECIPES)))
-    assert (folder / "served" / "saved_model.pb").exists()
-
-
-@pytest.mark.slow
-def test_recipes_run(folder):
-    missing = data_sets.missing("cifar100", "fashion_mnist")
-    run = run_recipes("python" if missing else "python(?: tfds)?")
-    assert (folder / "served" / "saved_model.pb").exists()
-    if missing:
-        pytest.skip(f"ran those without data; TFDS_DATA_DIR lacks {missing}")
-    x, y = next(iter(run["cifar_train"]))
-    assert x["support_x"].shape == (4, 5, 32, 32, 3)
-    assert y.shape == (4, 75)
-    assert run["classifier"].get_metrics_result()["accuracy"] > 0.7
 
 
 def exports(module):

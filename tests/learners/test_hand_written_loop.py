@@ -188,7 +188,7 @@ def test_meta_sgd(jit_compile, steps_per_execution):
     )
 
 
-@pytest.mark.slow_variants("adam-False-1", "adam-True-5", "descent-True-5")
+@pytest.mark.slow
 @pytest.mark.parametrize(("jit_compile", "steps_per_execution"), _SETTINGS[::3])
 @pytest.mark.parametrize("rule", ["descent", "adam"])
 def test_reptile(rule, jit_compile, steps_per_execution):

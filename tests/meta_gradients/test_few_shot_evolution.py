@@ -185,6 +185,7 @@ def test_layers_that_are_frozen_later_are_not_perturbed():
     assert_rows_are_tasks(learner, data)
 
 
+@pytest.mark.slow
 def test_copies_of_a_task_see_the_same_random_numbers():
     model = mlp()
     model = keras.Sequential(
@@ -468,6 +469,7 @@ def test_a_rule_that_looks_ahead_is_accepted():
     )
 
 
+@pytest.mark.slow
 def test_tasks_are_not_taken_in_blocks(monkeypatch):
     monkeypatch.setattr(task_blocks, "is_faster_plain", lambda *_: True)
     monkeypatch.delattr(task_blocks, "map_blocks")
