@@ -198,7 +198,7 @@ LEARNER = {
     "adapt": "all",
     "inner_loss": "mse",
     "meta_gradient": "unrolled",
-    "checkpoint": "auto",
+    "proximal": 0.5,
     "batch_statistics": "batch",
 }
 

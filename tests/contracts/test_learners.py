@@ -58,17 +58,22 @@ RULES = {
     "Momentum": _with_rule(lambda: keras_meta.Momentum(0.1, "scalar")),
     "RMSprop": _with_rule(lambda: keras_meta.RMSprop(0.1)),
 }
+# XLA draws the same signs as TensorFlow, but other normal numbers.
 META_GRADIENTS = {
     "Displacement": _with_gradient(keras_meta.Displacement),
     "EvolutionStrategies": _with_gradient(
-        lambda: keras_meta.EvolutionStrategies(2, 0.1)
+        lambda: keras_meta.EvolutionStrategies(2, 0.1, draws="rademacher")
     ),
     "FirstOrder": _with_gradient(keras_meta.FirstOrder),
     "Implicit": _with_gradient(
         lambda: keras_meta.Implicit("neumann", steps=3), proximal=1.0
     ),
-    "NoiseReuseES": _with_gradient(lambda: keras_meta.NoiseReuseES(2, 0.1)),
-    "PersistentES": _with_gradient(lambda: keras_meta.PersistentES(2, 0.1)),
+    "NoiseReuseES": _with_gradient(
+        lambda: keras_meta.NoiseReuseES(2, 0.1, draws="rademacher")
+    ),
+    "PersistentES": _with_gradient(
+        lambda: keras_meta.PersistentES(2, 0.1, draws="rademacher")
+    ),
     "Truncated": _with_gradient(lambda: keras_meta.Truncated(3)),
     "Unrolled": _with_gradient(lambda: keras_meta.Unrolled("step")),
 }
