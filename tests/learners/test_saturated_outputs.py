@@ -153,7 +153,7 @@ _OPTIONS = {
     "checkpoints": {
         "step_weights": [0.0, 1.0],
         "steps": 2,
-        "checkpoint": "step",
+        "meta_gradient": keras_meta.Unrolled("step"),
     },
 }
 

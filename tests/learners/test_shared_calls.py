@@ -146,7 +146,7 @@ QUICK = [
     ({"jit_compile": True}, "batch"),
     ({"run_eagerly": True}, "running"),
     ({"meta_gradient": "first_order"}, "running"),
-    ({"checkpoint": "sqrt"}, "batch"),
+    ({"meta_gradient": keras_meta.Unrolled("sqrt")}, "batch"),
     ({"step_weights": "uniform"}, "support"),
 ]
 ROUTES_AND_STATISTICS = [

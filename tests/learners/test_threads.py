@@ -38,9 +38,9 @@ class Held(keras_meta.MAML):
 
     meeting = _Meeting()
 
-    def _unroll(self, *args, **kwargs):
+    def _adapt(self, *args, **kwargs):
         self.meeting.meet()
-        result = super()._unroll(*args, **kwargs)
+        result = super()._adapt(*args, **kwargs)
         self.meeting.meet()
         return result
 
