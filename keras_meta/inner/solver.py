@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -29,6 +30,13 @@ class Carry(NamedTuple):
     params: list[tf.Tensor]
     rule_state: Any
     state: list[tf.Tensor]
+
+
+# A function of the meta-parameters and of parameters `[tasks, *shape]`. It
+# returns gradients of their shapes.
+InnerGradient = Callable[
+    [Sequence[tf.Tensor], Sequence[tf.Tensor]], list[tf.Tensor]
+]
 
 
 class Record(Protocol):
@@ -154,6 +162,35 @@ class Solver:
             if not problem.theta_in_loss:
                 losses = _with_gradients(losses, carry.params, gradients)
         return gradients, losses, state
+
+    def gradient_function(
+        self,
+        problem: InnerProblem,
+        data: Any,
+        carry: Carry,
+        step: int | tf.Tensor,
+    ) -> InnerGradient:
+        """Returns the gradient of the loss, as a differentiable function.
+
+        Args:
+            problem: What is optimized.
+            data: What belongs to the tasks.
+            carry: Holds the problem's state; its parameters do not matter.
+            step: Number of the step.
+        """
+
+        def gradient(theta, params):
+            gradients, _, _ = self.gradients(
+                problem,
+                theta,
+                data,
+                carry._replace(params=params),
+                step,
+                Derivatives.SECOND,
+            )
+            return gradients
+
+        return gradient
 
     def step(
         self,

@@ -27,7 +27,6 @@ from keras_meta.inner.few_shot import FewShotProblem
 from keras_meta.inner.few_shot import Support
 from keras_meta.inner.few_shot import whole_support
 from keras_meta.inner.inner_loss import InnerLoss
-from keras_meta.inner.problem import Derivatives
 from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
@@ -490,19 +489,8 @@ class Learner(MetaLearner):
             self._health.report_inner_losses(recorded[0])
         end = self._solver.finish(problem, theta, end)
         self._health.report_weights(end.params, steps)
-
-        def inner_gradient(theta, params):
-            gradients, _, _ = self._solver.gradients(
-                problem,
-                theta,
-                data,
-                end._replace(params=params),
-                steps,
-                Derivatives.SECOND,
-            )
-            return gradients
-
-        return Adaptation(adapted, start, end, recorded, inner_gradient)
+        gradient = self._solver.gradient_function(problem, data, end, steps)
+        return Adaptation(adapted, start, end, recorded, gradient)
 
     def _with_valid_support(self, episode: Episode) -> dict[str, Any]:
         """Reports labels of support sets out of range, and replaces them."""

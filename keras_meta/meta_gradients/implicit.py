@@ -16,9 +16,9 @@ from keras_meta.checks import check_choice
 from keras_meta.checks import check_number_at_least
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_positive_number
-from keras_meta.inner.problem import Derivatives
 from keras_meta.inner.problem import InnerProblem
 from keras_meta.inner.solver import Carry
+from keras_meta.inner.solver import InnerGradient
 from keras_meta.inner.solver import Record
 from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
@@ -26,7 +26,6 @@ from keras_meta.meta_gradients import linear_solvers
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.objective import Adaptation
 from keras_meta.meta_gradients.objective import Estimate
-from keras_meta.meta_gradients.objective import InnerGradient
 from keras_meta.meta_gradients.objective import MetaObjective
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -185,16 +184,7 @@ class Implicit(MetaGradient):
         """Returns the parameters as a function of `theta`."""
         params = list(map(tf.stop_gradient, end.params))
 
-        def inner_gradient(theta, params):
-            gradients, _, _ = solver.gradients(
-                problem,
-                theta,
-                data,
-                end._replace(params=params),
-                step,
-                Derivatives.SECOND,
-            )
-            return gradients
+        inner_gradient = solver.gradient_function(problem, data, end, step)
 
         @tf.custom_gradient
         def implied(*theta):

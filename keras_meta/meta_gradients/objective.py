@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from types import MappingProxyType
@@ -14,12 +13,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.inner.solver import Carry
-
-# A function of the meta-parameters and of parameters `[tasks, *shape]`; it
-# returns gradients of their shapes.
-InnerGradient = Callable[
-    [Sequence[tf.Tensor], Sequence[tf.Tensor]], list[tf.Tensor]
-]
+from keras_meta.inner.solver import InnerGradient
 
 
 class Adaptation(NamedTuple):

@@ -47,7 +47,7 @@ class Unrolled(MetaGradient):
             `"sqrt"` beyond. The gradient is the same.
 
     Raises:
-        ValueError: If `checkpoint` is none of these.
+        ValueError: If `checkpoint` is not one of these choices.
 
     Example:
     >>> import keras_meta
