@@ -3,6 +3,10 @@ import gc
 
 import keras
 import pytest
+import tensorflow as tf
+
+# By default, a GPU rounds the inputs of float32 products to ten bits.
+tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 @contextlib.contextmanager

@@ -171,6 +171,8 @@ ADAPTIVE = (
     [([5], 2), ([6], 4), ([2], 3), ([7, 4], [3, 4]), ([4, 3, 5], [3, 1, 2])],
 )
 def test_adaptive_max_pooling_equals_keras(shape, size, data_format, float32):
+    if len(shape) == 3 and tf.config.list_logical_devices("GPU"):
+        pytest.skip("on a GPU, the gradient of Keras's own ends the process")
     make = ADAPTIVE[len(shape) - 1]
     layer = make(size, data_format=data_format)
     last = data_format == "channels_last"

@@ -202,6 +202,10 @@ def test_measured_losses_equal_those_of_keras(name):
     assert expected > 16.2
 
 
+@pytest.mark.skipif(
+    bool(tf.config.list_logical_devices("GPU")),
+    reason="blocks are for the CPU",
+)
 def test_tasks_one_by_one_and_in_blocks(plain):
     def make(eager):
         model = keras.Sequential(
