@@ -35,6 +35,7 @@ NAMES = {
     "first_order": "first order",
     "implicit": "implicit",
     "evolution_strategies": "evolution strategies",
+    "persistent_es": "persistent evolution strategies",
     EVALUATION: "evaluation",
 }
 
@@ -101,6 +102,8 @@ def _meta_gradient(mode):
         return keras_meta.Unrolled(mode)
     if mode == "evolution_strategies":
         return keras_meta.EvolutionStrategies(particles=1, sigma=0.01)
+    if mode == "persistent_es":
+        return keras_meta.PersistentES(particles=1, sigma=0.01)
     return "unrolled" if mode == EVALUATION else mode
 
 
