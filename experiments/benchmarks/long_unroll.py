@@ -214,7 +214,7 @@ def draw(path, rows):
                 xlabel="inner steps",
                 ylabel=label,
             )
-        axes.flat[0].legend()
+        axes.flat[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def main(argv):
