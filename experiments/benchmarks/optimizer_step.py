@@ -24,6 +24,7 @@ import numpy as np
 from absl import app
 from absl import flags
 
+from experiments.benchmarks import before
 from experiments.benchmarks import machine as machine_lib
 from experiments.benchmarks import optimizer_setting as setting_lib
 from experiments.benchmarks import turns
@@ -68,7 +69,8 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
 
 def _chosen(contenders):
     names = {OURS, *_CONTENDERS.value}
-    return [c for c in contenders if c.name in names]
+    chosen = [c for c in contenders if c.name in names]
+    return before.with_before(chosen, [OURS])
 
 
 def measure(setting, contenders):

@@ -28,6 +28,7 @@ import numpy as np
 from absl import app
 from absl import flags
 
+from experiments.benchmarks import before
 from experiments.benchmarks import machine as machine_lib
 from experiments.benchmarks import setting as setting_lib
 from experiments.benchmarks import table
@@ -284,7 +285,9 @@ def main(argv):
         **{name: flag.value for name, flag in _SETTING.items()}
     )
     known = GPU_CONTENDERS if _DEVICE.value == "gpu" else CONTENDERS
-    contenders = [known[name] for name in _CONTENDERS.value or known]
+    contenders = before.with_before(
+        [known[name] for name in _CONTENDERS.value or known], [OURS]
+    )
     machine = {
         "cpu": machine_lib.cpu_model(),
         "cores": usable_cores(),

@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import multiprocessing
 import os
+import sys
 import time
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ class Contender:
         options: Further arguments of the module's `make`.
         environment: Additional environment variables of its process.
         device: `"cpu"` or `"gpu"`.
+        checkout: Folder of the checkout that its process imports keras_meta
+            and the module from. By default, this one.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Contender:
     options: dict = dataclasses.field(default_factory=dict)
     environment: dict = dataclasses.field(default_factory=dict)
     device: str = "cpu"
+    checkout: str | None = None
 
 
 class Step(NamedTuple):
@@ -78,10 +82,20 @@ def _set_environment(double, device):
     )
 
 
+def _import_from(checkout):
+    """Makes later imports of this repository's packages use a checkout."""
+    sys.path.insert(0, os.path.abspath(checkout))
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("experiments", "keras_meta"):
+            del sys.modules[name]
+
+
 def _serve(pipe, contender, setting, parameters, batches):
     """Runs in the process. Builds the step, then runs it on request."""
     _set_environment(parameters[0].dtype == "float64", contender.device)
     os.environ.update(contender.environment)
+    if contender.checkout is not None:
+        _import_from(contender.checkout)
     try:
         module = importlib.import_module(f"{PEERS}.{contender.module}")
     except ImportError as error:
@@ -97,7 +111,8 @@ def _serve(pipe, contender, setting, parameters, batches):
                 start, cpu = time.perf_counter(), time.process_time()
                 loss = step(i)
                 cpu = time.process_time() - cpu
-                results.append(Step(time.perf_counter() - start, cpu, loss))
+                # Not a `Step`: its class may be that of another checkout.
+                results.append((time.perf_counter() - start, cpu, loss))
             done += count
             pipe.send(results)
     except Exception as error:
@@ -144,7 +159,7 @@ class Worker:
     def run(self, count: int) -> list[Step]:
         """Runs the next `count` steps."""
         self._pipe.send(count)
-        return self._receive()
+        return [Step(*results) for results in self._receive()]
 
     def memory(self, key: str) -> int:
         """Returns the memory of the process; see `machine.memory`."""
