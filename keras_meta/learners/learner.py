@@ -159,7 +159,7 @@ class Learner(MetaLearner):
 
     def check_meta_gradient(self, value: MetaGradient) -> None:
         """Refuses a meta-gradient that the learner cannot take."""
-        value.check(self.update_rule)
+        value.check(self.update_rule, self.steps)
 
     # Adaptation.
 

@@ -47,9 +47,9 @@ class Displacement(MetaGradient):
     differentiates_steps: ClassVar[bool] = False
     differentiates_calls: ClassVar[bool] = False
 
-    def check(self, rule: UpdateRule) -> None:
+    def check(self, rule: UpdateRule, steps: int | None = None) -> None:
         """Refuses rules that learn; see `MetaGradient.check`."""
-        super().check(rule)
+        super().check(rule, steps)
         if rule.trainable_variables:
             raise ValueError(
                 "A displacement says nothing of learned rates or rules. "

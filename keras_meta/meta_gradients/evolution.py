@@ -163,8 +163,13 @@ class Evolution(MetaGradient, abc.ABC):
         check_int64(seed=self.seed)
         check_choice("draws", self.draws, DRAWS)
 
-    def check(self, rule: UpdateRule) -> None:
-        """Accepts every rule; nothing is differentiated."""
+    def check(self, rule: UpdateRule, steps: int | None = None) -> None:
+        """Refuses windows of few-shot tasks; see `MetaGradient.check`.
+
+        Every rule will do, as nothing is differentiated.
+        """
+        if steps is not None:
+            self._require_whole(steps)
 
     def solve(
         self,
@@ -362,7 +367,8 @@ class Evolution(MetaGradient, abc.ABC):
         if self.length is not None and self.length < steps:
             raise ValueError(
                 "Few-shot tasks take all their inner steps in every training "
-                f"step, so `length` must be None or at least {steps}, the "
-                f"number of steps. Received: meta_gradient={self}. Use "
-                "length=None; windows are for keras_meta.OptimizerLearner."
+                "step, so `length` of the meta-gradient must be None or at "
+                f"least `steps`. Received: steps={steps}, and "
+                f"meta_gradient={self}. Use length=None; windows are for "
+                "keras_meta.OptimizerLearner."
             )

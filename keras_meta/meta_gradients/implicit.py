@@ -109,9 +109,9 @@ class Implicit(MetaGradient):
             rate=self.rate, largest_gradient=self.largest_gradient
         )
 
-    def check(self, rule: UpdateRule) -> None:
+    def check(self, rule: UpdateRule, steps: int | None = None) -> None:
         """Refuses rules that learn; see `MetaGradient.check`."""
-        super().check(rule)
+        super().check(rule, steps)
         if rule.trainable_variables:
             raise ValueError(
                 "At a minimum it does not matter how the inner loop came "

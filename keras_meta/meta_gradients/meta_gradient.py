@@ -101,14 +101,21 @@ class MetaGradient:
     differentiates_calls: ClassVar[bool] = True
     draws_random_numbers: ClassVar[bool] = False
 
-    def check(self, rule: UpdateRule) -> None:
-        """Refuses an update rule whose gradient would be wrong.
+    def check(self, rule: UpdateRule, steps: int | None = None) -> None:
+        """Refuses an inner loop whose gradient would be wrong.
+
+        Learners call it before they train, so that no mistake waits for the
+        first step.
 
         Args:
             rule: How the inner loop takes its steps.
+            steps: Steps of the inner loop where it is taken whole, as that
+                of few-shot tasks is, or `None` where it is taken window by
+                window.
 
         Raises:
-            ValueError: If the meta-gradient cannot learn the rule.
+            ValueError: If the meta-gradient cannot learn the rule, or cannot
+                take as many steps at once.
         """
         if rule.attends and not self.takes_second_derivatives:
             raise ValueError(

@@ -18,6 +18,7 @@ from keras_meta.inner.solver import Solver
 from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.unrolled import Unrolled
+from keras_meta.update_rules.update_rule import UpdateRule
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -77,6 +78,12 @@ class Truncated(MetaGradient):
         """Whether the gradients of the steps are differentiated again."""
         return self.through.takes_second_derivatives
 
+    def check(self, rule: UpdateRule, steps: int | None = None) -> None:
+        """Refuses windows of few-shot tasks; see `MetaGradient.check`."""
+        super().check(rule, steps)
+        if steps is not None:
+            self._require_whole(steps)
+
     def solve(
         self,
         solver: Solver,
@@ -89,17 +96,21 @@ class Truncated(MetaGradient):
         record: Record = losses_only,
     ) -> tuple[Carry, Any]:
         """Runs one window; see `MetaGradient.solve`."""
-        if steps > self.length:
-            raise ValueError(
-                "A learned initialization acts through the first window "
-                f"alone. Received: {steps} inner steps, and "
-                f"meta_gradient={self}. Use windows of at least as many "
-                "steps, or keras_meta.Unrolled(checkpoint='sqrt'), which "
-                "needs little memory for long loops."
-            )
+        self._require_whole(steps)
         return self.through.solve(
             solver, problem, theta, data, carry, steps, first, record
         )
+
+    def _require_whole(self, steps: int) -> None:
+        if steps > self.length:
+            raise ValueError(
+                "A learned initialization acts through the first window "
+                "alone, so `length` of the meta-gradient must be at least "
+                f"`steps`. Received: steps={steps}, and meta_gradient={self}. "
+                "Use longer windows, fewer steps, or "
+                "keras_meta.Unrolled(checkpoint='sqrt'), which needs little "
+                "memory for long loops."
+            )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
