@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -14,7 +13,6 @@ import tensorflow as tf
 from keras_meta._keras import is_traced_for_xla
 from keras_meta.batching.annotations import attach
 from keras_meta.batching.annotations import detach
-from keras_meta.batching.annotations import keras_mask
 from keras_meta.batching.annotations import merge_tasks
 from keras_meta.batching.output_specs import OutputSpecs
 from keras_meta.execution import task_blocks
@@ -23,12 +21,16 @@ from keras_meta.execution.endless import refuses_endless
 from keras_meta.execution.health import Health
 from keras_meta.execution.plan import PerThread
 from keras_meta.execution.plan import Plan
+from keras_meta.execution.watch import Watch
 from keras_meta.inner.class_numbers import LabelRule
 from keras_meta.inner.inner_loss import check_shapes
 from keras_meta.learners.as_examples import as_examples
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
+from keras_meta.learners.metric_variables import build_metrics
 from keras_meta.learners.query_labels import label_rules
+from keras_meta.learners.separable import require_separable
+from keras_meta.learners.task_size import is_faster_plain
 from keras_meta.learners.texts import has_texts
 from keras_meta.learners.texts import output_shape
 
@@ -36,24 +38,24 @@ from keras_meta.learners.texts import output_shape
 class MetaEvaluation(keras.Model):
     """The part of a `Learner` that evaluates and predicts.
 
-    A step takes all tasks at once, compiled by XLA where training is. On a
+    A step takes all tasks at once, compiled by XLA if training is. On a
     CPU, large tasks for a convolutional network are taken one by one and
     without XLA, which is slower there; see `task_blocks`.
 
-    The properties under "What it knows of a learner" are for subclasses.
+    The properties under "What subclasses say" are for subclasses to override.
     """
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self._health = Health()
         self._plan = PerThread(Plan())
-        self._watchers = 0
+        self._watch = Watch(self._health, self._plan)
         self._functions = CompiledFunctions()
 
     @property
     def jit_compile(self) -> bool:
         """Whether XLA compiles steps, see `compile`."""
-        # Keras asks this when it makes a function of a step.
+        # Keras reads this when it builds a function from a step.
         if not self._plan.value.keras_compiles:
             return False
         return keras.Model.jit_compile.fget(self)
@@ -62,7 +64,7 @@ class MetaEvaluation(keras.Model):
     def jit_compile(self, value: bool | str | None) -> None:
         keras.Model.jit_compile.fset(self, value)
 
-    # What it knows of a learner.
+    # What subclasses say.
 
     @property
     def _predictor(self) -> keras.Model | None:
@@ -71,12 +73,12 @@ class MetaEvaluation(keras.Model):
 
     @property
     def _calls_layers_per_task(self) -> bool:
-        """Whether some layer is called once per task, slow under XLA."""
+        """Whether some layer is called once per task, which XLA slows down."""
         return False
 
     @property
     def _settings_of_calls(self) -> tuple:
-        """What a compiled call depends on and `compile` does not change."""
+        """What a compiled call depends on, besides what `compile` changes."""
         return ()
 
     evaluate = refuses_endless(keras.Model.evaluate)
@@ -123,7 +125,7 @@ class MetaEvaluation(keras.Model):
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def make_test_function(self, force: bool = False) -> Callable[[Any], Any]:
-        """Builds the evaluation step, which stops on what went wrong."""
+        """Builds the evaluation step, which raises if something fails."""
         if self.test_function is None or force:
             is_own = type(self).test_step is MetaEvaluation.test_step
             with self._compiling_itself(is_own):
@@ -134,10 +136,10 @@ class MetaEvaluation(keras.Model):
     def make_predict_function(
         self, force: bool = False
     ) -> Callable[[Any], Any]:
-        """Builds the prediction step, which stops on what went wrong."""
+        """Builds the prediction step, which raises if something fails."""
         if self.predict_function is None or force:
             is_own = type(self).predict_step is MetaEvaluation.predict_step
-            # Keras traces each of several steps anew unless it compiles them.
+            # Unless Keras compiles them, it traces each of several steps.
             is_one = self.steps_per_execution == 1
             with self._compiling_itself(is_own and is_one):
                 super().make_predict_function(force)
@@ -154,13 +156,13 @@ class MetaEvaluation(keras.Model):
     ) -> tf.Tensor | None:
         """Returns the compiled loss of all query examples as one batch.
 
-        Keras's losses and metrics are defined for examples, so they see no
+        Keras defines losses and metrics for examples, so they do not see
         tasks. Override this method for a loss that does.
 
         Args:
             x: The inputs of `call`.
             y: Labels of the query sets, `[tasks, q, ...]`; losses get them
-                as `[tasks * q, ...]`, and the other arguments alike.
+                as `[tasks * q, ...]`, and the other arguments likewise.
             y_pred: Predictions for the query sets, `[tasks, q, ...]`.
             sample_weight: Weights of the query examples, `[tasks, q]`.
             training: Whether this is a meta-training step.
@@ -187,7 +189,7 @@ class MetaEvaluation(keras.Model):
     def predict_adapted(
         self, x: dict[str, Any], steps: int | None = None
     ) -> Any:
-        """Returns predictions by a function that is compiled once.
+        """Returns predictions, by a function that is compiled once.
 
         It is compiled again after `compile`, as Keras's own functions are.
 
@@ -196,7 +198,7 @@ class MetaEvaluation(keras.Model):
             steps: Number of inner steps; by default those of evaluation.
 
         Returns:
-            Predictions `[tasks, q, ...]` with what Keras remembers of them.
+            Predictions `[tasks, q, ...]`, with what Keras attached to them.
 
         Raises:
             FloatingPointError: If a loss is not finite.
@@ -242,7 +244,7 @@ class MetaEvaluation(keras.Model):
         """
 
         def report_too(x):
-            # What XLA compiles must return all that leaves its graph.
+            # A function for XLA must return all that leaves its graph.
             with self._health.collecting() as report:
                 outputs = function(x)
             return detach(outputs), report.value
@@ -273,7 +275,8 @@ class MetaEvaluation(keras.Model):
         Returns:
             What `function` returns.
         """
-        if self._may_go_task_by_task and self._is_faster_plain(data):
+        may_split = self._may_go_task_by_task
+        if may_split and is_faster_plain(self._predictor, data):
             with (
                 contextlib.suppress(task_blocks.Inseparable),
                 self._plan.changing(one_by_one=True),
@@ -286,20 +289,10 @@ class MetaEvaluation(keras.Model):
 
     @property
     def _may_go_task_by_task(self) -> bool:
-        """Whether a graph is made that nobody else takes apart or compiles."""
+        """Whether this is a graph that nothing else splits or compiles."""
         if tf.executing_eagerly() or is_traced_for_xla():
             return False
         return self._predictor is not None and not self._is_distributed
-
-    def _is_faster_plain(self, data: Any) -> bool:
-        """See `task_blocks.is_faster_plain`."""
-        if not task_blocks.has_plain_kernels(self._predictor):
-            return False
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        size = self._size_of_task(x)
-        return size is not None and task_blocks.is_faster_plain(
-            self._predictor, size
-        )
 
     def _each_task(self, function: Callable[[Any], Any], inputs: Any) -> Any:
         """Returns what a function returns for each task, one after another.
@@ -322,7 +315,7 @@ class MetaEvaluation(keras.Model):
                 self._plan.changing(xla=False),
             ):
                 outputs = function(inputs)
-            self._require_separable(outputs)
+            require_separable(outputs, self)
             return (), (detach(outputs), report.value)
 
         inputs = self._as_checked(inputs)
@@ -332,40 +325,13 @@ class MetaEvaluation(keras.Model):
         self._health.merge(reports, 1)
         return keras.tree.map_structure(merge_tasks, attach(*outputs))
 
-    def _size_of_task(self, x: Any) -> int | None:
-        """Returns what one operation on one task reads and writes, bytes.
-
-        `None` means that the number of examples is not known.
-        """
-        examples = examples_of_task(x)
-        if examples is None:
-            return None
-        return task_blocks.working_set(
-            self._predictor, x["support_x"], examples
-        )
-
-    def _require_separable(self, predictions: Any) -> None:
-        """Refuses what is not told by the predictions of each task alone.
-
-        Losses that layers add may be sums over tasks, and a mask changes
-        what a mean divides by.
-        """
-        if any(
-            keras_mask(y) is not None for y in keras.tree.flatten(predictions)
-        ):
-            raise task_blocks.Inseparable("predictions have a mask")
-        variables = self.trainable_variables
-        regularized = [v for v in variables if v.regularizer is not None]
-        if len(self.losses) > len(regularized):
-            raise task_blocks.Inseparable("layers add losses")
-
     def _compiling_itself(
         self, does: bool
     ) -> contextlib.AbstractContextManager[None]:
         """Keeps Keras from compiling a step that decides about it itself."""
         return self._plan.changing(keras_compiles=not does)
 
-    # What can go wrong.
+    # Checks.
 
     def _as_checked(
         self, x: Any, needs_queries: bool = False
@@ -393,74 +359,35 @@ class MetaEvaluation(keras.Model):
         undone: bool = False,
         hint: str = "",
     ) -> Callable[[Any], Any]:
-        """Makes a function of an iterator stop on what went wrong.
+        """Makes a function of an iterator raise if a step fails.
 
         Args:
-            function: What Keras made of a step.
+            function: What Keras built from a step.
             undone: Whether the step undoes what it did when it fails.
             hint: See `Failure.error`.
         """
 
         def call_and_check(iterator):
-            self._build_metrics(iterator)
-            with self._watched():
+            self._build_metrics(getattr(iterator, "element_spec", None))
+            with self._watch.active():
                 outputs = function(iterator)
             self._health.check(undone=undone, hint=hint)
             return outputs
 
         return call_and_check
 
-    def _build_metrics(self, iterator: Any) -> None:
-        """Creates the metrics' variables.
-
-        A step that creates variables is traced twice. Keras creates these in
-        the step, where it knows the predictions' shape; here it is known for
-        models with one output.
-        """
+    def _build_metrics(self, spec: Any) -> None:
+        """Creates the metrics' variables, if this spec of the data suffices."""
         metrics = self._compile_metrics
         if metrics is None or metrics.built or self._is_distributed:
             return
-        spec = getattr(iterator, "element_spec", None)
-        shape = output_shape(self._predictor)
-        if spec is None or shape is None:
-            return
-        _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
-        if not isinstance(y, tf.TensorSpec) or not shape[1:]:
-            return
-        if y.shape.rank is None or y.shape.rank < 2:
-            return
-        labels = tf.TensorSpec([None, *y.shape[2:]], y.dtype)
-        predictions = tf.TensorSpec([None, *shape[1:]], keras.config.floatx())
-        metrics.build(labels, predictions)
-        if self.run_eagerly:
-            return
-        # Some metrics make their variables when they see the first batch.
-        with keras.StatelessScope():
-            tf.function(
-                metrics.update_state, autograph=False
-            ).get_concrete_function(labels, predictions)
+        if spec is not None:
+            build_metrics(metrics, self._predictor, spec, self.run_eagerly)
 
     @property
     def _is_distributed(self) -> bool:
         made_in = self._distribute_strategy
         return made_in is not None or tf.distribute.has_strategy()
-
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Tells that the host looks at the health after what is called."""
-        # Replicas are traced in threads of their own, which have no plan.
-        self._watchers += 1
-        try:
-            with self._plan.changing(watched=True):
-                yield
-        finally:
-            self._watchers -= 1
-
-    @property
-    def _is_watched(self) -> bool:
-        if self._is_distributed:
-            return self._watchers > 0
-        return self._plan.value.watched
 
     def _reported(
         self,
@@ -468,11 +395,7 @@ class MetaEvaluation(keras.Model):
         inputs: Any,
         check: Callable[[tf.Tensor], None],
     ) -> Any:
-        """Calls a function, and checks what it reports unless the host will.
-
-        In a graph of the user's own nobody looks, and a failure that is kept
-        would be taken for one of a later step. The graph goes on with what
-        is not finite, which shows. That a label was replaced would not.
+        """Calls a function, and checks what it reports; see `Watch`.
 
         Args:
             function: A function of `inputs`.
@@ -482,16 +405,13 @@ class MetaEvaluation(keras.Model):
         Returns:
             What `function` returns.
         """
-        is_eager = tf.executing_eagerly()
-        if self._health.is_collecting or (self._is_watched and not is_eager):
-            return function(inputs)
-        with self._health.collecting() as report:
-            outputs = function(inputs)
-        if not is_eager:
-            rule = self._support_rule(inputs)
-            return report.without_wrong_labels(outputs, rule)
-        check(report.value)
-        return outputs
+        return self._watch.reported(
+            function,
+            inputs,
+            check,
+            lambda: self._support_rule(inputs),
+            self._is_distributed,
+        )
 
     def _support_rule(self, inputs: dict[str, Any]) -> LabelRule | None:
         """Returns what `support_y` must be, if it is class numbers.
@@ -505,7 +425,7 @@ class MetaEvaluation(keras.Model):
         """Returns what each of the flat labels of the query sets must be.
 
         Args:
-            x: See `Learner.call`. What is wrong with it is said elsewhere.
+            x: See `Learner.call`. Its own faults are reported elsewhere.
             y: Nested labels, `[tasks, q, ...]` each.
         """
         queries = x.get("query_x") if isinstance(x, dict) else None
@@ -529,7 +449,7 @@ class MetaEvaluation(keras.Model):
         return keras.tree.pack_sequence_as(y, flat)
 
     def check_query_labels(self, x: Any, y: Any) -> None:
-        """Requires labels that the compiled loss takes.
+        """Requires labels that the compiled loss accepts.
 
         Args:
             x: See `Learner.call`.
@@ -545,30 +465,3 @@ class MetaEvaluation(keras.Model):
     @functools.cached_property
     def _output_specs(self) -> OutputSpecs:
         return OutputSpecs(self._predictor)
-
-
-def examples_of_task(x: Any) -> int | None:
-    """Returns the number of support and query examples, if it is known.
-
-    Inputs that are no episode have no such number. The step says what is
-    wrong with them.
-
-    Args:
-        x: Tensors or their specs as `Learner.call` takes them.
-    """
-    required = {"support_x", "support_y", "query_x"}
-    if not isinstance(x, dict) or not required <= set(x):
-        return None
-    support, labels, queries = (
-        keras.tree.flatten(x[name])
-        for name in ("support_x", "support_y", "query_x")
-    )
-    if len(labels) != 1 or len(support) != len(queries):
-        return None
-    ranks = [leaf.shape.rank or 0 for leaf in (*support, *queries)]
-    if min(*ranks, labels[0].shape.rank or 0) < 2:
-        return None
-    if ranks[: len(support)] != ranks[len(support) :]:
-        return None
-    shots, queries = labels[0].shape[1], queries[0].shape[1]
-    return None if None in (shots, queries) else shots + queries

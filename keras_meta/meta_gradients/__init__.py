@@ -1,9 +1,9 @@
 """How the gradient of an inner loop comes back, one estimator a file.
 
-What is exported here is what a meta-gradient of one's own needs; see
-`MetaGradient`.
+These are the names that a custom meta-gradient needs; see `MetaGradient`.
 """
 
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.problem import Derivatives
 from keras_meta.inner.problem import InnerProblem
 from keras_meta.inner.solver import Carry
@@ -26,6 +26,7 @@ __all__ = [
     "Derivatives",
     "Estimate",
     "Evolution",
+    "InnerLoop",
     "InnerProblem",
     "losses_only",
     "MetaObjective",

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 from typing import ClassVar
 
 import keras
 import tensorflow as tf
 
-from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.solver import Carry
-from keras_meta.inner.solver import Record
-from keras_meta.inner.solver import Solver
-from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.objective import Estimate
 from keras_meta.meta_gradients.objective import MetaObjective
@@ -24,15 +20,15 @@ from keras_meta.update_rules.update_rule import UpdateRule
 @keras.saving.register_keras_serializable("keras_meta")
 @dataclasses.dataclass(frozen=True)
 class Displacement(MetaGradient):
-    """Takes the way that the inner loop went, backwards, as the gradient.
+    """Takes the reversed displacement of the inner loop as the gradient.
 
     The gradient for the initialization is `start - mean over tasks of p[T]`,
-    with the adapted parameters `p[T]`. It is not the derivative of a loss:
-    query sets do not enter. With `keras.optimizers.SGD(e)` the
+    with the adapted parameters `p[T]`. It is not the derivative of a loss,
+    and query sets do not matter. With `keras.optimizers.SGD(e)` the
     initialization moves by the fraction `e` of the way.
 
-    It costs the inner loop alone, in time and memory. It learns nothing but
-    an initialization, so there may be no learned rates, rules or losses.
+    It takes no more time and memory than the inner loop. It learns only an
+    initialization, so rates, rules and losses must not learn.
 
     Example:
     >>> import keras_meta
@@ -47,37 +43,23 @@ class Displacement(MetaGradient):
     differentiates_steps: ClassVar[bool] = False
     differentiates_calls: ClassVar[bool] = False
 
-    def check(self, rule: UpdateRule) -> None:
+    def check(self, rule: UpdateRule, steps: int | None = None) -> None:
         """Refuses rules that learn; see `MetaGradient.check`."""
-        super().check(rule)
+        super().check(rule, steps)
         if rule.trainable_variables:
             raise ValueError(
-                "A displacement says nothing of learned rates or rules. "
+                "A displacement says nothing about learned rates or rules. "
                 f"Received: update_rule={type(rule).__name__}, which learns, "
                 f"and meta_gradient={self}. Pass an update rule with "
                 "learn=None, or use keras_meta.MAML or keras_meta.MetaSGD."
             )
 
-    def solve(
-        self,
-        solver: Solver,
-        problem: InnerProblem,
-        theta: Sequence[tf.Tensor],
-        data: Any,
-        carry: Carry,
-        steps: int,
-        first: int | tf.Tensor = 0,
-        record: Record = losses_only,
-    ) -> tuple[Carry, Any]:
+    def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:
         """Runs the inner loop; see `MetaGradient.solve`."""
-        theta = list(map(tf.stop_gradient, theta))
-        carry = keras.tree.map_structure(tf.stop_gradient, carry)
-        return solver.run(
-            problem, theta, data, carry, steps, first=first, record=record
-        )
+        return loop.as_constant().run()
 
     def estimate(self, objective: MetaObjective) -> Estimate:
-        """Returns how far the parameters went; see `MetaGradient.estimate`."""
+        """Returns how far parameters moved; see `MetaGradient.estimate`."""
         adaptation = objective.adapt()
         loss, predictions = objective.outer_loss(adaptation)
         moves = {

@@ -43,11 +43,8 @@ from keras_meta.checks import check_choice
 from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_positive_number
-from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.solver import Carry
-from keras_meta.inner.solver import Record
-from keras_meta.inner.solver import Solver
-from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients._perturbations import DRAWS
 from keras_meta.meta_gradients._perturbations import antithetic
 from keras_meta.meta_gradients._perturbations import difference_estimate
@@ -61,7 +58,7 @@ from keras_meta.update_rules.update_rule import UpdateRule
 
 
 class Particles(NamedTuple):
-    """Runs that are on their way.
+    """Runs in progress.
 
     Attributes:
         carry: What the inner loop carries, nested tensors `[rows, ...]`.
@@ -163,33 +160,24 @@ class Evolution(MetaGradient, abc.ABC):
         check_int64(seed=self.seed)
         check_choice("draws", self.draws, DRAWS)
 
-    def check(self, rule: UpdateRule) -> None:
-        """Accepts every rule; nothing is differentiated."""
+    def check(self, rule: UpdateRule, steps: int | None = None) -> None:
+        """Refuses windows of few-shot tasks; see `MetaGradient.check`.
 
-    def solve(
-        self,
-        solver: Solver,
-        problem: InnerProblem,
-        theta: Sequence[tf.Tensor],
-        data: Any,
-        carry: Carry,
-        steps: int,
-        first: int | tf.Tensor = 0,
-        record: Record = losses_only,
-    ) -> tuple[Carry, Any]:
+        Every rule will do, as nothing is differentiated.
+        """
+        if steps is not None:
+            self._require_whole(steps)
+
+    def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:
         """Runs the inner loop; see `MetaGradient.solve`."""
-        self._require_whole(steps)
-        theta = list(map(tf.stop_gradient, theta))
-        carry = keras.tree.map_structure(tf.stop_gradient, carry)
-        return solver.run(
-            problem, theta, data, carry, steps, first=first, record=record
-        )
+        self._require_whole(loop.steps)
+        return loop.as_constant().run()
 
     def estimate(self, objective: MetaObjective) -> Estimate:
         """Compares perturbed learners; see `MetaGradient.estimate`.
 
-        The loss and the predictions are those of the meta-parameters as they
-        are.
+        The loss and the predictions are those of the meta-parameters without
+        perturbations.
         """
         loss, predictions = objective.outer_loss()
         theta = [tf.convert_to_tensor(v) for v in objective.variables]
@@ -297,7 +285,7 @@ class Evolution(MetaGradient, abc.ABC):
         losses = []
 
         def run(theta, carry, first, steps):
-            taken = rows.take(Solver.run, theta, carry, first, steps)
+            taken = rows.take(InnerLoop.run, theta, carry, first, steps)
             losses[:] = [taken.losses]
             return taken.values, taken.carry
 
@@ -362,7 +350,8 @@ class Evolution(MetaGradient, abc.ABC):
         if self.length is not None and self.length < steps:
             raise ValueError(
                 "Few-shot tasks take all their inner steps in every training "
-                f"step, so `length` must be None or at least {steps}, the "
-                f"number of steps. Received: meta_gradient={self}. Use "
-                "length=None; windows are for keras_meta.OptimizerLearner."
+                "step, so `length` of the meta-gradient must be None or at "
+                f"least `steps`. Received: steps={steps}, and "
+                f"meta_gradient={self}. Use length=None; windows are for "
+                "keras_meta.OptimizerLearner."
             )

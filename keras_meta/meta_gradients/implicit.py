@@ -16,12 +16,9 @@ from keras_meta.checks import check_choice
 from keras_meta.checks import check_number_at_least
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_positive_number
-from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import InnerGradient
-from keras_meta.inner.solver import Record
-from keras_meta.inner.solver import Solver
-from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients import linear_solvers
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.objective import Adaptation
@@ -46,8 +43,8 @@ class Implicit(MetaGradient):
 
     `H` the Hessian of the inner loss. Nothing is kept of the steps, so
     memory does not grow with their number, and any update rule may take
-    them, except one that learns: at a minimum no rule matters. Each step of
-    a linear solver costs about two gradients of the inner loss.
+    them, except one that learns: at a minimum, the rule does not matter. Each
+    step of a linear solver costs about two gradients of the inner loss.
 
     Do not choose it where the inner loop stops early, as the gradient is
     biased then. `fit` logs two means over tasks, and warns of what they show:
@@ -66,7 +63,8 @@ class Implicit(MetaGradient):
             the sum of `steps` terms `rate (I - rate H)^k b`, which is what
             backpropagation through as many steps of gradient descent at the
             minimum would give; `"identity"`, its first term, `rate b`.
-        steps: The most steps of the linear solver, or terms of the series.
+        steps: Maximum number of steps of the linear solver, or number of
+            terms of the series.
         damping: What is added to the diagonal of `H`.
         tolerance: Conjugate gradient stops when its residual is at most this
             fraction of `b`.
@@ -109,12 +107,12 @@ class Implicit(MetaGradient):
             rate=self.rate, largest_gradient=self.largest_gradient
         )
 
-    def check(self, rule: UpdateRule) -> None:
+    def check(self, rule: UpdateRule, steps: int | None = None) -> None:
         """Refuses rules that learn; see `MetaGradient.check`."""
-        super().check(rule)
+        super().check(rule, steps)
         if rule.trainable_variables:
             raise ValueError(
-                "At a minimum it does not matter how the inner loop came "
+                "At a minimum it does not matter how the inner loop got "
                 "there, so an implicit gradient is zero for learned rates and "
                 f"rules. Received: update_rule={type(rule).__name__}, which "
                 f"learns, and meta_gradient={self}. Pass a rule with "
@@ -154,37 +152,17 @@ class Implicit(MetaGradient):
             "or the proximal term, or use meta_gradient=keras_meta.Unrolled()."
         )
 
-    def solve(
-        self,
-        solver: Solver,
-        problem: InnerProblem,
-        theta: Sequence[tf.Tensor],
-        data: Any,
-        carry: Carry,
-        steps: int,
-        first: int | tf.Tensor = 0,
-        record: Record = losses_only,
-    ) -> tuple[Carry, Any]:
+    def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:
         """Runs the inner loop; see `MetaGradient.solve`."""
-        constant_theta = list(map(tf.stop_gradient, theta))
-        carry = keras.tree.map_structure(tf.stop_gradient, carry)
-        end, recorded = solver.run(
-            problem,
-            constant_theta,
-            data,
-            carry,
-            steps,
-            first=first,
-            record=record,
-        )
-        params = self._implied(solver, problem, theta, data, end, first + steps)
-        return end._replace(params=params), recorded
+        end, recorded = loop.as_constant().run()
+        return end._replace(params=self._implied(loop, end)), recorded
 
-    def _implied(self, solver, problem, theta, data, end, step):
-        """Returns the parameters as a function of `theta`."""
+    def _implied(self, loop: InnerLoop, end: Carry) -> list[tf.Tensor]:
+        """Returns the parameters as a function of the meta-parameters."""
         params = list(map(tf.stop_gradient, end.params))
-
-        inner_gradient = solver.gradient_function(problem, data, end, step)
+        inner_gradient = loop.solver.gradient_function(
+            loop.problem, loop.data, end, loop.first + loop.steps
+        )
 
         @tf.custom_gradient
         def implied(*theta):
@@ -199,7 +177,7 @@ class Implicit(MetaGradient):
 
             return [tf.identity(p) for p in params], gradient
 
-        return implied(*theta)
+        return implied(*loop.theta)
 
     def _pull_back(
         self,
@@ -302,7 +280,7 @@ def _sum(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:
 
 
 def _hessian(inner_gradient, theta, params):
-    """Returns what multiplies by the Hessian of each task."""
+    """Returns a function that multiplies by the Hessian of each task."""
 
     def product(vectors):
         with tf.GradientTape() as tape:

@@ -10,11 +10,8 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.solver import Carry
-from keras_meta.inner.solver import Record
-from keras_meta.inner.solver import Solver
-from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients.objective import Estimate
 from keras_meta.meta_gradients.objective import MetaObjective
 from keras_meta.meta_gradients.runs import Runs
@@ -26,8 +23,8 @@ from keras_meta.update_rules.update_rule import UpdateRule
 class MetaGradient:
     """How the gradient of an inner loop comes back to the meta-parameters.
 
-    A meta-gradient is a set of immutable options. The inner loop, a `Solver`,
-    knows nothing of it; the meta-gradient runs the solver and decides what
+    A meta-gradient is a set of immutable options. An `InnerLoop` knows
+    nothing about it; the meta-gradient runs the loop and decides what
     derivative its result has. Everything learned is explicit, `theta`.
 
     To add one, subclass this as a frozen dataclass whose fields are the
@@ -45,15 +42,15 @@ class MetaGradient:
         differentiates_calls: Whether the derivative of the learner's call is
             the meta-gradient. Otherwise a training call has no derivative,
             as it would be wrong.
-        draws_random_numbers: Whether `estimate` draws random numbers. All
-            tasks of a batch are taken at once then.
+        draws_random_numbers: Whether `estimate` draws random numbers. If so,
+            all tasks of a batch are taken at once.
 
     Example:
     >>> import dataclasses
     >>> import keras
     >>> import keras_meta
     >>> import tensorflow as tf
-    >>> from keras_meta.meta_gradients import Derivatives, losses_only
+    >>> from keras_meta.meta_gradients import Derivatives
     >>>
     >>> @keras.saving.register_keras_serializable("example")
     ... @dataclasses.dataclass(frozen=True)
@@ -62,26 +59,22 @@ class MetaGradient:
     ...
     ...     length: int = 1
     ...
-    ...     def solve(
-    ...         self, solver, problem, theta, data, carry, steps, first=0,
-    ...         record=losses_only,
-    ...     ):
-    ...         early = max(steps - self.length, 0)
-    ...         carry, before = solver.run(
-    ...             problem, theta, data, carry, early, first=first,
-    ...             record=record,
-    ...         )
+    ...     def solve(self, loop):
+    ...         early = max(loop.steps - self.length, 0)
+    ...         carry, before = dataclasses.replace(loop, steps=early).run()
     ...         # As if the earlier steps had not depended on the start.
-    ...         start, _ = problem.start(theta, data)
+    ...         start, _ = loop.problem.start(loop.theta, loop.data)
     ...         moved = [
     ...             s + tf.stop_gradient(p - s)
     ...             for s, p in zip(start, carry.params)
     ...         ]
-    ...         carry, after = solver.run(
-    ...             problem, theta, data, carry._replace(params=moved),
-    ...             steps - early, first=first + early, record=record,
-    ...             derivatives=Derivatives.SECOND,
+    ...         last_steps = dataclasses.replace(
+    ...             loop,
+    ...             carry=carry._replace(params=moved),
+    ...             steps=loop.steps - early,
+    ...             first=loop.first + early,
     ...         )
+    ...         carry, after = last_steps.run(Derivatives.SECOND)
     ...         if before is None:
     ...             return carry, after
     ...         return carry, keras.tree.map_structure(
@@ -101,14 +94,21 @@ class MetaGradient:
     differentiates_calls: ClassVar[bool] = True
     draws_random_numbers: ClassVar[bool] = False
 
-    def check(self, rule: UpdateRule) -> None:
-        """Refuses an update rule whose gradient would be wrong.
+    def check(self, rule: UpdateRule, steps: int | None = None) -> None:
+        """Refuses an inner loop whose gradient would be wrong.
+
+        Learners call it before they train, so that no mistake waits for the
+        first step.
 
         Args:
             rule: How the inner loop takes its steps.
+            steps: Steps of the inner loop where it is taken whole, as that
+                of few-shot tasks is, or `None` where it is taken window by
+                window.
 
         Raises:
-            ValueError: If the meta-gradient cannot learn the rule.
+            ValueError: If the meta-gradient cannot learn the rule, or cannot
+                take as many steps at once.
         """
         if rule.attends and not self.takes_second_derivatives:
             raise ValueError(
@@ -118,28 +118,11 @@ class MetaGradient:
                 "without attention."
             )
 
-    def solve(
-        self,
-        solver: Solver,
-        problem: InnerProblem,
-        theta: Sequence[tf.Tensor],
-        data: Any,
-        carry: Carry,
-        steps: int,
-        first: int | tf.Tensor = 0,
-        record: Record = losses_only,
-    ) -> tuple[Carry, Any]:
+    def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:
         """Runs the inner loop, so that its result has the right derivative.
 
         Args:
-            solver: The inner loop.
-            problem: What it optimizes.
-            theta: Values of the meta-parameters.
-            data: What belongs to the tasks, nested tensors.
-            carry: The carry before the first step.
-            steps: How many steps to take, at least 1.
-            first: Number of the first one.
-            record: See `Solver.run`.
+            loop: The inner loop, of at least one step.
 
         Returns:
             The carry after the last step, and what was recorded, stacked
@@ -153,7 +136,7 @@ class MetaGradient:
         """Returns what a batch of tasks says about the meta-parameters.
 
         By default that is the derivative of the outer loss. Override it for
-        a meta-gradient that is no derivative of what `solve` computes.
+        a meta-gradient that is not the derivative of what `solve` computes.
 
         Args:
             objective: The outer loss of the batch.
@@ -214,14 +197,14 @@ class MetaGradient:
 
     @property
     def hint(self) -> str:
-        """What else may be the cause of a gradient that is not finite.
+        """Another possible cause of a gradient that is not finite.
 
-        A sentence that errors end with, or nothing.
+        Errors end with it. It is a sentence, or empty.
         """
         return ""
 
     def warning(self, logs: Mapping[str, float]) -> str | None:
-        """Returns what the user should know of a step, or `None`.
+        """Returns what the user should know about a step, or `None`.
 
         Args:
             logs: The logs of training so far.

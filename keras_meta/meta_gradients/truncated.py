@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from keras_meta.checks import check_positive
 from keras_meta.checks import describe
-from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.solver import Carry
-from keras_meta.inner.solver import Record
-from keras_meta.inner.solver import Solver
-from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.unrolled import Unrolled
+from keras_meta.update_rules.update_rule import UpdateRule
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -34,11 +30,11 @@ class Truncated(MetaGradient):
     meta-parameters learn after each window.
 
     Memory grows with `length` instead of `T`, and there are many meta-steps
-    a run. It is biased: what theta does to losses beyond a window is not
-    seen, which favours short horizons, such as learning rates that are too
+    a run. It is biased: it does not see what theta does to losses beyond a
+    window, which favours short horizons, such as learning rates that are too
     small. Persistent or noise-reuse evolution strategies have no such bias.
-    An initialization acts through the first window alone, so meta-learners
-    of one take runs of at most `length` steps.
+    An initialization acts through the first window alone, so learners of an
+    initialization refuse windows that are shorter than their inner loop.
 
     Args:
         length: Steps of a window.
@@ -77,29 +73,27 @@ class Truncated(MetaGradient):
         """Whether the gradients of the steps are differentiated again."""
         return self.through.takes_second_derivatives
 
-    def solve(
-        self,
-        solver: Solver,
-        problem: InnerProblem,
-        theta: Sequence[tf.Tensor],
-        data: Any,
-        carry: Carry,
-        steps: int,
-        first: int | tf.Tensor = 0,
-        record: Record = losses_only,
-    ) -> tuple[Carry, Any]:
+    def check(self, rule: UpdateRule, steps: int | None = None) -> None:
+        """Refuses windows of few-shot tasks; see `MetaGradient.check`."""
+        super().check(rule, steps)
+        if steps is not None:
+            self._require_whole(steps)
+
+    def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:
         """Runs one window; see `MetaGradient.solve`."""
+        self._require_whole(loop.steps)
+        return self.through.solve(loop)
+
+    def _require_whole(self, steps: int) -> None:
         if steps > self.length:
             raise ValueError(
                 "A learned initialization acts through the first window "
-                f"alone. Received: {steps} inner steps, and "
-                f"meta_gradient={self}. Use windows of at least as many "
-                "steps, or keras_meta.Unrolled(checkpoint='sqrt'), which "
-                "needs little memory for long loops."
+                "alone, so `length` of the meta-gradient must be at least "
+                f"`steps`. Received: steps={steps}, and meta_gradient={self}. "
+                "Use longer windows, fewer steps, or "
+                "keras_meta.Unrolled(checkpoint='sqrt'), which needs little "
+                "memory for long loops."
             )
-        return self.through.solve(
-            solver, problem, theta, data, carry, steps, first, record
-        )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

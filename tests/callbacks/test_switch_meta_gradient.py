@@ -95,6 +95,14 @@ def test_a_learner_that_cannot_use_one_is_refused_before_training():
     _assert_equal(before, learner.get_weights())
 
 
+def test_windows_of_a_later_epoch_are_refused_before_training():
+    switch = SwitchMetaGradient({0: EXACT, 100: keras_meta.Truncated(3)})
+    learner = keras_meta.MAML(_model(), 0.1, steps=9)
+    learner.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="steps=9.*Truncated.*length=3"):
+        learner.fit(tasks(), callbacks=[switch], verbose=0)
+
+
 @pytest.mark.parametrize(
     "value", [{}, {1: FIRST}, {"0": FIRST}, [FIRST], FIRST, None]
 )

@@ -55,6 +55,31 @@ def test_a_layer_alone():
         keras_meta.MAML(model, adapt=model.layers[-1])
 
 
+_WINDOWS_OF_3 = pytest.mark.parametrize(
+    ("meta_gradient", "way_out"),
+    [
+        (keras_meta.Truncated(3), "longer windows, fewer steps, or .*Unroll"),
+        (keras_meta.Truncated(3, keras_meta.FirstOrder()), "longer windows"),
+        (keras_meta.EvolutionStrategies(length=3), "length=None"),
+        (keras_meta.PersistentES(length=3), "length=None"),
+        (keras_meta.NoiseReuseES(length=3), "length=None"),
+    ],
+    ids=str,
+)
+
+
+@_WINDOWS_OF_3
+def test_windows_shorter_than_the_inner_loop(meta_gradient, way_out):
+    match = f"`length`.*least `steps`.*steps=9.*length=3.*Use {way_out}"
+    with refuses(ValueError, match):
+        keras_meta.MAML(mlp(), 0.1, steps=9, meta_gradient=meta_gradient)
+    learner = keras_meta.MAML(mlp(), 0.1, steps=9)
+    with refuses(ValueError, match):
+        learner.meta_gradient = meta_gradient
+    assert learner.meta_gradient == keras_meta.Unrolled()
+    keras_meta.MAML(mlp(), 0.1, steps=3, meta_gradient=meta_gradient)
+
+
 @pytest.mark.parametrize("argument", ["adapt", "meta_gradient"])
 @pytest.mark.parametrize("value", [np.array(["all", "all"]), tf.ones([2])])
 def test_an_array_is_no_name(argument, value):

@@ -185,6 +185,13 @@ def test_layers_that_are_frozen_later_are_not_perturbed():
     assert_rows_are_tasks(learner, data)
 
 
+def test_layers_that_are_frozen_later_adapt_without_being_perturbed():
+    learner = compiled(keras_meta.MAML(mlp(), 0.3, 2, proximal=0.5))
+    learner.model.layers[0].trainable = False
+    assert len(values(learner)) == 2
+    assert_rows_are_tasks(learner, regression(tasks=TASKS))
+
+
 @pytest.mark.slow
 def test_copies_of_a_task_see_the_same_random_numbers():
     model = mlp()
@@ -532,10 +539,15 @@ def _train(learner, loss="mse", **options):
 
 def test_windows_shorter_than_the_inner_loop_are_refused():
     meta_gradient = keras_meta.PersistentES(length=2)
-    learner = keras_meta.MAML(mlp(), 0.1, 3, meta_gradient=meta_gradient)
-    with refuses(ValueError, "at least 3.*length=2.*Use length=None"):
+    match = "`length`.*least `steps`.*steps=3.*length=2.*Use length=None"
+    with refuses(ValueError, match):
+        keras_meta.MAML(mlp(), 0.1, 3, meta_gradient=meta_gradient)
+    learner = keras_meta.MAML(mlp(), 0.1, 2, meta_gradient=meta_gradient)
+    _train(learner)
+    # The number of steps is an attribute, which may change.
+    learner.steps = 3
+    with refuses(ValueError, match):
         _train(learner)
-    _train(keras_meta.MAML(mlp(), 0.1, 2, meta_gradient=meta_gradient))
 
 
 def test_weights_of_steps_are_refused():
