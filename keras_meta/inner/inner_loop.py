@@ -43,10 +43,15 @@ class InnerLoop:
 
     def as_constant(self) -> InnerLoop:
         """Returns the same loop, whose result has no derivative."""
+        # The state before the first step depends on nothing that is learned.
+        # A state that the loop leaves alone must come back as it was given.
+        params, rule_state = keras.tree.map_structure(
+            tf.stop_gradient, (self.carry.params, self.carry.rule_state)
+        )
         return dataclasses.replace(
             self,
             theta=list(map(tf.stop_gradient, self.theta)),
-            carry=keras.tree.map_structure(tf.stop_gradient, self.carry),
+            carry=self.carry._replace(params=params, rule_state=rule_state),
         )
 
     def run(

@@ -80,6 +80,9 @@ _LEARNERS = {
     "reptile": lambda: keras_meta.Reptile(
         convolutional_net(), steps=3, batch_size=2
     ),
+    "implicit": lambda: keras_meta.ImplicitMAML(
+        convolutional_net(), 0.1, steps=3
+    ),
     "unusual": lambda: keras_meta.MAML(_strange_net(), 0.1, steps=2),
 }
 
@@ -91,6 +94,7 @@ _COVERED = ("one step", "first order", "support statistics")
 @pytest.mark.slow_variants(
     "anil",
     "checkpoints",
+    "implicit",
     "laid out",
     "loop",
     "rates of steps",

@@ -308,7 +308,11 @@ def test_files_of_texts_are_read_by_others(tmp_path):
     expected = learner.predict(x, verbose=0)
     learner.save(tmp_path / "learner.keras")
     learner.export(tmp_path / "served", verbose=False)
-    np.savez(tmp_path / "task.npz", expected=expected, **x)
+    # NumPy would pickle an array of Python's strings.
+    arrays = {k: np.asarray(v) for k, v in x.items()}
+    arrays["support_x"] = arrays["support_x"].astype("U")
+    arrays["query_x"] = arrays["query_x"].astype("U")
+    np.savez(tmp_path / "task.npz", expected=expected, **arrays)
     load = f"""
         import numpy as np
         import tensorflow as tf
