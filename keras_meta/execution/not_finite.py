@@ -1,4 +1,4 @@
-"""Finds the arguments that contain NaN or infinity."""
+"""Finds what contains NaN or infinity."""
 
 from __future__ import annotations
 
@@ -32,6 +32,49 @@ def arguments_not_finite(
             )
         )
     ]
+
+
+def tasks_not_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns whether each task has a value that is not finite, `[tasks]`.
+
+    Args:
+        tensors: `[tasks, ...]` each.
+    """
+
+    def is_bad(x):
+        finite = tf.math.is_finite(x)
+        return tf.reduce_any(
+            tf.logical_not(finite), list(range(1, x.shape.rank))
+        )
+
+    return tf.reduce_any(tf.stack([is_bad(x) for x in tensors]), axis=0)
+
+
+def can_learn_from(
+    loss: tf.Tensor,
+    gradients: Sequence[tf.Tensor | None],
+    optimizer: keras.optimizers.Optimizer,
+) -> tf.Tensor:
+    """Returns whether a loss and the norms of its gradients are finite.
+
+    Norms matter because Adam and clipping square the gradients: a finite
+    gradient with an infinite square would become NaN.
+
+    Args:
+        loss: A scalar.
+        gradients: Its gradients. An entry may be `None`.
+        optimizer: The optimizer that applies the gradients. A loss-scaling
+            optimizer searches for a scale at which gradients are finite, so
+            theirs are not checked.
+
+    Returns:
+        A boolean scalar.
+    """
+    needed = [loss]
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        known = [g for g in gradients if g is not None]
+        needed += [tf.reduce_sum(tf.square(g)) for g in known]
+    return tf.reduce_all([tf.math.is_finite(x) for x in needed])
 
 
 def _is_not_finite(values: tf.Tensor, task: int) -> bool:

@@ -20,7 +20,7 @@ from keras_meta.batching.annotations import merge_tasks
 from keras_meta.execution import many_steps
 from keras_meta.execution import task_blocks
 from keras_meta.execution.endless import refuses_endless
-from keras_meta.execution.health import can_learn_from
+from keras_meta.execution.not_finite import can_learn_from
 from keras_meta.execution.undoing import Change
 from keras_meta.execution.undoing import ModelState
 from keras_meta.execution.undoing import undone_unless

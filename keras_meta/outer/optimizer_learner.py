@@ -21,9 +21,9 @@ from keras_meta.checks import check_positive
 from keras_meta.checks import describe
 from keras_meta.checks import is_whole
 from keras_meta.execution.endless import refuses_endless
-from keras_meta.execution.health import Failure
+from keras_meta.execution.failures import Failure
 from keras_meta.execution.health import Health
-from keras_meta.execution.health import can_learn_from
+from keras_meta.execution.not_finite import can_learn_from
 from keras_meta.inner.optimization import Instances
 from keras_meta.inner.optimization import OptimizationProblem
 from keras_meta.inner.solver import Solver
