@@ -13,6 +13,7 @@ from keras_meta.checks import describe
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.outer.kept import Kept
 from keras_meta.problems.problem import Problem
+from keras_meta.update_rules.update_rule import UpdateRule
 
 _WINDOWED = (
     "Use keras_meta.Truncated(20), or evolution strategies with "
@@ -41,6 +42,25 @@ def as_problems(problem: Any) -> list[Problem]:
             f"Received: problem={describe(problem)}"
         )
     return problems
+
+
+def attach_learned_rule(
+    rule: UpdateRule, problems: Sequence[Problem], steps: int
+) -> None:
+    """Attaches a rule to problems; refuses one that cannot learn from them."""
+    if len(problems) > 1 and not rule.fits_any_model:
+        raise ValueError(
+            "A rule with weights for each tensor learns from one problem. "
+            f"Received: rule={type(rule).__name__} and {len(problems)} "
+            "problems. Pass keras_meta.CoordinatewiseLSTM(), for instance."
+        )
+    rule.ensure_attached(problems[0].variables, steps)
+    if not rule.trainable_variables:
+        raise ValueError(
+            "`rule` must have weights to learn. Received: "
+            f"rule={type(rule).__name__}. Pass "
+            "keras_meta.CoordinatewiseLSTM(), for instance."
+        )
 
 
 def check_batch(data: Any) -> dict[str, tf.Tensor]:

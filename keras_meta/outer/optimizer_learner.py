@@ -21,7 +21,6 @@ from keras_meta.checks import check_positive
 from keras_meta.checks import describe
 from keras_meta.checks import is_whole
 from keras_meta.execution.endless import refuses_endless
-from keras_meta.execution.failures import Failure
 from keras_meta.execution.health import Health
 from keras_meta.execution.not_finite import can_learn_from
 from keras_meta.inner.optimization import Instances
@@ -33,13 +32,17 @@ from keras_meta.meta_gradients.get import as_meta_gradient
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.runs import WindowEstimate
 from keras_meta.meta_gradients.truncated import Truncated
-from keras_meta.outer.kept import Group
-from keras_meta.outer.kept import GroupWindow
+from keras_meta.outer.divergence import stops_on_divergence
 from keras_meta.outer.kept import Kept
-from keras_meta.outer.kept import KeptRuns
-from keras_meta.outer.kept import of_sound_groups
+from keras_meta.outer.kept_runs import Group
+from keras_meta.outer.kept_runs import GroupWindow
+from keras_meta.outer.kept_runs import KeptRuns
+from keras_meta.outer.kept_runs import mean_gradients
+from keras_meta.outer.kept_runs import outcome
+from keras_meta.outer.kept_runs import take_windows
 from keras_meta.outer.optimization_runs import OptimizationRuns
 from keras_meta.outer.optimizer_arguments import as_problems
+from keras_meta.outer.optimizer_arguments import attach_learned_rule
 from keras_meta.outer.optimizer_arguments import check_batch
 from keras_meta.outer.optimizer_arguments import check_kept
 from keras_meta.outer.optimizer_arguments import check_kept_batch
@@ -47,20 +50,13 @@ from keras_meta.outer.optimizer_arguments import check_learns_rules
 from keras_meta.outer.optimizer_arguments import check_no_loss
 from keras_meta.outer.optimizer_metrics import MeanOfSome
 from keras_meta.outer.optimizer_metrics import Outcome
+from keras_meta.outer.problem_files import load_problems
+from keras_meta.outer.problem_files import save_problems
 from keras_meta.problems.problem import Problem
 from keras_meta.update_rules.update_rule import UpdateRule
 from keras_meta.update_rules.update_rule import check_rule
 
 _DEFAULT_META_GRADIENT = Truncated(20, FirstOrder())
-_AT_THE_START = (
-    "No step has been taken, so the problem's data or its first parameters "
-    "contain NaN or infinity."
-)
-_ON_THE_WAY = (
-    "The update rule makes the problem diverge. Lower its output_scale or the "
-    "learning rate of `compile`'s optimizer, clip its gradients, or begin with "
-    "fewer steps."
-)
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -174,19 +170,7 @@ class OptimizerLearner(keras.Model):
         check_positive(steps=steps, evaluation_steps=evaluation_steps)
         check_at_least(0, tolerated_divergences=tolerated_divergences)
         check_choice("objective", objective, ("loss", "log_ratio"))
-        if len(problems) > 1 and not rule.fits_any_model:
-            raise ValueError(
-                "A rule that learns something of each tensor has one problem. "
-                f"Received: rule={type(rule).__name__} and {len(problems)} "
-                "problems. Pass keras_meta.CoordinatewiseLSTM(), for instance."
-            )
-        rule.ensure_attached(problems[0].variables, steps)
-        if not rule.trainable_variables:
-            raise ValueError(
-                "`rule` must have weights to learn. Received: "
-                f"rule={type(rule).__name__}. Pass "
-                "keras_meta.CoordinatewiseLSTM(), for instance."
-            )
+        attach_learned_rule(rule, problems, steps)
         self.rule = rule
         self.problems = problems
         self.evaluation_steps = evaluation_steps
@@ -458,42 +442,11 @@ class OptimizerLearner(keras.Model):
         groups = kept.groups(x["seed"][0], x["index"][0], windows, length)
         seed = self._seed(tf.convert_to_tensor(kept.clock.value))
         theta = self._theta()
-        taken = tf.map_fn(
-            functools.partial(self._take_group, kept, theta, seed),
-            groups,
-            fn_output_signature=GroupWindow(
-                keras.tree.flatten(kept.like),
-                [tf.TensorSpec(value.shape, value.dtype) for value in theta],
-                tf.float32,
-                tf.float32,
-                tf.float32,
-                tf.bool,
-            ),
-            # They run one after another in any case, and share a report.
-            parallel_iterations=1,
-        )
-        is_sound = taken.is_sound
-        kept.keep(groups, taken.memory, is_sound, length)
-        sound = tf.reduce_sum(tf.cast(is_sound, tf.float32))
-        self._apply(
-            [
-                of_sound_groups(g, is_sound)
-                / tf.cast(tf.maximum(sound, 1.0), g.dtype)
-                for g in taken.gradients
-            ],
-            sound > 0,
-        )
-        weight = of_sound_groups(taken.weight, is_sound)
-        final_loss = of_sound_groups(taken.final_loss, is_sound)
-        return Outcome(
-            tf.math.divide_no_nan(
-                of_sound_groups(taken.value, is_sound), weight
-            ),
-            tf.math.divide_no_nan(final_loss, sound),
-            tf.reduce_all(is_sound),
-            weight,
-            sound,
-        )
+        take_group = functools.partial(self._take_group, kept, theta, seed)
+        taken = take_windows(take_group, groups, kept, theta)
+        kept.keep(groups, taken.memory, taken.is_sound, length)
+        self._apply(mean_gradients(taken), tf.reduce_any(taken.is_sound))
+        return outcome(taken)
 
     def _take_group(
         self,
@@ -601,40 +554,30 @@ class OptimizerLearner(keras.Model):
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
             super().make_train_function(force)
-            self.train_function = self._checked(self.train_function)
+            self.train_function = self._stopping(self.train_function)
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Callable[[Any], Any]:
         """Builds the evaluation step, which stops on what went wrong."""
         if self.test_function is None or force:
             super().make_test_function(force)
-            self.test_function = self._checked(self.test_function)
+            self.test_function = self._stopping(self.test_function)
         return self.test_function
 
-    def _checked(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        in_a_row = 0
-
-        def call_and_check(iterator):
-            nonlocal in_a_row
-            logs = function(iterator)
-            failure = self._health.take()
-            in_a_row = 0 if failure is None else in_a_row + 1
-            if in_a_row > self.tolerated_divergences:
-                in_a_row = 0
-                raise FloatingPointError(
-                    f"{_describe(failure, self.objective)} "
-                    f"{self._consequence} To go on with the next batch, "
-                    "pass tolerated_divergences=1 or more."
-                )
-            return logs
-
-        return call_and_check
-
-    @property
-    def _consequence(self) -> str:
-        if self._kept is None:
-            return "The rule has learned nothing since."
-        return "The rule has learned nothing from its group, which begins anew."
+    def _stopping(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        consequence = "The rule has learned nothing since."
+        if self._kept is not None:
+            consequence = (
+                "The rule has learned nothing from its group, which begins "
+                "anew."
+            )
+        return stops_on_divergence(
+            function,
+            self._health,
+            lambda: self.tolerated_divergences,
+            self.objective,
+            consequence,
+        )
 
     def save(
         self, filepath: str | os.PathLike, *args: Any, **kwargs: Any
@@ -688,36 +631,8 @@ class OptimizerLearner(keras.Model):
 
     def save_assets(self, folder: str) -> None:
         """Writes what the configs of problems do not hold."""
-        for problem, path in self._assets(folder):
-            os.makedirs(path, exist_ok=True)
-            problem.save_assets(path)
+        save_problems(self.problems, folder)
 
     def load_assets(self, folder: str) -> None:
         """Reads what `save_assets` wrote."""
-        for problem, path in self._assets(folder):
-            problem.load_assets(path)
-
-    def _assets(self, folder: str) -> list[tuple[Problem, str]]:
-        """Returns the problems, each with a folder of its own."""
-        return [
-            (problem, os.path.join(folder, f"problem_{i}"))
-            for i, problem in enumerate(self.problems)
-        ]
-
-
-def _describe(failure: Failure, objective: str) -> str:
-    if not failure.is_outer:
-        hint = _AT_THE_START if failure.step == 0 else _ON_THE_WAY
-        return (
-            f"The loss of instance {failure.task} in the batch is not finite "
-            f"at optimization step {failure.step}. {hint}"
-        )
-    hint = (
-        "Take shorter windows; if losses can be negative, use objective='loss'."
-        if objective == "log_ratio"
-        else "Take shorter windows."
-    )
-    return (
-        "The meta-loss or its gradient is not finite in the window from "
-        f"optimization step {failure.step} on, though every loss is. {hint}"
-    )
+        load_problems(self.problems, folder)

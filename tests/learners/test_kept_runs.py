@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
-from keras_meta.outer.kept import KeptRuns
+from keras_meta.outer.kept_runs import KeptRuns
 from keras_meta.problems import batches
 
 from .optimizer_helpers import RATE
