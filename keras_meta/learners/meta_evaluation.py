@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -14,7 +13,6 @@ import tensorflow as tf
 from keras_meta._keras import is_traced_for_xla
 from keras_meta.batching.annotations import attach
 from keras_meta.batching.annotations import detach
-from keras_meta.batching.annotations import keras_mask
 from keras_meta.batching.annotations import merge_tasks
 from keras_meta.batching.output_specs import OutputSpecs
 from keras_meta.execution import task_blocks
@@ -23,12 +21,16 @@ from keras_meta.execution.endless import refuses_endless
 from keras_meta.execution.health import Health
 from keras_meta.execution.plan import PerThread
 from keras_meta.execution.plan import Plan
+from keras_meta.execution.watch import Watch
 from keras_meta.inner.class_numbers import LabelRule
 from keras_meta.inner.inner_loss import check_shapes
 from keras_meta.learners.as_examples import as_examples
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_query
+from keras_meta.learners.metric_variables import build_metrics
 from keras_meta.learners.query_labels import label_rules
+from keras_meta.learners.separable import require_separable
+from keras_meta.learners.task_size import is_faster_plain
 from keras_meta.learners.texts import has_texts
 from keras_meta.learners.texts import output_shape
 
@@ -47,7 +49,7 @@ class MetaEvaluation(keras.Model):
         super().__init__(**kwargs)
         self._health = Health()
         self._plan = PerThread(Plan())
-        self._watchers = 0
+        self._watch = Watch(self._health, self._plan)
         self._functions = CompiledFunctions()
 
     @property
@@ -273,7 +275,8 @@ class MetaEvaluation(keras.Model):
         Returns:
             What `function` returns.
         """
-        if self._may_go_task_by_task and self._is_faster_plain(data):
+        may_split = self._may_go_task_by_task
+        if may_split and is_faster_plain(self._predictor, data):
             with (
                 contextlib.suppress(task_blocks.Inseparable),
                 self._plan.changing(one_by_one=True),
@@ -290,16 +293,6 @@ class MetaEvaluation(keras.Model):
         if tf.executing_eagerly() or is_traced_for_xla():
             return False
         return self._predictor is not None and not self._is_distributed
-
-    def _is_faster_plain(self, data: Any) -> bool:
-        """See `task_blocks.is_faster_plain`."""
-        if not task_blocks.has_plain_kernels(self._predictor):
-            return False
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        size = self._size_of_task(x)
-        return size is not None and task_blocks.is_faster_plain(
-            self._predictor, size
-        )
 
     def _each_task(self, function: Callable[[Any], Any], inputs: Any) -> Any:
         """Returns what a function returns for each task, one after another.
@@ -322,7 +315,7 @@ class MetaEvaluation(keras.Model):
                 self._plan.changing(xla=False),
             ):
                 outputs = function(inputs)
-            self._require_separable(outputs)
+            require_separable(outputs, self)
             return (), (detach(outputs), report.value)
 
         inputs = self._as_checked(inputs)
@@ -331,33 +324,6 @@ class MetaEvaluation(keras.Model):
         )
         self._health.merge(reports, 1)
         return keras.tree.map_structure(merge_tasks, attach(*outputs))
-
-    def _size_of_task(self, x: Any) -> int | None:
-        """Returns what one operation on one task reads and writes, bytes.
-
-        `None` means that the number of examples is not known.
-        """
-        examples = examples_of_task(x)
-        if examples is None:
-            return None
-        return task_blocks.working_set(
-            self._predictor, x["support_x"], examples
-        )
-
-    def _require_separable(self, predictions: Any) -> None:
-        """Refuses what is not told by the predictions of each task alone.
-
-        Losses that layers add may be sums over tasks, and a mask changes
-        what a mean divides by.
-        """
-        if any(
-            keras_mask(y) is not None for y in keras.tree.flatten(predictions)
-        ):
-            raise task_blocks.Inseparable("predictions have a mask")
-        variables = self.trainable_variables
-        regularized = [v for v in variables if v.regularizer is not None]
-        if len(self.losses) > len(regularized):
-            raise task_blocks.Inseparable("layers add losses")
 
     def _compiling_itself(
         self, does: bool
@@ -402,65 +368,26 @@ class MetaEvaluation(keras.Model):
         """
 
         def call_and_check(iterator):
-            self._build_metrics(iterator)
-            with self._watched():
+            self._build_metrics(getattr(iterator, "element_spec", None))
+            with self._watch.active():
                 outputs = function(iterator)
             self._health.check(undone=undone, hint=hint)
             return outputs
 
         return call_and_check
 
-    def _build_metrics(self, iterator: Any) -> None:
-        """Creates the metrics' variables.
-
-        A step that creates variables is traced twice. Keras creates these in
-        the step, where it knows the predictions' shape; here it is known for
-        models with one output.
-        """
+    def _build_metrics(self, spec: Any) -> None:
+        """Creates the metrics' variables, if data of this spec tell how."""
         metrics = self._compile_metrics
         if metrics is None or metrics.built or self._is_distributed:
             return
-        spec = getattr(iterator, "element_spec", None)
-        shape = output_shape(self._predictor)
-        if spec is None or shape is None:
-            return
-        _, y, _ = keras.utils.unpack_x_y_sample_weight(spec)
-        if not isinstance(y, tf.TensorSpec) or not shape[1:]:
-            return
-        if y.shape.rank is None or y.shape.rank < 2:
-            return
-        labels = tf.TensorSpec([None, *y.shape[2:]], y.dtype)
-        predictions = tf.TensorSpec([None, *shape[1:]], keras.config.floatx())
-        metrics.build(labels, predictions)
-        if self.run_eagerly:
-            return
-        # Some metrics make their variables when they see the first batch.
-        with keras.StatelessScope():
-            tf.function(
-                metrics.update_state, autograph=False
-            ).get_concrete_function(labels, predictions)
+        if spec is not None:
+            build_metrics(metrics, self._predictor, spec, self.run_eagerly)
 
     @property
     def _is_distributed(self) -> bool:
         made_in = self._distribute_strategy
         return made_in is not None or tf.distribute.has_strategy()
-
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Tells that the host looks at the health after what is called."""
-        # Replicas are traced in threads of their own, which have no plan.
-        self._watchers += 1
-        try:
-            with self._plan.changing(watched=True):
-                yield
-        finally:
-            self._watchers -= 1
-
-    @property
-    def _is_watched(self) -> bool:
-        if self._is_distributed:
-            return self._watchers > 0
-        return self._plan.value.watched
 
     def _reported(
         self,
@@ -468,11 +395,7 @@ class MetaEvaluation(keras.Model):
         inputs: Any,
         check: Callable[[tf.Tensor], None],
     ) -> Any:
-        """Calls a function, and checks what it reports unless the host will.
-
-        In a graph of the user's own nobody looks, and a failure that is kept
-        would be taken for one of a later step. The graph goes on with what
-        is not finite, which shows. That a label was replaced would not.
+        """Calls a function, and checks what it reports; see `Watch`.
 
         Args:
             function: A function of `inputs`.
@@ -482,16 +405,13 @@ class MetaEvaluation(keras.Model):
         Returns:
             What `function` returns.
         """
-        is_eager = tf.executing_eagerly()
-        if self._health.is_collecting or (self._is_watched and not is_eager):
-            return function(inputs)
-        with self._health.collecting() as report:
-            outputs = function(inputs)
-        if not is_eager:
-            rule = self._support_rule(inputs)
-            return report.without_wrong_labels(outputs, rule)
-        check(report.value)
-        return outputs
+        return self._watch.reported(
+            function,
+            inputs,
+            check,
+            lambda: self._support_rule(inputs),
+            self._is_distributed,
+        )
 
     def _support_rule(self, inputs: dict[str, Any]) -> LabelRule | None:
         """Returns what `support_y` must be, if it is class numbers.
@@ -545,30 +465,3 @@ class MetaEvaluation(keras.Model):
     @functools.cached_property
     def _output_specs(self) -> OutputSpecs:
         return OutputSpecs(self._predictor)
-
-
-def examples_of_task(x: Any) -> int | None:
-    """Returns the number of support and query examples, if it is known.
-
-    Inputs that are no episode have no such number. The step says what is
-    wrong with them.
-
-    Args:
-        x: Tensors or their specs as `Learner.call` takes them.
-    """
-    required = {"support_x", "support_y", "query_x"}
-    if not isinstance(x, dict) or not required <= set(x):
-        return None
-    support, labels, queries = (
-        keras.tree.flatten(x[name])
-        for name in ("support_x", "support_y", "query_x")
-    )
-    if len(labels) != 1 or len(support) != len(queries):
-        return None
-    ranks = [leaf.shape.rank or 0 for leaf in (*support, *queries)]
-    if min(*ranks, labels[0].shape.rank or 0) < 2:
-        return None
-    if ranks[: len(support)] != ranks[len(support) :]:
-        return None
-    shots, queries = labels[0].shape[1], queries[0].shape[1]
-    return None if None in (shots, queries) else shots + queries

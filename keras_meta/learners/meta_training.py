@@ -27,7 +27,9 @@ from keras_meta.execution.undoing import undone_unless
 from keras_meta.inner.inner_loss import averages_examples
 from keras_meta.learners.batch_objective import BatchObjective
 from keras_meta.learners.meta_evaluation import MetaEvaluation
-from keras_meta.learners.meta_evaluation import examples_of_task
+from keras_meta.learners.separable import require_separable
+from keras_meta.learners.task_size import examples_of_task
+from keras_meta.learners.task_size import size_of_task
 from keras_meta.learners.texts import has_texts
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.objective import Adaptation
@@ -174,7 +176,7 @@ class MetaTraining(MetaEvaluation):
                 result = self._computed(*arguments)
             if result.changes:
                 raise task_blocks.Inseparable("the step changes a state")
-            self._require_separable(result.predictions)
+            require_separable(result.predictions, self)
             learned[:] = [g is not None for g in result.gradients]
             gradients = [g for g in result.gradients if g is not None]
             predictions = detach(result.predictions)
@@ -218,7 +220,7 @@ class MetaTraining(MetaEvaluation):
             self._predictor
         ):
             return None
-        bytes_per_task = self._size_of_task(x)
+        bytes_per_task = size_of_task(self._predictor, x)
         if bytes_per_task is None:
             return None
         if task_blocks.is_faster_plain(self._predictor, bytes_per_task):
