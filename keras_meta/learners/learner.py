@@ -15,7 +15,6 @@ import tensorflow as tf
 from keras_meta._keras import loss_weights
 from keras_meta._keras import raises_as_is
 from keras_meta.batching.annotations import attach
-from keras_meta.batching.annotations import detach
 from keras_meta.batching.annotations import map_annotated
 from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.checks import check_at_least
@@ -29,22 +28,25 @@ from keras_meta.inner.few_shot import whole_support
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import Solver
-from keras_meta.inner.solver import losses_only
 from keras_meta.learners.arguments import as_inner_loss
 from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_arguments
 from keras_meta.learners.arguments import warn_of_low_rank
+from keras_meta.learners.batched_over_all import BatchedOverAll
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.meta_learner import MetaLearner
+from keras_meta.learners.recording import record_losses
+from keras_meta.learners.recording import record_predictions
+from keras_meta.learners.recording import swap_first_axes
+from keras_meta.learners.recording import with_start
 from keras_meta.learners.selection import require_same_choice
 from keras_meta.learners.selection import select_adapted
 from keras_meta.learners.signature import default_signature
+from keras_meta.learners.single_task import inputs_of_one_task
 from keras_meta.learners.task_losses import Tasks
 from keras_meta.learners.task_losses import as_query_loss
 from keras_meta.learners.task_losses import task_losses
-from keras_meta.learners.tensors import as_tensor
-from keras_meta.learners.tensors import as_tensors
 from keras_meta.learners.texts import takes_texts
 from keras_meta.meta_gradients.get import as_meta_gradient
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
@@ -136,7 +138,7 @@ class Learner(MetaLearner):
         adapted = select_adapted(model, adapt)
         self.update_rule.ensure_attached(adapted, steps)
         self._task_batched = TaskBatched(model, adapted)
-        self._all_batched: TaskBatched | None = None
+        self._batched_over_all = BatchedOverAll(model)
         self._solver = Solver(self.update_rule)
         self.meta_gradient = meta_gradient
         # XLA has no strings.
@@ -329,8 +331,9 @@ class Learner(MetaLearner):
         self, function: Callable, inputs: dict[str, Any]
     ) -> Any:
         """Returns trajectories that are computed one after another."""
-        swap = functools.partial(keras.tree.map_structure, _swap_first_axes)
-        return swap(self._each_task(lambda x: swap(function(x)), inputs))
+        return swap_first_axes(
+            self._each_task(lambda x: swap_first_axes(function(x)), inputs)
+        )
 
     def _trajectory(self, inputs: dict[str, Any], steps: int) -> Any:
         problem = self._problem(training=False)
@@ -338,16 +341,8 @@ class Learner(MetaLearner):
         theta = self._theta()
         start = self._solver.init(problem, theta, data)
         first = problem.predict(theta, data, start.params, start.state).outputs
-        first = keras.tree.map_structure(_with_first_axis, first)
-        adaptation = self._adapt(inputs, False, steps, every_step=True)
-        if adaptation.recorded is None:
-            return first
-        predictions, notes = keras.tree.map_structure(
-            lambda y, ys: tf.concat([y, ys], axis=0),
-            detach(first),
-            adaptation.recorded[1],
-        )
-        return attach(predictions, notes)
+        recorded = self._adapt(inputs, False, steps, every_step=True).recorded
+        return with_start(first, None if recorded is None else recorded[1])
 
     def adapt(
         self,
@@ -374,23 +369,7 @@ class Learner(MetaLearner):
         """
         steps = self._number_of_steps(False) if steps is None else steps
         check_at_least(0, steps=steps)
-        # The learner has one loss, so lists of labels are rows of an array.
-        support_y = as_tensor("support_y", support_y)
-        if not support_y.shape.rank:
-            raise ValueError(
-                "`support_y` must hold a label for each example, [n, ...]. "
-                f"Received: support_y={support_y.numpy()!r}"
-            )
-        inputs = {
-            "support_x": support_x,
-            "support_y": support_y,
-            "query_x": support_x,
-        }
-        if sample_weight is not None:
-            inputs["support_sample_weight"] = sample_weight
-        inputs = keras.tree.map_structure(
-            lambda x: x[tf.newaxis], as_tensors(inputs)
-        )
+        inputs = inputs_of_one_task(support_x, support_y, sample_weight)
         inputs = Episode.from_inputs(inputs, self.model).as_inputs()
         adaptation = self._reported(
             lambda inputs: self.adapt_tasks(inputs, steps=steps),
@@ -423,26 +402,14 @@ class Learner(MetaLearner):
 
     def _problem_of_each(self) -> FewShotProblem:
         """Returns the problem of tasks with meta-parameters of their own."""
-        batched = self._batched_over_all()
+        adapted = self._task_batched.adapted
+        batched = self._batched_over_all.get(adapted)
         return dataclasses.replace(
             self._problem(training=True),
             theta_per_task=True,
             task_batched=batched,
-            fixed=len(batched.adapted) - len(self._task_batched.adapted),
+            fixed=len(batched.adapted) - len(adapted),
         )
-
-    def _batched_over_all(self) -> TaskBatched:
-        """Returns the model with all that it learns different by task.
-
-        It is made anew when a layer was frozen or unfrozen.
-        """
-        variables = {id(v): v for v in self._task_batched.adapted}
-        variables.update((id(v), v) for v in self.model.trainable_variables)
-        known = self._all_batched
-        if known is None or list(variables) != [id(v) for v in known.adapted]:
-            known = TaskBatched(self.model, list(variables.values()))
-            self._all_batched = known
-        return known
 
     def _theta(self) -> list[tf.Tensor]:
         """Returns the values of the meta-parameters."""
@@ -479,10 +446,10 @@ class Learner(MetaLearner):
         run = self._solver.run
         if training:
             run = functools.partial(self.meta_gradient.solve, self._solver)
-        record = _record_losses
+        record = record_losses
         if every_step:
             record = functools.partial(
-                _record_predictions, self._solver, problem
+                record_predictions, self._solver, problem
             )
         end, recorded = run(problem, theta, data, start, steps, record=record)
         if recorded is not None:
@@ -621,33 +588,6 @@ class Learner(MetaLearner):
         return cls(**config)
 
 
-def _record_losses(
-    theta: Sequence[tf.Tensor],
-    data: dict[str, Any],
-    step: int | tf.Tensor,
-    carry: Carry,
-    losses: tf.Tensor,
-) -> tuple[Carry, tuple[tf.Tensor]]:
-    carry, losses = losses_only(theta, data, step, carry, losses)
-    return carry, (losses,)
-
-
-def _record_predictions(
-    solver: Solver,
-    problem: FewShotProblem,
-    theta: Sequence[tf.Tensor],
-    data: dict[str, Any],
-    step: int | tf.Tensor,
-    carry: Carry,
-    losses: tf.Tensor,
-) -> tuple[Carry, tuple[Any, ...]]:
-    result = solver.finish(problem, theta, carry)
-    predicted = problem.predict(theta, data, result.params, result.state)
-    _, recorded = _record_losses(theta, data, step, carry, losses)
-    carry = carry._replace(state=predicted.state)
-    return carry, (*recorded, detach(predicted.outputs))
-
-
 def _without_derivative(function: Callable) -> Callable:
     stop = functools.partial(map_annotated, tf.stop_gradient)
 
@@ -655,13 +595,3 @@ def _without_derivative(function: Callable) -> Callable:
         return keras.tree.map_structure(stop, function(inputs))
 
     return call
-
-
-def _with_first_axis(x: tf.Tensor) -> tf.Tensor:
-    return map_annotated(lambda y: y[tf.newaxis], x)
-
-
-def _swap_first_axes(x: tf.Tensor) -> tf.Tensor:
-    return map_annotated(
-        lambda y: tf.transpose(y, [1, 0, *range(2, y.shape.rank)]), x
-    )

@@ -283,7 +283,7 @@ def test_other_data_are_refused():
 
 def test_a_rule_of_one_model_has_one_problem():
     rule = keras_meta.GradientDescent(0.05, "layer", dtype="float64")
-    with pytest.raises(ValueError, match="has one problem.*2 problems"):
+    with pytest.raises(ValueError, match="from one problem.*2 problems"):
         learner(rule, [Valley(), Valley()])
 
 
