@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_meta
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.optimization import Instances
 from keras_meta.inner.optimization import OptimizationProblem
 from keras_meta.inner.optimization import run_with_losses
@@ -89,7 +90,7 @@ def _compiled_run(problem, rule, steps, together):
         theta = [tf.convert_to_tensor(v) for v in inner.variables]
         start = solver.init(inner, theta, instances)
         _, losses = run_with_losses(
-            Solver.run, solver, inner, theta, instances, start, 0, steps
+            InnerLoop.run, solver, inner, theta, instances, start, 0, steps
         )
         return losses
 

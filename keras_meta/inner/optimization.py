@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.problem import Derivatives
 from keras_meta.inner.problem import InnerProblem
 from keras_meta.inner.solver import Carry
@@ -65,7 +66,7 @@ class OptimizationProblem(InnerProblem):
 
 
 def run_with_losses(
-    run: Callable[..., tuple[Carry, tf.Tensor]],
+    run: Callable[[InnerLoop], tuple[Carry, tf.Tensor]],
     solver: Solver,
     problem: OptimizationProblem,
     theta: Sequence[tf.Tensor],
@@ -77,8 +78,8 @@ def run_with_losses(
     """Takes steps, and returns the losses on the way.
 
     Args:
-        run: Takes the steps, as `Solver.run` does: a function of what comes
-            next.
+        run: Takes the steps: `InnerLoop.run`, or the `solve` of a
+            meta-gradient.
         solver: The inner loop.
         problem: What it optimizes.
         theta: Values of the meta-parameters.
@@ -104,15 +105,9 @@ def run_with_losses(
     def after(theta, data, step, carry, losses):
         return carry, loss_of_result(theta, data, carry, step + 1)[0]
 
+    record = after if solver.rule.attends else before
     end, losses = run(
-        solver,
-        problem,
-        theta,
-        data,
-        carry,
-        steps,
-        first=first,
-        record=after if solver.rule.attends else before,
+        InnerLoop(solver, problem, theta, data, carry, steps, first, record)
     )
     if solver.rule.attends:
         edge = loss_of_result(theta, data, carry, first)

@@ -25,6 +25,7 @@ from keras_meta.inner.class_numbers import LabelRule
 from keras_meta.inner.few_shot import FewShotProblem
 from keras_meta.inner.few_shot import Support
 from keras_meta.inner.few_shot import whole_support
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import Solver
@@ -443,15 +444,17 @@ class Learner(MetaLearner):
         data = self._with_valid_support(Episode.from_inputs(inputs, self.model))
         theta = self._theta()
         start = self._solver.init(problem, theta, data)
-        run = self._solver.run
-        if training:
-            run = functools.partial(self.meta_gradient.solve, self._solver)
         record = record_losses
         if every_step:
             record = functools.partial(
                 record_predictions, self._solver, problem
             )
-        end, recorded = run(problem, theta, data, start, steps, record=record)
+        loop = InnerLoop(
+            self._solver, problem, theta, data, start, steps, record=record
+        )
+        end, recorded = (
+            self.meta_gradient.solve(loop) if training else loop.run()
+        )
         if recorded is not None:
             self._health.report_inner_losses(recorded[0])
         end = self._solver.finish(problem, theta, end)

@@ -4,6 +4,7 @@ What is exported here is what a meta-gradient of one's own needs; see
 `MetaGradient`.
 """
 
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.problem import Derivatives
 from keras_meta.inner.problem import InnerProblem
 from keras_meta.inner.solver import Carry
@@ -26,6 +27,7 @@ __all__ = [
     "Derivatives",
     "Estimate",
     "Evolution",
+    "InnerLoop",
     "InnerProblem",
     "losses_only",
     "MetaObjective",

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 from typing import ClassVar
 
 import keras
 import tensorflow as tf
 
-from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.solver import Carry
-from keras_meta.inner.solver import Record
-from keras_meta.inner.solver import Solver
-from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.objective import Estimate
 from keras_meta.meta_gradients.objective import MetaObjective
@@ -58,23 +54,9 @@ class Displacement(MetaGradient):
                 "learn=None, or use keras_meta.MAML or keras_meta.MetaSGD."
             )
 
-    def solve(
-        self,
-        solver: Solver,
-        problem: InnerProblem,
-        theta: Sequence[tf.Tensor],
-        data: Any,
-        carry: Carry,
-        steps: int,
-        first: int | tf.Tensor = 0,
-        record: Record = losses_only,
-    ) -> tuple[Carry, Any]:
+    def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:
         """Runs the inner loop; see `MetaGradient.solve`."""
-        theta = list(map(tf.stop_gradient, theta))
-        carry = keras.tree.map_structure(tf.stop_gradient, carry)
-        return solver.run(
-            problem, theta, data, carry, steps, first=first, record=record
-        )
+        return loop.as_constant().run()
 
     def estimate(self, objective: MetaObjective) -> Estimate:
         """Returns how far the parameters went; see `MetaGradient.estimate`."""

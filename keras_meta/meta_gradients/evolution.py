@@ -43,11 +43,8 @@ from keras_meta.checks import check_choice
 from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_positive_number
-from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.solver import Carry
-from keras_meta.inner.solver import Record
-from keras_meta.inner.solver import Solver
-from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients._perturbations import DRAWS
 from keras_meta.meta_gradients._perturbations import antithetic
 from keras_meta.meta_gradients._perturbations import difference_estimate
@@ -171,24 +168,10 @@ class Evolution(MetaGradient, abc.ABC):
         if steps is not None:
             self._require_whole(steps)
 
-    def solve(
-        self,
-        solver: Solver,
-        problem: InnerProblem,
-        theta: Sequence[tf.Tensor],
-        data: Any,
-        carry: Carry,
-        steps: int,
-        first: int | tf.Tensor = 0,
-        record: Record = losses_only,
-    ) -> tuple[Carry, Any]:
+    def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:
         """Runs the inner loop; see `MetaGradient.solve`."""
-        self._require_whole(steps)
-        theta = list(map(tf.stop_gradient, theta))
-        carry = keras.tree.map_structure(tf.stop_gradient, carry)
-        return solver.run(
-            problem, theta, data, carry, steps, first=first, record=record
-        )
+        self._require_whole(loop.steps)
+        return loop.as_constant().run()
 
     def estimate(self, objective: MetaObjective) -> Estimate:
         """Compares perturbed learners; see `MetaGradient.estimate`.
@@ -302,7 +285,7 @@ class Evolution(MetaGradient, abc.ABC):
         losses = []
 
         def run(theta, carry, first, steps):
-            taken = rows.take(Solver.run, theta, carry, first, steps)
+            taken = rows.take(InnerLoop.run, theta, carry, first, steps)
             losses[:] = [taken.losses]
             return taken.values, taken.carry
 

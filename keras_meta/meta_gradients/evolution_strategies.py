@@ -41,18 +41,14 @@ class EvolutionStrategies(Evolution):
     particles of a pair go on from their own states. `PersistentES` and
     `NoiseReuseES` have no such bias.
 
+    The base class `Evolution` says more about each argument.
+
     Args:
         particles: Pairs of perturbed meta-parameters for each task.
-        sigma: Standard deviation of the perturbations, one for all
-            meta-parameters.
-        length: Steps of a window. `None` takes inner loops whole. Few-shot
-            learners always do, and refuse shorter windows.
-        seed: Seed of the perturbations. They differ from step to step.
-        draws: What perturbations are drawn from: `"normal"`, or
-            `"rademacher"` for signs, which have less variance.
-
-    Raises:
-        ValueError: If an argument is out of range.
+        sigma: Standard deviation of the perturbations.
+        length: Steps of a window, or `None` for whole inner loops.
+        seed: Seed of the perturbations, which differ from step to step.
+        draws: `"normal"` or `"rademacher"`.
 
     Example:
     >>> import keras

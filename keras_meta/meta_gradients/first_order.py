@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 from typing import ClassVar
 
 import keras
-import tensorflow as tf
 
 from keras_meta.checks import check_choice
 from keras_meta.inner.checkpoint import CHECKPOINTS
 from keras_meta.inner.checkpoint import segment_length
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.problem import Derivatives
-from keras_meta.inner.problem import InnerProblem
 from keras_meta.inner.solver import Carry
-from keras_meta.inner.solver import Record
-from keras_meta.inner.solver import Solver
-from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 
 
@@ -62,29 +57,9 @@ class FirstOrder(MetaGradient):
     def __post_init__(self) -> None:
         check_choice("checkpoint", self.checkpoint, CHECKPOINTS)
 
-    def solve(
-        self,
-        solver: Solver,
-        problem: InnerProblem,
-        theta: Sequence[tf.Tensor],
-        data: Any,
-        carry: Carry,
-        steps: int,
-        first: int | tf.Tensor = 0,
-        record: Record = losses_only,
-    ) -> tuple[Carry, Any]:
+    def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:
         """Runs the inner loop; see `MetaGradient.solve`."""
         segment = None
         if self.checkpoint != "auto":
-            segment = segment_length(self.checkpoint, steps)
-        return solver.run(
-            problem,
-            theta,
-            data,
-            carry,
-            steps,
-            first=first,
-            derivatives=Derivatives.FIRST,
-            segment=segment,
-            record=record,
-        )
+            segment = segment_length(self.checkpoint, loop.steps)
+        return loop.run(Derivatives.FIRST, segment)

@@ -16,12 +16,9 @@ from keras_meta.checks import check_choice
 from keras_meta.checks import check_number_at_least
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_positive_number
-from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import InnerGradient
-from keras_meta.inner.solver import Record
-from keras_meta.inner.solver import Solver
-from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients import linear_solvers
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.objective import Adaptation
@@ -154,37 +151,17 @@ class Implicit(MetaGradient):
             "or the proximal term, or use meta_gradient=keras_meta.Unrolled()."
         )
 
-    def solve(
-        self,
-        solver: Solver,
-        problem: InnerProblem,
-        theta: Sequence[tf.Tensor],
-        data: Any,
-        carry: Carry,
-        steps: int,
-        first: int | tf.Tensor = 0,
-        record: Record = losses_only,
-    ) -> tuple[Carry, Any]:
+    def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:
         """Runs the inner loop; see `MetaGradient.solve`."""
-        constant_theta = list(map(tf.stop_gradient, theta))
-        carry = keras.tree.map_structure(tf.stop_gradient, carry)
-        end, recorded = solver.run(
-            problem,
-            constant_theta,
-            data,
-            carry,
-            steps,
-            first=first,
-            record=record,
-        )
-        params = self._implied(solver, problem, theta, data, end, first + steps)
-        return end._replace(params=params), recorded
+        end, recorded = loop.as_constant().run()
+        return end._replace(params=self._implied(loop, end)), recorded
 
-    def _implied(self, solver, problem, theta, data, end, step):
-        """Returns the parameters as a function of `theta`."""
+    def _implied(self, loop: InnerLoop, end: Carry) -> list[tf.Tensor]:
+        """Returns the parameters as a function of the meta-parameters."""
         params = list(map(tf.stop_gradient, end.params))
-
-        inner_gradient = solver.gradient_function(problem, data, end, step)
+        inner_gradient = loop.solver.gradient_function(
+            loop.problem, loop.data, end, loop.first + loop.steps
+        )
 
         @tf.custom_gradient
         def implied(*theta):
@@ -199,7 +176,7 @@ class Implicit(MetaGradient):
 
             return [tf.identity(p) for p in params], gradient
 
-        return implied(*theta)
+        return implied(*loop.theta)
 
     def _pull_back(
         self,

@@ -10,11 +10,8 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.solver import Carry
-from keras_meta.inner.solver import Record
-from keras_meta.inner.solver import Solver
-from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients.objective import Estimate
 from keras_meta.meta_gradients.objective import MetaObjective
 from keras_meta.meta_gradients.runs import Runs
@@ -26,9 +23,9 @@ from keras_meta.update_rules.update_rule import UpdateRule
 class MetaGradient:
     """How the gradient of an inner loop comes back to the meta-parameters.
 
-    A meta-gradient is a set of immutable options. The inner loop, a `Solver`,
-    knows nothing of it; the meta-gradient runs the solver and decides what
-    derivative its result has. Everything learned is explicit, `theta`.
+    A meta-gradient is a set of immutable options. An `InnerLoop` knows
+    nothing of it; the meta-gradient runs the loop and decides what derivative
+    its result has. Everything learned is explicit, `theta`.
 
     To add one, subclass this as a frozen dataclass whose fields are the
     options, register it with Keras, and override `solve`.
@@ -53,7 +50,7 @@ class MetaGradient:
     >>> import keras
     >>> import keras_meta
     >>> import tensorflow as tf
-    >>> from keras_meta.meta_gradients import Derivatives, losses_only
+    >>> from keras_meta.meta_gradients import Derivatives
     >>>
     >>> @keras.saving.register_keras_serializable("example")
     ... @dataclasses.dataclass(frozen=True)
@@ -62,26 +59,22 @@ class MetaGradient:
     ...
     ...     length: int = 1
     ...
-    ...     def solve(
-    ...         self, solver, problem, theta, data, carry, steps, first=0,
-    ...         record=losses_only,
-    ...     ):
-    ...         early = max(steps - self.length, 0)
-    ...         carry, before = solver.run(
-    ...             problem, theta, data, carry, early, first=first,
-    ...             record=record,
-    ...         )
+    ...     def solve(self, loop):
+    ...         early = max(loop.steps - self.length, 0)
+    ...         carry, before = dataclasses.replace(loop, steps=early).run()
     ...         # As if the earlier steps had not depended on the start.
-    ...         start, _ = problem.start(theta, data)
+    ...         start, _ = loop.problem.start(loop.theta, loop.data)
     ...         moved = [
     ...             s + tf.stop_gradient(p - s)
     ...             for s, p in zip(start, carry.params)
     ...         ]
-    ...         carry, after = solver.run(
-    ...             problem, theta, data, carry._replace(params=moved),
-    ...             steps - early, first=first + early, record=record,
-    ...             derivatives=Derivatives.SECOND,
+    ...         last_steps = dataclasses.replace(
+    ...             loop,
+    ...             carry=carry._replace(params=moved),
+    ...             steps=loop.steps - early,
+    ...             first=loop.first + early,
     ...         )
+    ...         carry, after = last_steps.run(Derivatives.SECOND)
     ...         if before is None:
     ...             return carry, after
     ...         return carry, keras.tree.map_structure(
@@ -125,28 +118,11 @@ class MetaGradient:
                 "without attention."
             )
 
-    def solve(
-        self,
-        solver: Solver,
-        problem: InnerProblem,
-        theta: Sequence[tf.Tensor],
-        data: Any,
-        carry: Carry,
-        steps: int,
-        first: int | tf.Tensor = 0,
-        record: Record = losses_only,
-    ) -> tuple[Carry, Any]:
+    def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:
         """Runs the inner loop, so that its result has the right derivative.
 
         Args:
-            solver: The inner loop.
-            problem: What it optimizes.
-            theta: Values of the meta-parameters.
-            data: What belongs to the tasks, nested tensors.
-            carry: The carry before the first step.
-            steps: How many steps to take, at least 1.
-            first: Number of the first one.
-            record: See `Solver.run`.
+            loop: The inner loop, of at least one step.
 
         Returns:
             The carry after the last step, and what was recorded, stacked

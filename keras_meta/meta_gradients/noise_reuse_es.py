@@ -34,18 +34,14 @@ class NoiseReuseES(Evolution):
     learners take inner loops whole, and there both are the same as
     `EvolutionStrategies`.
 
+    The base class `Evolution` says more about each argument.
+
     Args:
         particles: Pairs of perturbed meta-parameters for each task.
-        sigma: Standard deviation of the perturbations, one for all
-            meta-parameters.
-        length: Steps of a window. `None` takes inner loops whole. Few-shot
-            learners always do, and refuse shorter windows.
-        seed: Seed of the perturbations. They differ from run to run.
-        draws: What perturbations are drawn from: `"normal"`, or
-            `"rademacher"` for signs, which have less variance.
-
-    Raises:
-        ValueError: If an argument is out of range.
+        sigma: Standard deviation of the perturbations.
+        length: Steps of a window, or `None` for whole inner loops.
+        seed: Seed of the perturbations, which differ from run to run.
+        draws: `"normal"` or `"rademacher"`.
 
     Example:
     >>> import keras_meta

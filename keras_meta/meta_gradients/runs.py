@@ -92,7 +92,8 @@ class Runs(Protocol):
         """Takes the steps of a window.
 
         Args:
-            run: Takes them: `Solver.run`, or the `solve` of a meta-gradient.
+            run: Takes them: `InnerLoop.run`, or the `solve` of a
+                meta-gradient.
             theta: Values of the meta-parameters.
             carry: The carry before the window.
             first: Number of the window's first step.

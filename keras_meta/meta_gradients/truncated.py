@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from keras_meta.checks import check_positive
 from keras_meta.checks import describe
-from keras_meta.inner.problem import InnerProblem
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.solver import Carry
-from keras_meta.inner.solver import Record
-from keras_meta.inner.solver import Solver
-from keras_meta.inner.solver import losses_only
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.unrolled import Unrolled
 from keras_meta.update_rules.update_rule import UpdateRule
@@ -84,22 +79,10 @@ class Truncated(MetaGradient):
         if steps is not None:
             self._require_whole(steps)
 
-    def solve(
-        self,
-        solver: Solver,
-        problem: InnerProblem,
-        theta: Sequence[tf.Tensor],
-        data: Any,
-        carry: Carry,
-        steps: int,
-        first: int | tf.Tensor = 0,
-        record: Record = losses_only,
-    ) -> tuple[Carry, Any]:
+    def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:
         """Runs one window; see `MetaGradient.solve`."""
-        self._require_whole(steps)
-        return self.through.solve(
-            solver, problem, theta, data, carry, steps, first, record
-        )
+        self._require_whole(loop.steps)
+        return self.through.solve(loop)
 
     def _require_whole(self, steps: int) -> None:
         if steps > self.length:

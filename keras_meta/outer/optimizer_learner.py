@@ -23,6 +23,7 @@ from keras_meta.checks import is_whole
 from keras_meta.execution.endless import refuses_endless
 from keras_meta.execution.health import Health
 from keras_meta.execution.not_finite import can_learn_from
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.optimization import Instances
 from keras_meta.inner.optimization import OptimizationProblem
 from keras_meta.inner.solver import Solver
@@ -492,7 +493,7 @@ class OptimizerLearner(keras.Model):
         runs = self._begin(problem, x)
         theta = self._theta()
         _, losses = runs.run(
-            Solver.run, theta, runs.start(theta), 0, self.evaluation_steps
+            InnerLoop.run, theta, runs.start(theta), 0, self.evaluation_steps
         )
         self._health.report_inner_losses(losses)
         loss = tf.reduce_mean(runs.values(losses[1:]))

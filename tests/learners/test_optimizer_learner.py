@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
+from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.optimization import Instances
 from keras_meta.inner.optimization import OptimizationProblem
 from keras_meta.inner.solver import Solver
@@ -89,7 +90,7 @@ def test_meta_gradient_of_a_window_equals_finite_differences(second_order):
     problem, rule = Valley(), small_rule()
     params, data = problem.draw(0, 0, 3)
     runs, theta = runs_of(problem, rule, params, data)
-    start = runs.take(Solver.run, theta, runs.start(theta), 0, 2).carry
+    start = runs.take(InnerLoop.run, theta, runs.start(theta), 0, 2).carry
 
     @tf.function
     def meta_gradient():
@@ -162,7 +163,7 @@ def test_the_unroll_equals_the_optimizer_of_keras():
     rule.attach(problem.variables, 12)
     runs, theta = runs_of(problem, rule, params, data, "float32")
     run, losses = tf.function(
-        lambda: runs.run(Solver.run, theta, runs.start(theta), 0, 12),
+        lambda: runs.run(InnerLoop.run, theta, runs.start(theta), 0, 12),
         jit_compile=True,
     )()
 

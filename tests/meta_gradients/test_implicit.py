@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
+from keras_meta.meta_gradients import InnerLoop
 from keras_meta.meta_gradients import Solver
 
 from .quadratics import bowls
@@ -25,7 +26,8 @@ def gradient(meta_gradient, problem, data, theta, steps=STEPS, rate=RATE):
     with tf.GradientTape() as tape:
         tape.watch(theta)
         start = solver.init(problem, theta, data)
-        end, _ = meta_gradient.solve(solver, problem, theta, data, start, steps)
+        loop = InnerLoop(solver, problem, theta, data, start, steps)
+        end, _ = meta_gradient.solve(loop)
         loss = tf.reduce_sum(tf.square(end.params[0] - TARGET)) / 2
     return tape.gradient(loss, theta)[0], end.params[0]
 
