@@ -1,11 +1,11 @@
-"""What Keras remembers of a tensor beside its values.
+"""What Keras remembers about a tensor besides its values.
 
 Keras puts attributes on the tensors that layers return, and its losses and
 metrics read them: `_keras_mask`, which entries count, and `_keras_logits`,
 what a softmax or a sigmoid was computed from. A cross-entropy of logits is
 exact where probabilities have been rounded to 0 or 1. Operations on a tensor
-drop the attributes, and so does the border of a graph. These functions carry
-them along. Checked with Keras 3.15.1.
+drop the attributes, and they do not cross the boundary of a graph. These
+functions carry them along. Checked with Keras 3.15.1.
 """
 
 from __future__ import annotations

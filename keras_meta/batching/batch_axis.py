@@ -22,9 +22,9 @@ def with_batch_size(
 ) -> Any:
     """Gives a layer's outputs the batch's static size again.
 
-    Splitting texts, for instance, leaves the size open, which looks the same
-    as an axis of something else. So the layer is tried on batches of zeros:
-    where its outputs are as long as those, their first axis is the batch.
+    Splitting texts, for instance, leaves the size open, so that the axis could
+    be one of something else. So the layer is tried on batches of zeros: if
+    its outputs are as long as those, their first axis is the batch.
     TensorFlow checks that again whenever the outputs are computed.
 
     Args:
@@ -68,7 +68,7 @@ def _keeps_batch_axis(layer_call, scope: TaskScope, arguments: Any) -> bool:
     with outside():
         try:
             return all(set(lengths(n)) == {n} for n in _STAND_IN_SIZES)
-        # Zeros may be no valid input; then nothing is known of the layer.
+        # Zeros may not be valid input. Then nothing is known about the layer.
         except Exception:
             return False
 

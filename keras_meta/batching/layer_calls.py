@@ -1,6 +1,6 @@
 """What computes a layer during a task-batched call.
 
-A task-batched call must not change the model's layers, not even for a while:
+A task-batched call must not change the model's layers, even temporarily:
 other threads may call, copy or save them at the same time. So nothing is
 stored in a layer. A function that chooses what computes a layer is registered
 with Keras once for the whole process. It looks at the `TaskScope` of its own
@@ -26,7 +26,7 @@ from keras_meta.batching.task_scope import active_scope
 
 
 def own_variables(layer: keras.Layer) -> list[keras.Variable]:
-    """Returns the variables of a layer that no layer within it has."""
+    """Returns the variables of a layer that none of its sublayers has."""
     inherited = {
         id(v)
         for sublayer in layer._flatten_layers(

@@ -10,8 +10,8 @@ import keras
 class OutputSpecs:
     """The shapes and types of a model's outputs, computed once.
 
-    A model that Keras has no graph of, such as a subclassed one, is traced
-    for them.
+    If Keras has no graph of the model, such as of a subclassed one, it is
+    traced.
 
     Args:
         model: A built model.
@@ -65,7 +65,7 @@ class OutputSpecs:
         try:
             return self._model.compute_output_spec(specs)
         except (AttributeError, RuntimeError, TypeError, ValueError):
-            # Some models run eagerly only. Inputs that do not fit are refused
+            # Some models run only eagerly. Inputs that do not fit are refused
             # where the model is called.
             return None
 

@@ -31,15 +31,15 @@ class _Result:
 
 
 class SharedCalls:
-    """Keeps what layers return that do not adapt.
+    """Keeps the results of layers that do not adapt.
 
-    A result is kept, for calls that are given the same and see the same
-    state, if the call changed nothing: no moving average, no state of a
-    random generator, no added loss.
+    A result is kept for calls with the same arguments and the same state, if
+    the call changed nothing: no moving average, no state of a random
+    generator, no added loss.
 
     Args:
-        inputs: The model's inputs in every step, nested tensors. Calls of
-            the model with others share nothing.
+        inputs: The model's inputs in every step, nested tensors. Calls with
+            other inputs share nothing.
     """
 
     def __init__(self, inputs: Any):
@@ -50,7 +50,7 @@ class SharedCalls:
         self._results: dict[tuple, _Result] = {}
 
     def is_for(self, inputs: Any) -> bool:
-        """Whether a call of the model is one of those that share."""
+        """Whether a call of the model shares results."""
         flat = keras.tree.flatten(inputs)
         return all(x is y for x, y in zip(flat, self._inputs, strict=True))
 

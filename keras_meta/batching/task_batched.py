@@ -49,7 +49,8 @@ class TaskBatched:
     Tasks are merged into the batch axis and the model is called as it is.
     Leaf layers that own adapted weights compute by a layer rule; those
     without a rule are called once per task, which is exact and slower. With
-    one task, outside XLA, all layers compute as they are if they can.
+    one task and without XLA, layers run their own code if TensorFlow can
+    differentiate it twice.
 
     Args:
         model: A built Keras model of any kind. Neither it nor its layers are
@@ -92,7 +93,7 @@ class TaskBatched:
 
     @functools.cached_property
     def can_call_alone(self) -> bool:
-        """Whether TensorFlow has all that one task needs without rules."""
+        """Whether one task can be computed without rules."""
         return all(map(has_all_kernels, self.model._flatten_layers()))
 
     @property
@@ -159,7 +160,7 @@ class TaskBatched:
             "second_order": second_order,
             "xla": xla,
         }
-        # Operations can be checked in a graph only.
+        # Operations can be checked only in a graph.
         unchecked = second_order and tf.executing_eagerly()
         if not self._probed or (unchecked and True not in self._probed):
             self._probe(weights, state, inputs, options, unchecked)

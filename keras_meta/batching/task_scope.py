@@ -57,9 +57,9 @@ class StrayRead(Exception):
 
 
 class LostGradient(Exception):
-    """A layer read a weight where nothing of its gradient is recorded.
+    """A layer read a weight where its gradient is not recorded.
 
-    TensorFlow and Keras put words of their own around other errors.
+    TensorFlow and Keras would wrap any other error in messages of their own.
     """
 
 
@@ -191,7 +191,7 @@ class TaskScope(keras.StatelessScope):
         return value
 
     def _require_gradient(self, variable: keras.Variable) -> None:
-        """Stops where what stands for a weight would count as a constant.
+        """Stops if the value of a weight would count as a constant.
 
         `tf.recompute_grad` differentiates by variables and arguments alone,
         and calls its function again outside of this scope.

@@ -27,7 +27,7 @@ from keras_meta.inner.loop import TracedStep
 from keras_meta.inner.loop import unroll
 
 CHECKPOINTS = ("auto", "off", "step", "sqrt")
-# Up to here `"auto"` keeps everything, which is faster.
+# Up to this number of steps, `"auto"` keeps everything, which is faster.
 _STEPS_IN_MEMORY = 32
 
 
@@ -74,14 +74,14 @@ def checkpointed_unroll(
 
     Args:
         step: Maps the number of the step, a carry and `constants` to the
-            next carry and an output. Gradients reach only what it is given;
-            what it takes from around counts as constant.
+            next carry and an output. Gradients reach only its arguments; what
+            it closes over counts as constant.
         carry: The first carry.
         constants: What all steps use, nested tensors.
-        steps: How often, at least 0.
+        steps: Number of steps, at least 0.
         length: Steps of a segment, or `None` for a loop that keeps all.
-        lay_out: See `unroll`, for a loop that keeps all.
-        xla: The same.
+        lay_out: See `unroll`. It matters to a loop that keeps all.
+        xla: Likewise.
 
     Returns:
         The last carry, and the outputs stacked along a new first axis of

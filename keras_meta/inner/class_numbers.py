@@ -49,7 +49,7 @@ class ClassNumbers:
 
     @property
     def way_out(self) -> str:
-        """The sentence of an error that says what to do."""
+        """The sentence of an error that names the way out."""
         return (
             "Relabel the classes with whole numbers from 0 on, or give the "
             "model more outputs."

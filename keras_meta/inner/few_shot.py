@@ -58,7 +58,7 @@ class FewShotProblem(InnerProblem):
 
     Attributes:
         task_batched: The model. Its adapted variables are the parameters,
-                but for the last `fixed` of them.
+            except the last `fixed` of them.
         fixed: How many variables differ between tasks and do not adapt, with
             `theta_per_task`.
         inner_loss: What a step descends, but for the proximal term.

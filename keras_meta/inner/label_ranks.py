@@ -1,4 +1,4 @@
-"""Labels and predictions that differ in rank, in losses of one's own."""
+"""Labels and predictions that differ in rank, in custom losses."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def refuse_pairs(
 ) -> None:
     """Refuses a loss that pairs each label with the predictions of all.
 
-    `y_true - y_pred` of the shapes `[n]` and `[n, 1]` has the shape `[n, n]`
-    and no error tells. So the loss is traced for other numbers of examples,
-    and for more predictions than labels: a loss that compares each label
-    with its own prediction fails then, or at least has no tensor whose axes
-    are the labels and the predictions.
+    `y_true - y_pred` of the shapes `[n]` and `[n, 1]` has the shape `[n, n]`,
+    without an error. So the loss is traced for other numbers of examples, and
+    for more predictions than labels. A loss that compares each label with its
+    own prediction then fails, or at least makes no tensor whose axes are the
+    labels and the predictions.
 
     Args:
         call: The loss of one task's labels and predictions.

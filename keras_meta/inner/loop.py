@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from keras_meta.kernels.permutations import fold_permutations
 
-# Up to here second-order steps are laid out one after another, which is some
-# 20 % faster, as a loop writes down what its gradient needs and reads it
-# again. Past it a loop keeps the graph and its compile time small.
+# Up to this number, second-order steps are laid out one after another, which
+# is some 20 % faster: a loop stores what its gradient needs and reads it again.
+# Beyond, a loop keeps the graph and its compile time small.
 _LAID_OUT_STEPS = 10
 
 
@@ -33,7 +33,7 @@ def unroll(
         step: Maps the number of the step and a carry to the next carry and
             an output; both nested tensors whose shapes do not change.
         carry: The first carry.
-        steps: How often, at least 0.
+        steps: Number of steps, at least 0.
         lay_out: Whether few steps may be laid out one after another. That is
             worth its compile time if the steps are differentiated again.
         xla: Whether XLA may compile the steps. It takes many times as long
@@ -48,7 +48,7 @@ def unroll(
     few = steps <= (_LAID_OUT_STEPS if lay_out else 1)
     if steps == 1 or tf.executing_eagerly() or (few and xla):
         return _lay_out(step, carry, range(steps))
-    # What no step changes stays the same tensor, as if laid out.
+    # A tensor that no step changes stays the same, as if laid out.
     traced = TracedStep.of(step, carry)
     changing, same = traced.split(carry)
 

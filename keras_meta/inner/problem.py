@@ -42,7 +42,7 @@ class InnerProblem(abc.ABC):
         xla: Whether XLA will compile what is computed.
         theta_per_task: Whether each task has a `theta` of its own; each of
             its tensors has an axis of tasks then.
-        theta_in_loss: Whether losses depend on `theta` other than by the
+        theta_in_loss: Whether losses depend on `theta` other than through the
             parameters. If not, gradients that count as constants serve a
             second time, as the derivatives of recorded losses.
     """

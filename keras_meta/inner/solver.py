@@ -83,7 +83,7 @@ def losses_only(
 
 @dataclasses.dataclass(frozen=True)
 class Solver:
-    """Optimizes tasks by an update rule, as pure functions of a `Carry`.
+    """Optimizes tasks with an update rule, as pure functions of a `Carry`.
 
     It does not know how a meta-gradient comes back. A `MetaGradient` says
     which derivatives are taken and how long the segments are that are
@@ -175,7 +175,7 @@ class Solver:
         Args:
             problem: What is optimized.
             data: What belongs to the tasks.
-            carry: Holds the problem's state; its parameters do not matter.
+            carry: Holds the problem's state. Its parameters are not used.
             step: Number of the step.
         """
 

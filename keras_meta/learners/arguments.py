@@ -79,8 +79,8 @@ def as_update_rule(update_rule: Any) -> UpdateRule:
         raise TypeError(
             "`update_rule` must be an update rule such as "
             "keras_meta.GradientDescent(0.1), or a number for its rate. "
-            f"Received: update_rule={describe(update_rule)}. Optimizers of "
-            "Keras change variables in place and cannot be differentiated."
+            f"Received: update_rule={describe(update_rule)}. Keras optimizers "
+            "change variables in place and cannot be differentiated."
         )
     return update_rule
 
@@ -117,8 +117,8 @@ def as_step_weights(step_weights: Any, steps: int) -> np.ndarray:
 
 
 def _is_unbuilt(layer: keras.Layer) -> bool:
-    # What Keras would build by doing nothing has no weights to come. Text
-    # layers use such lookups without ever building them.
+    # Keras's default `build` adds no weights. Text layers use lookup layers
+    # that have it without ever building them.
     builds = type(layer).build is not keras.Layer.build
     return builds and not layer.built
 
@@ -130,9 +130,9 @@ def warn_of_low_rank(model: keras.Model) -> None:
     if adapters:
         warnings.warn(
             f"Keras saves the layers {adapters} with their LoRA weights "
-            "merged into the kernel. Loading makes those weights zero, and "
-            "from two zeros they cannot learn. To go on training, keep their "
-            "values and assign them after loading.",
+            "merged into the kernel. After loading, the LoRA weights are "
+            "zero and cannot learn. To continue training, keep their values "
+            "and assign them after loading.",
             stacklevel=3,
         )
 

@@ -22,7 +22,7 @@ if typing.TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class BatchObjective:
-    """What a meta-gradient is estimated of, see `MetaObjective`.
+    """What a meta-gradient is estimated from, see `MetaObjective`.
 
     Attributes:
         learner: The learner.

@@ -20,17 +20,17 @@ def clone_model(
 ) -> keras.Model:
     """Returns an independent copy of a built model.
 
-    The copy has all that a `.keras` file holds, such as vocabularies and
-    what layers save by methods of their own, and the state of random
-    generators. Classes and functions of the model need not be registered.
+    The copy has everything that a `.keras` file holds, including vocabularies
+    and what layers save through methods of their own, and the state of random
+    generators. The model's classes and functions need not be registered.
 
     Args:
         model: The model.
-        values: Maps `id(variable)` to a value that the copy has in place of
+        values: Maps `id(variable)` to a value for the copy to use instead of
             the variable's own.
 
     Raises:
-        ValueError: If the model cannot be made from its config.
+        ValueError: If the model cannot be recreated from its config.
     """
     try:
         clone = _from_config(model)
@@ -56,7 +56,7 @@ def _from_config(model: keras.Model) -> keras.Model:
     # As in a `.keras` file, a layer that a model holds twice stays one layer.
     with ObjectSharingScope():
         config = keras.saving.serialize_keras_object(model)
-    # A copy is not compiled: losses of one's own need not be registered.
+    # A copy is not compiled, so that custom losses need not be registered.
     config.pop("compile_config", None)
     with ObjectSharingScope():
         return keras.saving.deserialize_keras_object(
@@ -95,7 +95,7 @@ def _functions(layer: keras.Layer) -> dict[str, Callable]:
 
 
 def _copy_state(layer: keras.Layer, copy: keras.Layer) -> None:
-    """Gives a layer what another of the same config would save to a file."""
+    """Copies everything that a layer saves to files."""
     _check_same_code(layer, copy)
     store: dict[str, Any] = {}
     layer.save_own_variables(store)
@@ -107,9 +107,10 @@ def _copy_state(layer: keras.Layer, copy: keras.Layer) -> None:
 
 
 def _check_same_code(layer: keras.Layer, copy: keras.Layer) -> None:
-    """Refuses a copy that computes by other classes or functions.
+    """Refuses a copy with other classes or functions.
 
-    A config names them only, and may name Keras's own by accident.
+    A config holds only their names, which may be those of Keras's own by
+    accident.
     """
     if type(layer) is not type(copy):
         raise ValueError(f"The copy has {copy!r} in place of {layer!r}.")

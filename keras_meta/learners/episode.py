@@ -50,9 +50,10 @@ class Episode:
 
         Args:
             inputs: The `x`.
-            model: What takes `support_x` and `query_x`, to check them by.
-            needs_queries: Whether there must be a query. A loss has no mean
-                over none, while there may be nothing to predict.
+            model: The model that takes `support_x` and `query_x`, if they
+                are to be checked against it.
+            needs_queries: Whether there must be a query. A loss needs one, a
+                prediction does not.
 
         Raises:
             TypeError: If `inputs` is not a dict of dense arrays.
@@ -70,9 +71,9 @@ class Episode:
             )
         if keras.tree.is_nested(inputs["support_y"]):
             raise ValueError(
-                "`support_y` must be one tensor, [tasks, examples, ...], as "
-                "the inner loop has one loss. Received: support_y of type "
-                f"{type(inputs['support_y']).__name__}. Put the labels of "
+                "`support_y` must be one tensor, [tasks, examples, ...], "
+                "because the inner loop has one loss. Received: support_y of "
+                f"type {type(inputs['support_y']).__name__}. Put the labels of "
                 "several outputs side by side in one tensor, and pass "
                 "`inner_loss=`, a function of (y_true, y_pred)."
             )
@@ -115,10 +116,10 @@ class Episode:
         )
 
     def _with_shapes_of(self, model: keras.Model) -> Episode:
-        """Fills in sizes that are open here and known to a model.
+        """Fills in unknown sizes that a model knows.
 
         Raises:
-            ValueError: If inputs have other sizes than the model takes.
+            ValueError: If inputs do not have the sizes that the model takes.
         """
         specs = _input_specs(model)
         if specs is None:
@@ -137,7 +138,7 @@ class Episode:
         return dataclasses.replace(self, **fitted)
 
     def _with_checked_sizes(self, needs_queries: bool) -> Episode:
-        """Checks the sizes that only the running graph knows."""
+        """Checks sizes that are known only when the graph runs."""
         flat = [
             (name, x)
             for name, value in self.as_inputs().items()
@@ -227,12 +228,12 @@ def check_query(x: Any, y: Any, sample_weight: Any) -> Any:
         sample_weight: `None` or weights, nested, `[tasks, queries]` each.
 
     Returns:
-        The labels as tensors. Sizes that are open here are checked whenever
+        The labels as tensors. Sizes that are unknown here are checked when
         the labels are computed.
 
     Raises:
-        ValueError: If there are no labels, or labels or weights that are not
-            those of the examples.
+        ValueError: If there are no labels, or if labels or weights do not fit
+            the examples.
     """
     if y is None:
         raise ValueError(
@@ -259,8 +260,8 @@ def check_query(x: Any, y: Any, sample_weight: Any) -> Any:
                 "`sample_weight` must have the shape [tasks, queries] of the "
                 f"query labels, {_show([leaf.shape for leaf in labels])}. "
                 f"Received: sample_weight.shape={shape}. Keras makes such "
-                "weights from class_weight=, which takes an example to be a "
-                "whole task; give weights of examples instead."
+                "weights from class_weight=, for which an example is a whole "
+                "task. Pass weights of examples instead."
             )
     if not checks:
         return y
@@ -271,7 +272,7 @@ def check_query(x: Any, y: Any, sample_weight: Any) -> Any:
 def _check_labels_of_queries(
     x: Any, labels: list[tf.Tensor]
 ) -> list[tf.Operation]:
-    """Checks sizes, and returns what checks those that are open here."""
+    """Checks known sizes; returns operations that check the others."""
     if not isinstance(x, dict) or "query_x" not in x:
         return []
     queries = keras.tree.flatten(as_nested_tensors("query_x", x["query_x"]))
@@ -324,7 +325,7 @@ def _check_not_empty(
 def _size_assertions(
     named: list[tuple[str, tf.Tensor]], axis: int, what: str
 ) -> list[tf.Operation]:
-    """Returns what checks in the graph that sizes agree and are not 0.
+    """Returns operations that check that sizes agree and are not 0.
 
     Args:
         named: Tensors and the names of their arguments.

@@ -25,17 +25,18 @@ class ImplicitMAML(Learner):
     every inner step, as the paper has it. Its published code takes one step
     on it at the end instead, and divides the Hessian by `proximal + 10`.
 
-    The inner loop has to arrive. Training logs `inner_gradient_norm`, what
-    is left of the inner gradient, and warns where that is too much.
+    The inner loop has to arrive at the minimum. Training logs
+    `inner_gradient_norm`, the fraction of the inner gradient that is left,
+    and warns if it is too large.
 
     Args:
         model: See `Learner`.
-        update_rule: See `Learner`. It cannot learn.
+        update_rule: See `Learner`. Its rates cannot be learned.
         steps: See `Learner`.
         proximal: Strength of the proximal term, positive. Large values keep
             tasks near the initialization, and make the inner loop easy.
-        meta_gradient: A `keras_meta.Implicit`, or another to compare it
-            with.
+        meta_gradient: A `keras_meta.Implicit`, or another meta-gradient to
+            compare it with.
         **kwargs: `evaluation_steps`, `adapt`, `inner_loss`,
             `batch_statistics`, `name`; see `Learner`.
 

@@ -1,4 +1,4 @@
-"""What all meta-learners have in common."""
+"""The base of learners that adapt by gradient steps."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class Learner(MetaLearner):
             self.make_train_function(force=True)
 
     def check_meta_gradient(self, value: MetaGradient) -> None:
-        """Refuses a meta-gradient that the learner cannot take."""
+        """Refuses a meta-gradient that the learner cannot use."""
         value.check(self.update_rule, self.steps)
 
     # Adaptation.
@@ -293,7 +293,7 @@ class Learner(MetaLearner):
             The losses, `[copies * tasks]`.
 
         Raises:
-            ValueError: If the loss of a task alone is not known.
+            ValueError: If the loss of each task alone is not known.
         """
         loss = self._query_loss
         data = self._with_valid_support(Episode.from_inputs(x, self.model))
@@ -535,7 +535,7 @@ class Learner(MetaLearner):
 
     @property
     def _settings_of_calls(self) -> tuple:
-        # As it was given: a name may become a new object each time.
+        # The loss as it was given: a name becomes a new object each time.
         return self._number_of_steps(False), self.inner_loss
 
     def _support_rule(self, inputs: dict[str, Any]) -> LabelRule | None:
@@ -553,7 +553,7 @@ class Learner(MetaLearner):
         )
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves what belongs to no layer; warns of what a file loses."""
+        """Saves weights of the learner's own; warns of what a file loses."""
         warn_of_low_rank(self.model)
         super().save_own_variables(store)
 

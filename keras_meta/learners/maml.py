@@ -30,14 +30,14 @@ class MAML(Learner):
         update_rule: See `Learner`.
         steps: See `Learner`.
         step_weights: Weights of the query loss after each inner step, as in
-            MAML++'s multi-step loss: `None` counts the last step alone,
-            `"uniform"` all steps alike, a sequence of `steps` numbers as
-            given, at least 0; losses that layers add do not count then,
-            and regularizers of weights by the sum of the weights.
-            `keras_meta.callbacks.AnnealStepWeights` shifts them to
-            the last step over the first epochs.
-        **kwargs: `evaluation_steps`, `adapt`, `inner_loss`, `meta_gradient`,
-            `batch_statistics`, `name`; see `Learner`.
+            MAML++'s multi-step loss. `None` uses the last step alone,
+            `"uniform"` weighs all steps equally, and a sequence of `steps`
+            numbers of at least 0 gives the weights. With weights, losses that
+            layers add do not count, and regularizers are multiplied by the
+            sum of the weights. `keras_meta.callbacks.AnnealStepWeights`
+            shifts them to the last step over the first epochs.
+        **kwargs: `evaluation_steps`, `adapt`, `inner_loss`, `proximal`,
+            `meta_gradient`, `batch_statistics`, `name`; see `Learner`.
 
     Example:
     ```python
@@ -81,7 +81,7 @@ class MAML(Learner):
             self.check_meta_gradient(self.meta_gradient)
 
     def check_meta_gradient(self, value: MetaGradient) -> None:
-        """Refuses what cannot weigh the steps; see `Learner`."""
+        """Refuses one that cannot weigh the steps; see `Learner`."""
         super().check_meta_gradient(value)
         if self.step_weights is not None and not value.differentiates_steps:
             raise ValueError(

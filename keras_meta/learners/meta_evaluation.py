@@ -38,11 +38,11 @@ from keras_meta.learners.texts import output_shape
 class MetaEvaluation(keras.Model):
     """The part of a `Learner` that evaluates and predicts.
 
-    A step takes all tasks at once, compiled by XLA where training is. On a
+    A step takes all tasks at once, compiled by XLA if training is. On a
     CPU, large tasks for a convolutional network are taken one by one and
     without XLA, which is slower there; see `task_blocks`.
 
-    The properties under "What it knows of a learner" are for subclasses.
+    The properties under "What subclasses say" are for subclasses to override.
     """
 
     def __init__(self, **kwargs: Any):
@@ -55,7 +55,7 @@ class MetaEvaluation(keras.Model):
     @property
     def jit_compile(self) -> bool:
         """Whether XLA compiles steps, see `compile`."""
-        # Keras asks this when it makes a function of a step.
+        # Keras reads this when it builds a function from a step.
         if not self._plan.value.keras_compiles:
             return False
         return keras.Model.jit_compile.fget(self)
@@ -64,7 +64,7 @@ class MetaEvaluation(keras.Model):
     def jit_compile(self, value: bool | str | None) -> None:
         keras.Model.jit_compile.fset(self, value)
 
-    # What it knows of a learner.
+    # What subclasses say.
 
     @property
     def _predictor(self) -> keras.Model | None:
@@ -73,12 +73,12 @@ class MetaEvaluation(keras.Model):
 
     @property
     def _calls_layers_per_task(self) -> bool:
-        """Whether some layer is called once per task, slow under XLA."""
+        """Whether some layer is called once per task, which XLA slows down."""
         return False
 
     @property
     def _settings_of_calls(self) -> tuple:
-        """What a compiled call depends on and `compile` does not change."""
+        """What a compiled call depends on, besides what `compile` changes."""
         return ()
 
     evaluate = refuses_endless(keras.Model.evaluate)
@@ -125,7 +125,7 @@ class MetaEvaluation(keras.Model):
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def make_test_function(self, force: bool = False) -> Callable[[Any], Any]:
-        """Builds the evaluation step, which stops on what went wrong."""
+        """Builds the evaluation step, which raises if something fails."""
         if self.test_function is None or force:
             is_own = type(self).test_step is MetaEvaluation.test_step
             with self._compiling_itself(is_own):
@@ -136,10 +136,10 @@ class MetaEvaluation(keras.Model):
     def make_predict_function(
         self, force: bool = False
     ) -> Callable[[Any], Any]:
-        """Builds the prediction step, which stops on what went wrong."""
+        """Builds the prediction step, which raises if something fails."""
         if self.predict_function is None or force:
             is_own = type(self).predict_step is MetaEvaluation.predict_step
-            # Keras traces each of several steps anew unless it compiles them.
+            # Unless Keras compiles them, it traces each of several steps.
             is_one = self.steps_per_execution == 1
             with self._compiling_itself(is_own and is_one):
                 super().make_predict_function(force)
@@ -156,7 +156,7 @@ class MetaEvaluation(keras.Model):
     ) -> tf.Tensor | None:
         """Returns the compiled loss of all query examples as one batch.
 
-        Keras's losses and metrics are defined for examples, so they see no
+        Keras defines losses and metrics for examples, so they do not see
         tasks. Override this method for a loss that does.
 
         Args:
@@ -189,7 +189,7 @@ class MetaEvaluation(keras.Model):
     def predict_adapted(
         self, x: dict[str, Any], steps: int | None = None
     ) -> Any:
-        """Returns predictions by a function that is compiled once.
+        """Returns predictions, by a function that is compiled once.
 
         It is compiled again after `compile`, as Keras's own functions are.
 
@@ -198,7 +198,7 @@ class MetaEvaluation(keras.Model):
             steps: Number of inner steps; by default those of evaluation.
 
         Returns:
-            Predictions `[tasks, q, ...]` with what Keras remembers of them.
+            Predictions `[tasks, q, ...]`, with what Keras attached to them.
 
         Raises:
             FloatingPointError: If a loss is not finite.
@@ -244,7 +244,7 @@ class MetaEvaluation(keras.Model):
         """
 
         def report_too(x):
-            # What XLA compiles must return all that leaves its graph.
+            # A function for XLA must return all that leaves its graph.
             with self._health.collecting() as report:
                 outputs = function(x)
             return detach(outputs), report.value
@@ -289,7 +289,7 @@ class MetaEvaluation(keras.Model):
 
     @property
     def _may_go_task_by_task(self) -> bool:
-        """Whether a graph is made that nobody else takes apart or compiles."""
+        """Whether this is a graph that nothing else splits or compiles."""
         if tf.executing_eagerly() or is_traced_for_xla():
             return False
         return self._predictor is not None and not self._is_distributed
@@ -331,7 +331,7 @@ class MetaEvaluation(keras.Model):
         """Keeps Keras from compiling a step that decides about it itself."""
         return self._plan.changing(keras_compiles=not does)
 
-    # What can go wrong.
+    # Checks.
 
     def _as_checked(
         self, x: Any, needs_queries: bool = False
@@ -359,10 +359,10 @@ class MetaEvaluation(keras.Model):
         undone: bool = False,
         hint: str = "",
     ) -> Callable[[Any], Any]:
-        """Makes a function of an iterator stop on what went wrong.
+        """Makes a function of an iterator raise if a step fails.
 
         Args:
-            function: What Keras made of a step.
+            function: What Keras built from a step.
             undone: Whether the step undoes what it did when it fails.
             hint: See `Failure.error`.
         """
@@ -377,7 +377,7 @@ class MetaEvaluation(keras.Model):
         return call_and_check
 
     def _build_metrics(self, spec: Any) -> None:
-        """Creates the metrics' variables, if data of this spec tell how."""
+        """Creates the metrics' variables, if this spec of the data suffices."""
         metrics = self._compile_metrics
         if metrics is None or metrics.built or self._is_distributed:
             return
@@ -425,7 +425,7 @@ class MetaEvaluation(keras.Model):
         """Returns what each of the flat labels of the query sets must be.
 
         Args:
-            x: See `Learner.call`. What is wrong with it is said elsewhere.
+            x: See `Learner.call`. Its own faults are reported elsewhere.
             y: Nested labels, `[tasks, q, ...]` each.
         """
         queries = x.get("query_x") if isinstance(x, dict) else None
@@ -449,7 +449,7 @@ class MetaEvaluation(keras.Model):
         return keras.tree.pack_sequence_as(y, flat)
 
     def check_query_labels(self, x: Any, y: Any) -> None:
-        """Requires labels that the compiled loss takes.
+        """Requires labels that the compiled loss accepts.
 
         Args:
             x: See `Learner.call`.

@@ -22,14 +22,15 @@ class MetaLearner(MetaTraining):
 
     Its `call` takes a dict of `support_x` `[tasks, n, ...]`, `support_y`
     `[tasks, n, ...]` and `query_x` `[tasks, q, ...]` (and optionally
-    `support_sample_weight` `[tasks, n]`) and returns predictions for
-    `query_x` by what each task's support set taught, `[tasks, q, ...]`.
+    `support_sample_weight` `[tasks, n]`). It returns predictions for
+    `query_x`, `[tasks, q, ...]`, made with what each task's support set
+    teaches.
     `fit`, `evaluate` and `predict` take data sets of `(x, query_y)` with such
     `x`; `keras_meta.evaluate_tasks` measures it, and `export` serves it.
-    Compiled losses and metrics get the queries of all tasks as one batch,
+    Compiled losses and metrics see the queries of all tasks as one batch,
     `[tasks * q, ...]`; override `compute_loss` for a loss that sees tasks.
 
-    A subclass implements `adapt_tasks` and `predict_tasks`, by operations
+    A subclass implements `adapt_tasks` and `predict_tasks`, with operations
     that TensorFlow can differentiate, and `get_config` if it is to be saved.
     Learners that adapt by gradient steps extend `keras_meta.Learner`.
 
@@ -130,7 +131,7 @@ class MetaLearner(MetaTraining):
         self, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
         """Calls the learner as a Keras model, see `call`."""
-        # Here errors name the input, which those of Keras would not.
+        # Errors that are raised here name the input. Keras's would not.
         check_is_dict(inputs)
         if not _is_symbolic(inputs):
             inputs = as_tensors(inputs)
@@ -178,7 +179,7 @@ class MetaLearner(MetaTraining):
         return self._reported(function, inputs, check)
 
     def _asserting(self, function: Callable, inputs: dict[str, Any]) -> Any:
-        """Calls a function; the graph raises what it reports."""
+        """Calls a function in a graph that raises what it reports."""
         with self._health.collecting() as report:
             predictions = function(inputs)
         checks = report.assertions(self._support_rule(inputs))

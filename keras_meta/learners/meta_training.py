@@ -73,7 +73,7 @@ class MetaTraining(MetaEvaluation):
     state; the step is the same up to rounding. Large tasks for a convolutional
     network are taken one by one and without XLA, which is slower there.
 
-    A subclass says by `_estimator` how it learns from its tasks.
+    The `_estimator` of a subclass says how it learns from its tasks.
     """
 
     def __init__(self, **kwargs: Any):
@@ -116,7 +116,7 @@ class MetaTraining(MetaEvaluation):
     def _compiles_itself(self) -> bool:
         """Whether `train_step` decides what XLA compiles.
 
-        A subclass's own step is compiled as a whole, as Keras does it.
+        If a subclass overrides the step, Keras compiles it as a whole.
         """
         return self._has_own_step and bool(self.jit_compile)
 
@@ -156,8 +156,8 @@ class MetaTraining(MetaEvaluation):
     ) -> StepResult:
         """Returns what a step computes.
 
-        It changes no more than the trackers that Keras has for the losses of
-        several outputs.
+        It changes nothing except the trackers that Keras keeps for the losses
+        of several outputs.
         """
         with self._model_state.held_back() as changes:
             result = self._estimate(x, y, sample_weight)
@@ -207,8 +207,8 @@ class MetaTraining(MetaEvaluation):
     def _blocks(self, x: dict[str, Any], sample_weight: Any) -> Blocks | None:
         """Returns how to take the tasks, or `None` for all at once.
 
-        The mean over blocks must be the mean over tasks, so the loss has to
-        be one that is known to treat every example alone.
+        The mean over blocks must be the mean over tasks, so the loss must be
+        known to treat every example on its own.
         """
         if type(self).compute_loss is not MetaEvaluation.compute_loss:
             return None
@@ -289,7 +289,7 @@ class MetaTraining(MetaEvaluation):
         return self._log(x, y, result.predictions, sample_weight, result.loss)
 
     def _undone_if_failed(self) -> contextlib.AbstractContextManager[None]:
-        """Undoes what a step changes, besides the state of the model."""
+        """Undoes what a failed step changed, except the model's state."""
         variables = [
             *self.trainable_variables,
             *self.optimizer.variables,
@@ -298,7 +298,7 @@ class MetaTraining(MetaEvaluation):
         return undone_unless(lambda: self._health.is_ok_everywhere, variables)
 
     def _resolve_auto_jit_compile(self) -> bool:
-        """Tells what `compile(jit_compile="auto")` means.
+        """Returns what `compile(jit_compile="auto")` means.
 
         Keras leaves XLA off on the CPU; the inner loop is faster with it. It
         stays off where a layer is called once per task, which compiles
@@ -312,7 +312,7 @@ class MetaTraining(MetaEvaluation):
         )
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], Any]:
-        """Builds the training step, which stops on what went wrong."""
+        """Builds the training step, which raises if something fails."""
         if self.train_function is None or force:
             self._build_optimizer()
             with self._compiling_itself(self._compiles_itself):

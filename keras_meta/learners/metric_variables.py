@@ -16,7 +16,7 @@ def build_metrics(
     """Creates the metrics' variables, if the predictions' shape is known.
 
     A step that creates variables is traced twice. Keras creates these in the
-    step, where it knows the predictions' shape; here it is known for models
+    step, where it sees the predictions. Here, their shape is known for models
     with one output.
 
     Args:
@@ -36,7 +36,7 @@ def build_metrics(
     metrics.build(labels, predictions)
     if eager:
         return
-    # Some metrics make their variables when they see the first batch.
+    # Some metrics create their variables when they see the first batch.
     with keras.StatelessScope():
         tf.function(
             metrics.update_state, autograph=False

@@ -61,7 +61,7 @@ def _losses_of_outputs(loss: Any, paths: list[tuple]) -> dict[tuple, list]:
 
 
 def _existing(loss: Any) -> list:
-    """Returns flat losses without the places that have none."""
+    """Returns flat losses, without missing ones."""
     return [x for x in keras.tree.flatten(loss) if x is not None]
 
 

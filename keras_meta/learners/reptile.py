@@ -29,20 +29,20 @@ class Reptile(Learner):
 
     The outer optimizer receives `weights - mean over tasks of adapted
     weights` as its gradient; with `keras.optimizers.SGD(e)` the
-    initialization moves by the fraction `e` of the way. Query sets serve for
-    the logged loss and metrics alone, and so do regularizers: they do not
-    change the move. The update rule's state starts anew with every task.
+    initialization moves by the fraction `e` of the way. Query sets and
+    regularizers change only the logged loss and metrics, not the move. The
+    update rule's state starts anew with every task.
 
     Args:
         model: See `Learner`.
-        update_rule: See `Learner`; Adam without first moment and rate 0.001
-            by default, as published. Its rates cannot be learned.
+        update_rule: See `Learner`; by default Adam with rate 0.001 and
+            without first moment, as published. Its rates cannot be learned.
         steps: See `Learner`.
         batch_size: How many support examples of each task a step sees; all
-            by default. In training they are drawn without replacement from
-            pass to pass, in evaluation they come in order.
+            by default. In training, each pass over the support set draws them
+            without replacement; in evaluation, they come in order.
         seed: Seed of the draws.
-        **kwargs: `evaluation_steps`, `adapt`, `inner_loss`,
+        **kwargs: `evaluation_steps`, `adapt`, `inner_loss`, `proximal`,
             `batch_statistics`, `name`; see `Learner`.
 
     Example:
@@ -132,7 +132,7 @@ class Reptile(Learner):
         drawn = Change(self._draws, draws, draws + 1)
         result = result._replace(changes=[*result.changes, drawn])
         with warnings.catch_warnings():
-            # Weights that do not adapt have none on purpose.
+            # Weights that do not adapt have no gradients on purpose.
             warnings.filterwarnings("ignore", "Gradients do not exist")
             return super()._apply(x, y, sample_weight, result)
 

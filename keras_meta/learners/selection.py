@@ -55,15 +55,15 @@ def require_same_choice(
     adapt: str | Sequence | Callable[[keras.Variable], bool],
     adapted: Sequence[keras.Variable],
 ) -> None:
-    """Refuses a model of which more would adapt now than when made.
+    """Refuses a model in which more would adapt than when it was wrapped.
 
-    Layers that were frozen meanwhile go on adapting; the outer loop leaves
+    Layers that have been frozen since then still adapt; the outer loop leaves
     their initialization alone.
 
     Args:
         model: The model.
         adapt: See `select_adapted`.
-        adapted: What was selected once.
+        adapted: What was selected then.
 
     Raises:
         ValueError: If other variables would be selected now.
@@ -86,7 +86,7 @@ def _select(model: keras.Model, adapt: Any) -> Callable[[keras.Variable], bool]:
         return _BY_NAME[adapt](model)
     if isinstance(adapt, (list, tuple)):
         return _variables_of([_find(model, layer) for layer in adapt])
-    # A layer is callable too, but tells nothing of a variable.
+    # A layer is callable too, but it is not a predicate.
     if callable(adapt) and not isinstance(adapt, keras.Layer):
         return lambda variable: _answer(adapt, variable)
     raise ValueError(

@@ -17,9 +17,9 @@ def default_signature(
 
     Args:
         model: A built model.
-        sparse_labels: Whether labels are class numbers, int32, of the shape
-            of the model's outputs but for the classes; otherwise they have
-            the shape of the outputs, in Keras's `floatx`.
+        sparse_labels: Whether labels are class numbers. These are int32, with
+            the shape of the model's outputs without the last axis. Others
+            have the shape of the outputs and Keras's `floatx`.
 
     Raises:
         ValueError: If the model's input shape is unknown.
@@ -39,7 +39,7 @@ def default_signature(
     if sparse_labels:
         shape, dtype = shape[:-1], tf.int32
     else:
-        # Half-precision predictions are compared with labels as they come.
+        # Labels stay in full precision even if predictions are not.
         dtype = keras.config.floatx()
     labels = tf.TensorSpec([None, *shape], dtype, name="support_y")
     return {

@@ -1,4 +1,4 @@
-"""Arrays that users give, as tensors."""
+"""Arrays from users, as tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def as_tensors(inputs: dict[str, Any]) -> dict[str, Any]:
         inputs: Nested arrays by the name of the argument.
 
     Raises:
-        TypeError: If one is not a dense array of what can be learned from.
+        TypeError: If one is not a dense array of numbers or, for inputs, of
+            strings.
     """
     return {
         name: as_nested_tensors(name, value) for name, value in inputs.items()
@@ -98,14 +99,14 @@ def check_arrays(x: Any, y: Any = None, sample_weight: Any = None) -> None:
     """Refuses arrays that Keras would refuse without saying which.
 
     Args:
-        x: What `fit` is given as `x`. Only a dict is checked, and what comes
-            with it; the rest is no array or no episode.
-        y: What comes as `y`, if anything.
-        sample_weight: What comes as `sample_weight`, if anything.
+        x: The `x` of `fit`. Nothing is checked unless it is a dict; otherwise
+            it is not an array or not an episode.
+        y: The `y` of `fit`, or `None`.
+        sample_weight: The `sample_weight` of `fit`, or `None`.
 
     Raises:
-        TypeError: If there is something else than an array, or an array of
-            Python objects or NumPy's strings.
+        TypeError: If something is not an array, or is an array of Python
+            objects or of NumPy's strings.
         ValueError: If an array is empty, or if there are different numbers of
             tasks.
     """
@@ -138,7 +139,7 @@ def check_equal_axis(
         what: What errors call the size.
 
     Raises:
-        ValueError: If sizes that are known differ.
+        ValueError: If known sizes differ.
     """
     sizes = {s[axis] for _, s in shapes}
     if len(sizes - {None}) > 1:
@@ -178,11 +179,11 @@ def _check_array(name: str, value: Any) -> None:
 
 
 def _check_kind(name: str, kind: str) -> None:
-    """Refuses kinds of NumPy's arrays that Keras does not take."""
+    """Refuses kinds of NumPy arrays that Keras does not accept."""
     if kind == "U" and name.endswith("_x"):
         raise TypeError(
             f"`{name}` must not be an array of NumPy's strings, which Keras "
-            "does not take. Pass tf.constant(...) of it."
+            "does not accept. Pass tf.constant(...) of it."
         )
     if kind in "SU":
         raise TypeError(_no_strings(name))

@@ -1,7 +1,6 @@
 """How the gradient of an inner loop comes back, one estimator a file.
 
-What is exported here is what a meta-gradient of one's own needs; see
-`MetaGradient`.
+These are the names that a custom meta-gradient needs; see `MetaGradient`.
 """
 
 from keras_meta.inner.inner_loop import InnerLoop

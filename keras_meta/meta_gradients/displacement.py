@@ -20,15 +20,15 @@ from keras_meta.update_rules.update_rule import UpdateRule
 @keras.saving.register_keras_serializable("keras_meta")
 @dataclasses.dataclass(frozen=True)
 class Displacement(MetaGradient):
-    """Takes the way that the inner loop went, backwards, as the gradient.
+    """Takes the reversed displacement of the inner loop as the gradient.
 
     The gradient for the initialization is `start - mean over tasks of p[T]`,
-    with the adapted parameters `p[T]`. It is not the derivative of a loss:
-    query sets do not enter. With `keras.optimizers.SGD(e)` the
+    with the adapted parameters `p[T]`. It is not the derivative of a loss,
+    and query sets do not matter. With `keras.optimizers.SGD(e)` the
     initialization moves by the fraction `e` of the way.
 
-    It costs the inner loop alone, in time and memory. It learns nothing but
-    an initialization, so there may be no learned rates, rules or losses.
+    It takes no more time and memory than the inner loop. It learns only an
+    initialization, so rates, rules and losses must not learn.
 
     Example:
     >>> import keras_meta
@@ -59,7 +59,7 @@ class Displacement(MetaGradient):
         return loop.as_constant().run()
 
     def estimate(self, objective: MetaObjective) -> Estimate:
-        """Returns how far the parameters went; see `MetaGradient.estimate`."""
+        """Returns how far parameters moved; see `MetaGradient.estimate`."""
         adaptation = objective.adapt()
         loss, predictions = objective.outer_loss(adaptation)
         moves = {

@@ -58,7 +58,7 @@ from keras_meta.update_rules.update_rule import UpdateRule
 
 
 class Particles(NamedTuple):
-    """Runs that are on their way.
+    """Runs in progress.
 
     Attributes:
         carry: What the inner loop carries, nested tensors `[rows, ...]`.
@@ -176,8 +176,8 @@ class Evolution(MetaGradient, abc.ABC):
     def estimate(self, objective: MetaObjective) -> Estimate:
         """Compares perturbed learners; see `MetaGradient.estimate`.
 
-        The loss and the predictions are those of the meta-parameters as they
-        are.
+        The loss and the predictions are those of the meta-parameters without
+        perturbations.
         """
         loss, predictions = objective.outer_loss()
         theta = [tf.convert_to_tensor(v) for v in objective.variables]

@@ -36,9 +36,9 @@ class EvolutionStrategies(Evolution):
     for long inner loops. A larger `sigma` has less variance and smooths more.
 
     On windows of a run (`length`), each window is perturbed anew and its
-    differences are credited to its own noise alone: the influence of a window
-    on later ones is lost, the bias of truncated backpropagation. Both
-    particles of a pair go on from their own states. `PersistentES` and
+    differences are credited to its own noise alone. The influence of a window
+    on later ones is lost, which is the bias of truncated backpropagation.
+    Both particles of a pair go on from their own states. `PersistentES` and
     `NoiseReuseES` have no such bias.
 
     The base class `Evolution` says more about each argument.

@@ -26,7 +26,7 @@ _BY_NAME: dict[str, Callable[[], MetaGradient]] = {
 
 
 def as_meta_gradient(value: MetaGradient | str) -> MetaGradient:
-    """Returns a meta-gradient; raises if there is none by that name.
+    """Returns a meta-gradient; raises if the name is unknown.
 
     Args:
         value: A meta-gradient, or the name of one for its default options.

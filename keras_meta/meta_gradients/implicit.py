@@ -43,8 +43,8 @@ class Implicit(MetaGradient):
 
     `H` the Hessian of the inner loss. Nothing is kept of the steps, so
     memory does not grow with their number, and any update rule may take
-    them, except one that learns: at a minimum no rule matters. Each step of
-    a linear solver costs about two gradients of the inner loss.
+    them, except one that learns: at a minimum, the rule does not matter. Each
+    step of a linear solver costs about two gradients of the inner loss.
 
     Do not choose it where the inner loop stops early, as the gradient is
     biased then. `fit` logs two means over tasks, and warns of what they show:
@@ -63,7 +63,8 @@ class Implicit(MetaGradient):
             the sum of `steps` terms `rate (I - rate H)^k b`, which is what
             backpropagation through as many steps of gradient descent at the
             minimum would give; `"identity"`, its first term, `rate b`.
-        steps: The most steps of the linear solver, or terms of the series.
+        steps: Maximum number of steps of the linear solver, or number of
+            terms of the series.
         damping: What is added to the diagonal of `H`.
         tolerance: Conjugate gradient stops when its residual is at most this
             fraction of `b`.
@@ -279,7 +280,7 @@ def _sum(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:
 
 
 def _hessian(inner_gradient, theta, params):
-    """Returns what multiplies by the Hessian of each task."""
+    """Returns a function that multiplies by the Hessian of each task."""
 
     def product(vectors):
         with tf.GradientTape() as tape:

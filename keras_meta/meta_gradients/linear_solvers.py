@@ -38,14 +38,14 @@ def conjugate_gradient(
     Args:
         product: Multiplies by each task's matrix.
         b: The right-hand sides, `[tasks, *shape]` each.
-        steps: The most steps to take.
+        steps: Maximum number of steps.
         tolerance: A task stops when its residual is at most this fraction of
             its right-hand side.
 
     Returns:
         The solutions. One is not valid if a direction of negative curvature
-        was met, as the matrix is not positive definite; it is what was found
-        before, or the first step along its right-hand side.
+        was met, because the matrix is not positive definite. It is then what
+        was found before, or the first step along its right-hand side.
     """
     square = _dot(b, b)
     enough = tolerance**2 * square
@@ -58,7 +58,7 @@ def conjugate_gradient(
         curvature = _dot(p, moved)
         is_active = (residual > enough) & is_valid
         is_valid &= ~is_active | (curvature > 0)
-        # Where curvature is negative at once, its size still has the scale.
+        # If curvature is negative at once, its size still sets the scale.
         is_taken = is_active & (is_valid | tf.equal(step, 0))
         is_active &= is_valid
         length = _where(is_taken, residual, tf.abs(curvature))
@@ -98,7 +98,7 @@ def neumann_series(
 
     Returns:
         The sums. One is not valid if a term is longer than the one before
-        it: the series diverges.
+        it, because the series diverges.
     """
     # Rounding may lengthen a term that keeps its length.
     slack = 1 + 1e-4
@@ -157,5 +157,5 @@ def _where(
 
 
 def _over(factor: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """Gives one value a task the rank of `x`."""
+    """Reshapes one value for each task to the rank of `x`."""
     return tf.reshape(factor, [-1, *[1] * (x.shape.rank - 1)])

@@ -136,7 +136,7 @@ class MetaGradient:
         """Returns what a batch of tasks says about the meta-parameters.
 
         By default that is the derivative of the outer loss. Override it for
-        a meta-gradient that is no derivative of what `solve` computes.
+        a meta-gradient that is not the derivative of what `solve` computes.
 
         Args:
             objective: The outer loss of the batch.
@@ -197,14 +197,14 @@ class MetaGradient:
 
     @property
     def hint(self) -> str:
-        """What else may be the cause of a gradient that is not finite.
+        """Another possible cause of a gradient that is not finite.
 
-        A sentence that errors end with, or nothing.
+        Errors end with it. It is a sentence, or empty.
         """
         return ""
 
     def warning(self, logs: Mapping[str, float]) -> str | None:
-        """Returns what the user should know of a step, or `None`.
+        """Returns what the user should know about a step, or `None`.
 
         Args:
             logs: The logs of training so far.

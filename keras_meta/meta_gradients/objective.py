@@ -1,4 +1,4 @@
-"""What a meta-gradient is estimated of, and what it returns."""
+"""What a meta-gradient is estimated from, and what it returns."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Estimate(NamedTuple):
     """What a batch of tasks says about the meta-parameters.
 
     Attributes:
-        gradients: One for each meta-parameter, or `None` where there is
-            none.
+        gradients: One for each meta-parameter, or `None` if it does not
+            matter to the outer loss.
         loss: The outer loss, a scalar.
         predictions: The predictions for the query sets, `[tasks, q, ...]`.
         logs: Scalars for the logs, by the names that `MetaGradient.logs`
@@ -86,8 +86,8 @@ class MetaObjective(Protocol):
     def task_losses(self, theta: Sequence[tf.Tensor], copies: int) -> tf.Tensor:
         """Returns the loss of the queries of each task alone.
 
-        Weights' regularizers do not count, see `penalty`. Nothing of the
-        learner's state changes.
+        Regularizers of weights do not count, see `penalty`. The learner's
+        state does not change.
 
         Args:
             theta: Values of the meta-parameters for each copy of each task,
@@ -105,7 +105,7 @@ class MetaObjective(Protocol):
         """Returns a seed that differs between steps and devices, `[2]`.
 
         Args:
-            number: What tells the seeds of several sequences apart.
+            number: Distinguishes the seeds of several sequences.
         """
 
     def scaled(self, value: tf.Tensor) -> tf.Tensor:

@@ -30,11 +30,11 @@ class Truncated(MetaGradient):
     meta-parameters learn after each window.
 
     Memory grows with `length` instead of `T`, and there are many meta-steps
-    a run. It is biased: what theta does to losses beyond a window is not
-    seen, which favours short horizons, such as learning rates that are too
+    a run. It is biased: it does not see what theta does to losses beyond a
+    window, which favours short horizons, such as learning rates that are too
     small. Persistent or noise-reuse evolution strategies have no such bias.
-    An initialization acts through the first window alone, so meta-learners
-    of one take runs of at most `length` steps.
+    An initialization acts through the first window alone, so learners of an
+    initialization refuse windows that are shorter than their inner loop.
 
     Args:
         length: Steps of a window.

@@ -29,7 +29,7 @@ def stops_on_divergence(
     """Makes a function of an iterator raise when too many batches diverge.
 
     Args:
-        function: What Keras made of a step.
+        function: What Keras built from a step.
         health: Reports what is not finite.
         tolerated: Returns how many batches in a row may diverge.
         objective: What is minimized, see `OptimizerLearner`.

@@ -23,7 +23,7 @@ _TINY = 1e-10
 
 @dataclasses.dataclass(frozen=True)
 class OptimizationRuns:
-    """What a windowed meta-gradient is estimated of, see `Runs`.
+    """What a windowed meta-gradient is estimated from, see `Runs`.
 
     Attributes:
         solver: The inner loop, with the rule that learns.

@@ -77,15 +77,15 @@ class OptimizerLearner(keras.Model):
 
     A meta-gradient must reach the rule. `Unrolled`, `FirstOrder` and the
     evolution strategies take whole runs, or windows of them as `Truncated(
-    length, ...)` and `PersistentES(..., length=...)`; a `MetaGradient` of
-    one's own works too. `Displacement` and `Implicit` are refused: they look
-    at where a run ends, not at how the rule came there.
+    length, ...)` and `PersistentES(..., length=...)`; a custom `MetaGradient`
+    works too. `Displacement` and `Implicit` are refused: they look at where a
+    run ends, not at how the rule got there.
 
     It is saved and loaded as any Keras model, with its problems, their data
-    and runs that are kept, and training goes on exactly. A problem of one's
-    own needs `get_config`, see `Problem`; without it, `save_weights` holds
-    what is learned. `LearnedOptimizer(learner.rule).save_to_preset` saves the
-    rule alone. It runs on one device.
+    and runs that are kept, and training goes on exactly. A custom problem
+    needs `get_config`, see `Problem`; without it, use `save_weights`, which
+    saves what is learned. `LearnedOptimizer(learner.rule).save_to_preset`
+    saves the rule alone. It runs on one device.
 
     Args:
         rule: The update rule; it needs weights to learn.
@@ -105,19 +105,19 @@ class OptimizerLearner(keras.Model):
             `evaluate` always begins at new instances.
         evaluation_steps: Steps in `evaluate`; by default `steps`.
         step_weights: The `w_t` of the losses after the steps 1 to `steps`;
-            `None` for 1 each. In `evaluate`, which may take other numbers of
-            steps, all count alike.
-        objective: What is meant by `L`: `"loss"`, or `"log_ratio"`, the
+            by default all are 1. In `evaluate`, which may take another number
+            of steps, all steps count equally.
+        objective: The `L` of the meta-loss: `"loss"`, or `"log_ratio"`, the
             logarithm of the loss over that before the first step, in which
-            problems of all sizes count alike.
-        tolerated_divergences: How many batches in a row may have a loss, or
-            a meta-gradient, that is not finite before `fit` and `evaluate`
-            raise. The rule learns nothing from such a batch from there on,
-            nor from those after it in the same one of several
-            `steps_per_execution`; `fit` leaves them out of the mean losses,
-            which are infinite if nothing is left, and logs their share
-            (`diverged`), in `evaluate` the losses are infinite. Of kept runs
-            only the group with such a loss is left out, and begins anew.
+            problems of all sizes count equally.
+        tolerated_divergences: How many batches in a row may diverge, that is,
+            have a loss or a meta-gradient that is not finite, before `fit`
+            and `evaluate` raise. The rule learns nothing from the rest of
+            such a batch, nor from later batches of the same execution (see
+            `steps_per_execution`). `fit` leaves these batches out of the mean
+            losses, which are infinite if none is left, and logs their share
+            (`diverged`). In `evaluate`, their losses are infinite. With kept
+            runs, only the group that diverges is left out, and begins anew.
         name: Name of the model.
 
     Raises:
@@ -162,7 +162,7 @@ class OptimizerLearner(keras.Model):
         tolerated_divergences: int = 0,
         name: str | None = None,
     ):
-        # Keras would round what the rule is given to half precision.
+        # Keras would round the rule's inputs to half precision.
         super().__init__(name=name, dtype=keras.config.floatx(), autocast=False)
         check_rule(rule)
         problems = as_problems(problem)
@@ -216,7 +216,7 @@ class OptimizerLearner(keras.Model):
     def steps(self) -> int:
         """Steps of an optimization in training, a multiple of a window's.
 
-        It may be changed between epochs, up to the first value.
+        It may be changed between epochs, up to its initial value.
         """
         return self._steps
 
@@ -233,7 +233,7 @@ class OptimizerLearner(keras.Model):
         if not self._step_weights[:steps].any():
             raise ValueError(
                 "`step_weights` must not be zero for all steps. Received: "
-                f"weights of which the first {steps} are, for steps={steps}."
+                f"weights whose first {steps} are, for steps={steps}."
             )
         self._steps = steps
         self._windows.assign(steps // self._length)
@@ -303,7 +303,7 @@ class OptimizerLearner(keras.Model):
         """Optimizes a batch of instances."""
         loss, final_loss = self._for_problem(data, self._evaluate_on)
         is_ok = self._health.is_ok
-        # A rule that diverges must not look good for the rest.
+        # A rule that diverges must not look good by the other batches.
         return self._log(
             Outcome(
                 tf.where(is_ok, loss, math.inf),
@@ -533,7 +533,7 @@ class OptimizerLearner(keras.Model):
     def _apply(self, gradients: Sequence[tf.Tensor], counts: tf.Tensor) -> None:
         """Takes a meta-step, if it counts.
 
-        Momentum would move the weights though the gradients be zero.
+        Momentum would move the weights even if the gradients were zero.
         """
 
         def apply():
@@ -550,7 +550,7 @@ class OptimizerLearner(keras.Model):
         return model_supports_jit(self) and problems
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], Any]:
-        """Builds the training step, which stops on what went wrong."""
+        """Builds the training step, which raises if problems diverge."""
         if self.train_function is None or force:
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
@@ -559,7 +559,7 @@ class OptimizerLearner(keras.Model):
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Callable[[Any], Any]:
-        """Builds the evaluation step, which stops on what went wrong."""
+        """Builds the evaluation step, which raises if problems diverge."""
         if self.test_function is None or force:
             super().make_test_function(force)
             self.test_function = self._stopping(self.test_function)

@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
 
 
 class MeanOfSome(keras.metrics.Mean):
-    """A mean that is infinite, which is no good loss, where nothing counts."""
+    """A mean that is infinite, the worst loss, if nothing counts."""
 
     def result(self) -> tf.Tensor:
         """Returns the mean, or infinity."""

@@ -97,7 +97,7 @@ def _has_fused_kernel(scope: TaskScope, rows: tf.Tensor) -> bool:
     is_alone = scope.single and not scope.in_map
     if not is_alone or scope.xla or rows.dtype != tf.float32:
         return False
-    # That of a GPU leaves other statistics behind.
+    # The GPU's kernel returns other statistics.
     return not tf.config.list_logical_devices("GPU")
 
 
