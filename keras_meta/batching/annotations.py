@@ -78,7 +78,7 @@ def at_least_float32(x: tf.Tensor) -> tf.Tensor:
 def detach(outputs: Any) -> tuple[Any, list[dict[str, tf.Tensor]]]:
     """Returns nested tensors and their attributes as nested tensors.
 
-    Both may leave a graph, or be stacked and sliced alike.
+    Both may leave a graph, or be stacked and sliced.
     """
     return outputs, [annotations(x) for x in keras.tree.flatten(outputs)]
 

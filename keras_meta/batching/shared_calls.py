@@ -138,5 +138,5 @@ def _place() -> tf.Graph | None:
 
 
 def _traces(scope: TaskScope) -> list[int]:
-    """Returns what tells whether a call has changed something."""
+    """Returns what differs if a call has changed something."""
     return [len(scope.losses), *map(id, scope.state_mapping.values())]

@@ -27,7 +27,7 @@ def stack(x: tf.Tensor, tasks: int | tf.Tensor) -> tf.Tensor:
 
 
 def stack_to(x: tf.Tensor, tasks: int | tf.Tensor) -> tf.Tensor:
-    """Repeats along a task axis of size 1; leaves a full one as it is."""
+    """Repeats along a task axis of size 1; leaves a full one unchanged."""
     return tf.broadcast_to(x, [tasks, *_sizes(x, 1)])
 
 

@@ -235,7 +235,7 @@ class TaskBatched:
             except LostGradient as error:
                 raise ValueError(str(error)) from None
             except Exception:
-                # Keras may wrap the exception, so the scope tells the cause.
+                # Keras may wrap the exception, so the scope holds the cause.
                 if scope.stray is None or not self._mend(*scope.stray):
                     raise
         return TaskOutputs(

@@ -20,7 +20,7 @@ class ClassNumbers:
     NaN into class 0.
 
     Attributes:
-        ways: Number of classes that the model tells apart, if known.
+        ways: Number of classes that the model distinguishes, if known.
         ignored: A further number, whose examples do not count, if any.
     """
 
@@ -33,7 +33,7 @@ class ClassNumbers:
 
         Args:
             loss: The loss.
-            ways: Number of classes that the model tells apart, if known.
+            ways: Number of classes that the model distinguishes, if known.
         """
         return cls(ways, loss.ignored_class) if loss.is_sparse else None
 
@@ -83,7 +83,7 @@ class ClassNumbers:
     def replace_others(self, labels: tf.Tensor) -> tf.Tensor:
         """Returns labels with class 0 in place of those not allowed, int32.
 
-        Without XLA a loss would raise an error of its own for them.
+        Without XLA, the loss itself would raise an error for them.
         """
         fits = self.contain(labels)
         zeros = tf.zeros_like(labels)

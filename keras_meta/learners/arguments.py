@@ -124,7 +124,7 @@ def _is_unbuilt(layer: keras.Layer) -> bool:
 
 
 def warn_of_low_rank(model: keras.Model) -> None:
-    """Warns that a file will not hold weights of LoRA as they are."""
+    """Warns that a file will not keep the weights of LoRA apart."""
     layers = model._flatten_layers()
     adapters = [x.name for x in layers if getattr(x, "lora_enabled", False)]
     if adapters:

@@ -162,7 +162,7 @@ class MetaEvaluation(keras.Model):
         Args:
             x: The inputs of `call`.
             y: Labels of the query sets, `[tasks, q, ...]`; losses get them
-                as `[tasks * q, ...]`, and the other arguments alike.
+                as `[tasks * q, ...]`, and the other arguments likewise.
             y_pred: Predictions for the query sets, `[tasks, q, ...]`.
             sample_weight: Weights of the query examples, `[tasks, q]`.
             training: Whether this is a meta-training step.

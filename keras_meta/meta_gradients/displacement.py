@@ -48,7 +48,7 @@ class Displacement(MetaGradient):
         super().check(rule, steps)
         if rule.trainable_variables:
             raise ValueError(
-                "A displacement says nothing of learned rates or rules. "
+                "A displacement says nothing about learned rates or rules. "
                 f"Received: update_rule={type(rule).__name__}, which learns, "
                 f"and meta_gradient={self}. Pass an update rule with "
                 "learn=None, or use keras_meta.MAML or keras_meta.MetaSGD."

@@ -112,7 +112,7 @@ class Implicit(MetaGradient):
         super().check(rule, steps)
         if rule.trainable_variables:
             raise ValueError(
-                "At a minimum it does not matter how the inner loop came "
+                "At a minimum it does not matter how the inner loop got "
                 "there, so an implicit gradient is zero for learned rates and "
                 f"rules. Received: update_rule={type(rule).__name__}, which "
                 f"learns, and meta_gradient={self}. Pass a rule with "

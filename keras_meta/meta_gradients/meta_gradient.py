@@ -24,8 +24,8 @@ class MetaGradient:
     """How the gradient of an inner loop comes back to the meta-parameters.
 
     A meta-gradient is a set of immutable options. An `InnerLoop` knows
-    nothing of it; the meta-gradient runs the loop and decides what derivative
-    its result has. Everything learned is explicit, `theta`.
+    nothing about it; the meta-gradient runs the loop and decides what
+    derivative its result has. Everything learned is explicit, `theta`.
 
     To add one, subclass this as a frozen dataclass whose fields are the
     options, register it with Keras, and override `solve`.

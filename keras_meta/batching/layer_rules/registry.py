@@ -18,7 +18,7 @@ class Rule:
             layer would mix tasks or has a wrong second derivative.
         in_xla: Used for such layers where XLA compiles for the CPU, because
             the plain layer is slower there.
-        supports: Tells for a layer whether the rule covers its settings.
+        supports: Returns whether the rule covers the settings of a layer.
     """
 
     compute: Callable
