@@ -89,8 +89,8 @@ class FewShotProblem(InnerProblem):
         tasks = task_axis.size(data["support_y"], 0)
         values = self._adapted_values(theta)
         values = values[: len(values) - self.fixed]
-        if not self.theta_per_task:
-            values = [task_axis.stack(value, tasks) for value in values]
+        stack = task_axis.stack_to if self.theta_per_task else task_axis.stack
+        values = [stack(value, tasks) for value in values]
         return values, self.task_batched.initial_state()
 
     def loss(
@@ -232,11 +232,16 @@ class FewShotProblem(InnerProblem):
         values = {
             id(v): value for v, value in zip(self.variables, theta, strict=True)
         }
-        # Frozen variables may adapt without being learned.
-        return [
-            values[id(v)] if id(v) in values else tf.convert_to_tensor(v.value)
-            for v in self.task_batched.adapted
-        ]
+
+        def value_of(variable):
+            if id(variable) in values:
+                return values[id(variable)]
+            # Frozen variables may adapt without being learned. Then all tasks
+            # begin with the same value.
+            value = tf.convert_to_tensor(variable.value)
+            return value[tf.newaxis] if self.theta_per_task else value
+
+        return list(map(value_of, self.task_batched.adapted))
 
     def _scope_of_shared(
         self, theta: Sequence[tf.Tensor]

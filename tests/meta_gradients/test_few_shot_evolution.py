@@ -185,6 +185,13 @@ def test_layers_that_are_frozen_later_are_not_perturbed():
     assert_rows_are_tasks(learner, data)
 
 
+def test_layers_that_are_frozen_later_adapt_without_being_perturbed():
+    learner = compiled(keras_meta.MAML(mlp(), 0.3, 2, proximal=0.5))
+    learner.model.layers[0].trainable = False
+    assert len(values(learner)) == 2
+    assert_rows_are_tasks(learner, regression(tasks=TASKS))
+
+
 @pytest.mark.slow
 def test_copies_of_a_task_see_the_same_random_numbers():
     model = mlp()
