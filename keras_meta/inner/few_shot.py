@@ -61,7 +61,7 @@ class FewShotProblem(InnerProblem):
             except the last `fixed` of them.
         fixed: How many variables differ between tasks and do not adapt, with
             `theta_per_task`.
-        inner_loss: What a step descends, but for the proximal term.
+        inner_loss: What a step descends, except the proximal term.
         proximal: See `keras_meta.learners.learner.Learner`.
         batch_statistics: See `keras_meta.learners.learner.Learner`.
         training: Whether layers run in training mode.

@@ -42,8 +42,8 @@ class MetaGradient:
         differentiates_calls: Whether the derivative of the learner's call is
             the meta-gradient. Otherwise a training call has no derivative,
             as it would be wrong.
-        draws_random_numbers: Whether `estimate` draws random numbers. All
-            tasks of a batch are taken at once then.
+        draws_random_numbers: Whether `estimate` draws random numbers. If so,
+            all tasks of a batch are taken at once.
 
     Example:
     >>> import dataclasses
