@@ -166,6 +166,9 @@ class Evolution(MetaGradient, abc.ABC):
     def check(self, rule: UpdateRule) -> None:
         """Accepts every rule; nothing is differentiated."""
 
+    def check_learned_loss(self, loss: keras.Layer) -> None:
+        """Accepts every loss; nothing is differentiated."""
+
     def solve(
         self,
         solver: Solver,
