@@ -109,11 +109,12 @@ class LayerLoss:
         scope = keras.StatelessScope(
             zip(self.variables, weights, strict=True), collect_losses=True
         )
-        with refuse_wrong_derivatives(True, True, self.layers), scope:
-            values = self._call_layer(
-                y_true, y_pred, *[features] * self.takes_features
-            )
-        self._refuse_side_effects(scope)
+        with refuse_wrong_derivatives(True, True, self.layers):
+            with scope:
+                values = self._call_layer(
+                    y_true, y_pred, *[features] * self.takes_features
+                )
+            self._refuse_side_effects(scope)
         if not isinstance(values, tf.Tensor):
             # `InnerLoss` says what is wrong.
             return values

@@ -43,15 +43,15 @@ def prepare_inner_loss(inner_loss: Any, model: keras.Model) -> None:
     if loss is None:
         return
     if not loss.layer.built:
-        predictions = _predictions(model)
-        if predictions is None:
+        stand_ins = _stand_ins(model)
+        if stand_ins is None:
             raise ValueError(
                 f"The output shape of model '{model.name}' is unknown or not "
                 "that of one output, so `inner_loss` must come built. "
                 f"Received: inner_loss={describe(loss.layer)}, which is not. "
                 "Call it once on example labels and predictions."
             )
-        loss.build(predictions, getattr(model, "input", None))
+        loss.build(*stand_ins)
     shared = {id(v) for v in model.variables}
     both = [v.path for v in loss.layer.variables if id(v) in shared]
     if both:
@@ -99,21 +99,25 @@ def takes_class_numbers(
     )
 
 
-def _predictions(model: keras.Model) -> keras.KerasTensor | None:
-    """Returns what stands for a model's only output, if it is known."""
+def _stand_ins(model: keras.Model) -> tuple[keras.KerasTensor, Any] | None:
+    """Returns what stands for a model's only output, and for its inputs.
+
+    They are `None` together if the output is unknown.
+    """
     shape = output_shape(model)
-    if shape is None:
+    if shape is not None:
+        features = getattr(model, "_inputs_struct", model.inputs[0])
+    else:
         # Keras knows on what a subclassed model was built.
         built_on = (model.get_build_config() or {}).get("input_shape")
         if not isinstance(built_on, tuple):
             return None
-        stand_in = keras.KerasTensor(
-            (None, *built_on[1:]), keras.config.floatx()
-        )
-        specs = OutputSpecs(model).of(stand_in, axes=1)
+        built_on = (None, *built_on[1:])
+        features = keras.KerasTensor(built_on, keras.config.floatx())
+        specs = OutputSpecs(model).of(features, axes=1)
         if specs is None or keras.tree.is_nested(specs):
             return None
         shape = specs.shape
     # Losses are computed in at least float32.
     dtype = keras.backend.result_type(model.compute_dtype, "float32")
-    return keras.KerasTensor((None, *shape[1:]), dtype)
+    return keras.KerasTensor((None, *shape[1:]), dtype), features

@@ -48,10 +48,10 @@ class Offset(keras.layers.Layer):
 class Shifted(keras.layers.Layer):
     """A loss plus a constant."""
 
-    def __init__(self, loss, constant):
+    def __init__(self, loss):
         super().__init__()
         self.loss = loss
-        self.constant = constant
+        self.constant = 0.0
 
     def build(self, y_true_shape, y_pred_shape):
         self.loss.build(y_true_shape, y_pred_shape)
@@ -110,7 +110,7 @@ def test_a_learned_factor_is_the_best_length_of_a_step(h):
 
     for c in (0.2, 1.0):
         error = 1 - RATE * c * h
-        expected = np.sum(-2 * RATE * h**2 * error * squares, -1).mean() / 1
+        expected = np.sum(-2 * RATE * h**2 * error * squares, -1).mean()
         np.testing.assert_allclose(slope_at(c), expected, rtol=1e-10)
     best = np.sum(h**2 * squares) / (RATE * np.sum(h**3 * squares))
     np.testing.assert_allclose(slope_at(best), 0, atol=1e-12)
@@ -183,7 +183,7 @@ def _by_hand(learner, x, y, steps):
     return tf.reduce_mean(losses)
 
 
-@pytest.mark.parametrize("base", [None, "mse", keras.losses.LogCosh()])
+@pytest.mark.parametrize("base", [None, keras.losses.LogCosh()])
 def test_a_network_learns_as_in_a_plain_loop(base):
     x, y = regression(tasks=2, outputs=2)
     learner = learner_of(mlp(2), network(base=base), steps=2)
@@ -202,7 +202,7 @@ def test_a_network_learns_as_in_a_plain_loop(base):
 
 def test_the_gradient_of_a_network_equals_differences():
     x, y = regression(tasks=2)
-    learner = learner_of(mlp(), network(), steps=2)
+    learner = learner_of(linear(2), network())
     variables = learner.inner_loss.trainable_variables
     found = gradients(learner, x, y, variables)
     rng = np.random.default_rng(0)
@@ -210,10 +210,8 @@ def test_the_gradient_of_a_network_equals_differences():
     before = [v.numpy() for v in variables]
 
     def loss_at(distance):
-        for v, start, direction in zip(
-            variables, before, directions, strict=True
-        ):
-            v.assign(start + distance * direction)
+        for v, start, to in zip(variables, before, directions, strict=True):
+            v.assign(start + distance * to)
         return learner.outer_loss(x, y)[0]
 
     slope = (loss_at(1e-5) - loss_at(-1e-5)) / 2e-5
@@ -232,6 +230,7 @@ def test_tasks_may_have_losses_of_their_own():
     variables = learner.trainable_variables
     rng = np.random.default_rng(0)
     theta = [tf.constant(rng.normal(size=[2, *v.shape])) for v in variables]
+    x, y = keras.tree.map_structure(tf.constant, (x, y))
     found = learner.task_losses(x, y, None, theta, 1)
     for i in range(2):
         for v, values in zip(variables, theta, strict=True):
@@ -241,13 +240,12 @@ def test_tasks_may_have_losses_of_their_own():
         np.testing.assert_allclose(found[i], expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("constant", [-7.0, 1e3])
-def test_adding_a_constant_changes_nothing(constant):
+def test_adding_a_constant_changes_nothing():
     x, y = regression(tasks=2)
+    learner = learner_of(mlp(), Shifted(network()))
     found = []
-    for number in (0.0, constant):
-        keras.utils.set_random_seed(0)
-        learner = learner_of(mlp(), Shifted(network(), number), steps=2)
+    for constant in (0.0, 1e3):
+        learner.inner_loss.constant = constant
         found.append(gradients(learner, x, y, learner.trainable_variables))
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9)
@@ -256,10 +254,11 @@ def test_adding_a_constant_changes_nothing(constant):
 def test_xla_learns_the_same_loss():
     x, y = regression(tasks=2)
     learners = []
-    for jit_compile in (False, True):
+    for options in ({"run_eagerly": True}, {"jit_compile": True}):
         keras.utils.set_random_seed(0)
-        learner = keras_meta.MAML(mlp(), RATE, 2, inner_loss=network())
-        learners.append(compiled(learner, jit_compile=jit_compile))
+        loss = keras_meta.LossNetwork([3], seed=0)
+        learner = keras_meta.MAML(linear(2), RATE, inner_loss=loss)
+        learners.append(compiled(learner, **options))
         learner.train_on_batch(x, y)
     assert_same_weights(*learners, rtol=1e-9)
 
@@ -473,8 +472,8 @@ def test_shared_weights_are_refused():
 def test_a_file_keeps_the_loss(tmp_path):
     x, y = regression(tasks=2)
     learner = learner_of(mlp(), network(base="mse"))
-    learner.train_on_batch(x, y)
-    learner.train_on_batch(x, y)
+    for v in learner.trainable_variables:
+        v.assign(np.random.default_rng(0).normal(size=v.shape))
     learner.save(tmp_path / "learner.keras")
     loaded = keras.saving.load_model(tmp_path / "learner.keras")
     assert loaded.inner_loss.get_config() == learner.inner_loss.get_config()
