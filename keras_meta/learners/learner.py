@@ -591,6 +591,8 @@ class Learner(MetaLearner):
 
     def _support_rule(self, inputs: dict[str, Any]) -> LabelRule | None:
         loss = self._resolved_inner_loss
+        if not loss.is_sparse and loss.layer_loss is None:
+            return None
         specs = self._output_specs.of(inputs["support_x"], axes=2)
         if not takes_class_numbers(loss, inputs["support_y"], specs):
             return None

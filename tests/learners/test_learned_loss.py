@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
+from keras_meta.inner.inner_loss import InnerLoss
 
 from .helpers import adapt_by_hand
 from .helpers import assert_same_weights
@@ -298,9 +299,25 @@ def test_a_layer_gets_class_numbers_one_hot():
     np.testing.assert_array_equal(found, learner(one_hot))
     last_axis = {**x, "support_y": x["support_y"][..., None]}
     np.testing.assert_array_equal(found, learner(last_axis))
+    assert learner._default_signature()["support_y"].dtype == tf.int32
     wrong = {**x, "support_y": x["support_y"] + 1}
     with refuses(ValueError, r"Labels must be in 0..2.*label 3"):
         learner(wrong)
+
+
+class _Mixing(Scaled):
+    def call(self, y_true, y_pred):
+        error = super().call(y_true, y_pred)
+        return ops.square(error - ops.mean(error))
+
+
+def test_a_layer_that_mixes_examples_sees_those_of_one_task():
+    x, y = regression(tasks=2)
+    layer = _Mixing()
+    p = np.tanh(y + 0.3)
+    expected = [tf.reduce_mean(layer(y[i], p[i])) for i in range(2)]
+    found = InnerLoss(layer)(tf.constant(y), tf.constant(p))
+    np.testing.assert_allclose(found, expected)
 
 
 def test_labels_of_other_shapes_are_refused():
