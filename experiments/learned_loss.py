@@ -132,7 +132,8 @@ def _settings() -> Settings:
 
 def _row(wrong: float, loss: str, result: Measured) -> str:
     return (
-        f"{wrong:4.0%} wrong  {name_of(loss):8}  new tasks {result.test}  "
+        f"{wrong:4.0%} wrong  {name_of(loss):8}  new tasks "
+        f"{result.test.mean:.3f} ± {result.test.half_width:.3f}  "
         f"training tasks {result.validation:.3f}  first rate {result.rate:g}"
         f"  {result.seconds:.0f} s"
     )

@@ -79,6 +79,16 @@ def refuse_layers(loss: Any) -> None:
         )
 
 
+def compares_class_numbers(loss: Any) -> bool:
+    """Whether an outer loss is one of class numbers.
+
+    Args:
+        loss: What `compile` took.
+    """
+    is_one = isinstance(loss, str) or callable(loss)
+    return is_one and InnerLoss(loss).is_sparse
+
+
 def takes_class_numbers(
     loss: InnerLoss, labels: tf.Tensor, outputs: Any
 ) -> bool:

@@ -36,6 +36,7 @@ from keras_meta.learners.arguments import check_arguments
 from keras_meta.learners.arguments import warn_of_low_rank
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
+from keras_meta.learners.inner_losses import compares_class_numbers
 from keras_meta.learners.inner_losses import is_learned
 from keras_meta.learners.inner_losses import prepare_inner_loss
 from keras_meta.learners.inner_losses import refuse_layers
@@ -603,10 +604,11 @@ class Learner(MetaLearner):
 
     def _default_signature(self) -> dict[str, Any]:
         loss = self._resolved_inner_loss
+        is_sparse = loss.is_sparse
         if loss.layer_loss is not None and self.compiled:
-            # It takes both kinds of labels, and queries have one of them.
-            loss = as_inner_loss(self.loss)
-        return default_signature(self.model, loss.is_sparse)
+            # It takes labels of both kinds; those of queries have one.
+            is_sparse = compares_class_numbers(self.loss)
+        return default_signature(self.model, is_sparse)
 
     def save_own_variables(self, store: Any) -> None:
         """Saves what belongs to no layer; warns of what a file loses."""
