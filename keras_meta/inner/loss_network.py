@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import as_seed
 from keras_meta.checks import check_positive
 from keras_meta.checks import describe
 
@@ -85,7 +86,7 @@ class LossNetwork(keras.layers.Layer):
         self.activation = keras.activations.get(activation)
         self.output_activation = keras.activations.get(output_activation)
         self.base = _as_base(base)
-        self.seed = seed
+        self.seed = as_seed(seed)
         self.hidden = [
             keras.layers.Dense(
                 size,
