@@ -42,6 +42,10 @@ _COLORS = {
     "es": "#CC79A7",
     "pes": "#0072B2",
     "nres": "#009E73",
+    "mse": "#0072B2",
+    "huber": "#009E73",
+    "mae": "#CC79A7",
+    "learned": "#D55E00",
 }
 _NAMES = {
     "maml": "MAML",
@@ -62,6 +66,10 @@ _NAMES = {
     "es": "Truncated ES",
     "pes": "Persistent ES",
     "nres": "Noise-reuse ES",
+    "mse": "MSE",
+    "huber": "Huber",
+    "mae": "MAE",
+    "learned": "Learned",
 }
 _STYLE = {
     "figure.dpi": 150,

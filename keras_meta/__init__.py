@@ -20,6 +20,8 @@ from keras_meta.evaluation import Curve
 from keras_meta.evaluation import Interval
 from keras_meta.evaluation import adaptation_curve
 from keras_meta.evaluation import evaluate_tasks
+from keras_meta.inner.learned_loss import LearnedLoss
+from keras_meta.inner.loss_network import LossNetwork
 from keras_meta.learners.anil import ANIL
 from keras_meta.learners.implicit_maml import ImplicitMAML
 from keras_meta.learners.learner import Learner
@@ -71,7 +73,9 @@ __all__ = [
     "Interval",
     "Kept",
     "LearnedHyperparameters",
+    "LearnedLoss",
     "Learner",
+    "LossNetwork",
     "MAML",
     "meta_gradients",
     "MetaGradient",

@@ -81,8 +81,9 @@ class FewShotProblem(InnerProblem):
 
     @property
     def layers(self) -> Sequence[keras.Layer]:
-        """All layers of the model."""
-        return self.task_batched.layers
+        """All layers of the model and of the inner loss."""
+        loss = self.inner_loss.layer_loss
+        return self.task_batched.layers + ([] if loss is None else loss.layers)
 
     def start(self, theta, data):
         """Begins at the learned initialization; see `InnerProblem.start`."""
@@ -105,9 +106,14 @@ class FewShotProblem(InnerProblem):
         """Returns the losses of support sets; see `InnerProblem.loss`."""
         support = self.support_of_step(data, step)
         result = self._on_support(theta, support.x, params, state, derivatives)
-        losses = self.inner_loss(
-            support.y, result.outputs, support.sample_weight
-        )
+        with self._scope_of_shared(theta):
+            losses = self.inner_loss(
+                support.y,
+                result.outputs,
+                support.sample_weight,
+                features=support.x,
+                weights=self._weights_of_loss(theta),
+            )
         if self.proximal:
             losses += self._proximal_terms(theta, params, losses.dtype)
         return losses, result.state
@@ -226,6 +232,16 @@ class FewShotProblem(InnerProblem):
                 xla=self.xla,
                 **options,
             )
+
+    def _weights_of_loss(self, theta) -> list[tf.Tensor] | None:
+        """Returns what the inner loss learns, where tasks differ in it."""
+        loss = self.inner_loss.layer_loss
+        if loss is None or not self.theta_per_task:
+            return None
+        values = {
+            id(v): value for v, value in zip(self.variables, theta, strict=True)
+        }
+        return [values[id(v)] for v in loss.variables]
 
     def _adapted_values(self, theta: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Returns the values of the variables that differ between tasks."""

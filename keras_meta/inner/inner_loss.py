@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,6 +17,9 @@ from keras_meta.batching.annotations import keras_mask
 from keras_meta.checks import describe
 from keras_meta.inner.label_ranks import refuse_pairs
 from keras_meta.inner.label_ranks import to_same_rank
+from keras_meta.inner.layer_loss import LayerLoss
+from keras_meta.inner.layer_loss import are_class_numbers
+from keras_meta.inner.layer_loss import labels_like
 
 _LOSSES = keras.losses
 
@@ -63,13 +67,15 @@ class InnerLoss:
             that returns a loss per example or one number. Labels of any
             other shape than the predictions' reach a function as they are,
             so that class numbers may go with probabilities; axes of size 1
-            broadcast then, as in Keras.
+            broadcast then, as in Keras. A layer gets labels of the shape of
+            the predictions, so class numbers come to it one-hot; see
+            `LayerLoss`.
         labels: What errors call the labels.
     """
 
     def __init__(
         self,
-        loss: str | keras.losses.Loss | Callable,
+        loss: str | keras.losses.Loss | keras.Layer | Callable,
         labels: str = "support_y",
     ):
         self._labels = labels
@@ -89,6 +95,24 @@ class InnerLoss:
         return _is_sparse(self.loss)
 
     @property
+    def layer_loss(self) -> LayerLoss | None:
+        """The loss, if it is a layer."""
+        return self.loss if isinstance(self.loss, LayerLoss) else None
+
+    def takes_as_class_numbers(
+        self, y_true: tf.TensorShape, y_pred: tf.TensorShape
+    ) -> bool:
+        """Whether it takes labels for class numbers.
+
+        Args:
+            y_true: Shape of the labels.
+            y_pred: Shape of the predictions.
+        """
+        if self.layer_loss is None:
+            return self.is_sparse
+        return are_class_numbers(y_true, y_pred)
+
+    @property
     def sums_examples(self) -> bool:
         """Whether the loss of a task is the sum over its examples."""
         return self._reduction == "sum"
@@ -103,6 +127,9 @@ class InnerLoss:
         y_true: tf.Tensor,
         y_pred: tf.Tensor,
         sample_weight: tf.Tensor | None = None,
+        *,
+        features: Any = None,
+        weights: Sequence[tf.Tensor] | None = None,
     ) -> tf.Tensor:
         """Returns the losses, `[tasks]`.
 
@@ -111,6 +138,10 @@ class InnerLoss:
             y_pred: Predictions, `[tasks, n, ...]`. What their Keras mask
                 rules out does not count, for models with one output.
             sample_weight: Weights of the examples, `[tasks, n]`.
+            features: The inputs of the model, nested, `[tasks, n, ...]`
+                each, for a layer that takes them.
+            weights: What a layer learns, for each task, `[tasks, *shape]`
+                each; by default the layer's own, for all tasks.
         """
         y_pred = keras.tree.map_structure(at_least_float32, y_pred)
         mask = None
@@ -128,6 +159,10 @@ class InnerLoss:
             tasks["sample_weight"] = sample_weight
         if mask is not None:
             tasks["mask"] = mask
+        if self.layer_loss is not None and self.layer_loss.takes_features:
+            tasks["features"] = features
+        if self.layer_loss is not None and weights is not None:
+            tasks["weights"] = list(weights)
         return tf.vectorized_map(lambda task: self._one_task(**task), tasks)
 
     def _require_function(self, y_pred) -> None:
@@ -141,6 +176,8 @@ class InnerLoss:
 
     def _align(self, y_true: tf.Tensor, y_pred: tf.Tensor):
         """Returns labels and predictions as the loss takes them."""
+        if self.layer_loss is not None:
+            return labels_like(y_pred, y_true, self._labels), y_pred
         check_shapes(self.loss, self._labels, y_true.shape, y_pred.shape)
         is_example_wise = _is_example_wise(self.loss)
         if not is_example_wise:
@@ -150,19 +187,27 @@ class InnerLoss:
             y_true, y_pred = to_same_rank(y_true, y_pred)
         return y_true, y_pred
 
-    def _one_task(self, y_true, y_pred, notes, sample_weight=None, mask=None):
+    def _one_task(
+        self,
+        y_true,
+        y_pred,
+        notes,
+        sample_weight=None,
+        mask=None,
+        **of_layer,
+    ):
         def add_axis(x):
             return None if x is None else x[tf.newaxis]
 
-        values, kept = self._values(y_true, attach(y_pred, notes))
+        values, kept = self._values(y_true, attach(y_pred, notes), **of_layer)
         mask = add_axis(_both(mask, kept))
         return self._reduce(add_axis(values), add_axis(sample_weight), mask)[0]
 
-    def _values(self, y_true, y_pred):
+    def _values(self, y_true, y_pred, **of_layer):
         """Returns unreduced losses, and which of them count, if not all."""
         is_loss = isinstance(self.loss, keras.losses.Loss)
         function = self.loss.call if is_loss else self.loss
-        values = function(y_true, y_pred)
+        values = function(y_true, y_pred, **of_layer)
         try:
             return tf.convert_to_tensor(values), keras_mask(values)
         except (TypeError, ValueError):
@@ -257,6 +302,8 @@ def averages_examples(loss, is_weighted: bool) -> bool:
 
 def _as_loss(loss) -> keras.losses.Loss | Callable:
     """Returns a loss of Keras or a function; raises on anything else."""
+    if isinstance(loss, keras.Layer):
+        return LayerLoss(loss)
     try:
         found = keras.losses.get(loss)
     except (TypeError, ValueError):

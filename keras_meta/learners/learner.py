@@ -36,6 +36,11 @@ from keras_meta.learners.arguments import warn_of_low_rank
 from keras_meta.learners.batched_over_all import BatchedOverAll
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
+from keras_meta.learners.inner_losses import compares_class_numbers
+from keras_meta.learners.inner_losses import is_learned
+from keras_meta.learners.inner_losses import prepare_inner_loss
+from keras_meta.learners.inner_losses import refuse_layers
+from keras_meta.learners.inner_losses import takes_class_numbers
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.recording import record_losses
 from keras_meta.learners.recording import record_predictions
@@ -75,8 +80,14 @@ class Learner(MetaLearner):
             that has weights), `"normalization"`, a list of layers or layer
             names, or a predicate on variables.
         inner_loss: The loss of the inner loop, whatever `compile` takes as a
-            loss; by default the compiled loss. It is computed for each task
+            loss, or a layer of `(y_true, y_pred)` such as a `LossNetwork`;
+            by default the compiled loss. It is computed for each task
             alone and follows the loss's own reduction, by default the mean.
+            The weights of a layer are learned like the initialization. A
+            layer gets labels of the predictions' shape, class numbers
+            one-hot, and the support set's inputs if its `call` has an
+            argument `x`. `keras_meta.LearnedLoss` makes a loss for plain
+            Keras of it.
             Regularizers of weights act on the initialization, and those of
             activities and other losses that layers add on the query sets,
             through the outer loss; none acts in the inner loop. What layers
@@ -108,7 +119,11 @@ class Learner(MetaLearner):
         *,
         evaluation_steps: int | None = None,
         adapt: str | Sequence | Callable[[keras.Variable], bool] = "all",
-        inner_loss: str | keras.losses.Loss | Callable | None = None,
+        inner_loss: str
+        | keras.losses.Loss
+        | keras.Layer
+        | Callable
+        | None = None,
         proximal: float = 0.0,
         meta_gradient: MetaGradient | str = "unrolled",
         batch_statistics: str = "batch",
@@ -131,7 +146,7 @@ class Learner(MetaLearner):
         if isinstance(adapt, (list, tuple)):
             self.adapt_spec = [getattr(x, "name", x) for x in adapt]
         if inner_loss is not None:
-            as_inner_loss(inner_loss)
+            prepare_inner_loss(inner_loss, model)
         self.inner_loss = inner_loss
         self.proximal = float(proximal)
         self.batch_statistics = batch_statistics
@@ -163,6 +178,8 @@ class Learner(MetaLearner):
     def check_meta_gradient(self, value: MetaGradient) -> None:
         """Refuses a meta-gradient that the learner cannot use."""
         value.check(self.update_rule, self.steps)
+        if is_learned(self.inner_loss):
+            value.check_learned_loss(self.inner_loss)
 
     # Adaptation.
 
@@ -439,6 +456,9 @@ class Learner(MetaLearner):
         problem = self._problem(training)
         adapted = self._task_batched.adapted
         require_same_choice(self.model, self.adapt_spec, adapted)
+        if training:
+            # The inner loss may have been unfrozen in the meantime.
+            self.check_meta_gradient(self.meta_gradient)
         # Another learner may have attached the same rule in the meantime.
         self.update_rule.ensure_attached(adapted, self.steps)
         data = self._with_valid_support(Episode.from_inputs(inputs, self.model))
@@ -499,6 +519,8 @@ class Learner(MetaLearner):
 
     @property
     def _resolved_inner_loss(self) -> InnerLoss:
+        if self.compiled:
+            refuse_layers(self.loss)
         loss = self.inner_loss
         if loss is None and self.compiled:
             loss = self.loss
@@ -540,7 +562,10 @@ class Learner(MetaLearner):
 
     def _support_rule(self, inputs: dict[str, Any]) -> LabelRule | None:
         loss = self._resolved_inner_loss
-        if not loss.is_sparse:
+        if not loss.is_sparse and loss.layer_loss is None:
+            return None
+        specs = self._output_specs.of(inputs["support_x"], axes=2)
+        if not takes_class_numbers(loss, inputs["support_y"], specs):
             return None
         ways = self._output_specs.ways(inputs["support_x"], axes=2)
         return LabelRule("support_y", ClassNumbers(ways, loss.ignored_class))
@@ -548,9 +573,12 @@ class Learner(MetaLearner):
     # Saving and serving.
 
     def _default_signature(self) -> dict[str, Any]:
-        return default_signature(
-            self.model, self._resolved_inner_loss.is_sparse
-        )
+        loss = self._resolved_inner_loss
+        is_sparse = loss.is_sparse
+        if loss.layer_loss is not None and self.compiled:
+            # It takes labels of both kinds; those of queries have one.
+            is_sparse = compares_class_numbers(self.loss)
+        return default_signature(self.model, is_sparse)
 
     def save_own_variables(self, store: Any) -> None:
         """Saves weights of the learner's own; warns of what a file loses."""

@@ -168,6 +168,9 @@ class Evolution(MetaGradient, abc.ABC):
         if steps is not None:
             self._require_whole(steps)
 
+    def check_learned_loss(self, loss: keras.Layer) -> None:
+        """Accepts every loss; nothing is differentiated."""
+
     def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:
         """Runs the inner loop; see `MetaGradient.solve`."""
         self._require_whole(loop.steps)

@@ -29,9 +29,9 @@ class FirstOrder(MetaGradient):
     rates and learned rules still get the derivative of `update`.
 
     It takes about half the time of `Unrolled`. Do not choose it for what
-    acts on the inner gradients alone, such as a learned loss or learned
-    data: their gradient would be zero. It is biased; the bias is small where
-    steps are few and short.
+    acts on the inner gradients alone, such as learned data: their gradient
+    would be zero. A learned inner loss is refused for that reason. It is
+    biased; the bias is small where steps are few and short.
 
     Args:
         checkpoint: See `Unrolled`, but `"auto"` keeps everything: without

@@ -56,7 +56,9 @@ class Implicit(MetaGradient):
 
     The initialization matters only through the inner loss, by a proximal
     term (see `ImplicitMAML`). Without one its gradient is zero, which is
-    refused. Training data are constants.
+    refused unless the inner loss is learned: then the loss alone learns. A
+    factor of the loss does not move its minimum, so without a proximal term
+    it learns nothing. Training data are constants.
 
     Args:
         method: How `H w = b` is solved: `"conjugate_gradient"`; `"neumann"`,

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 from typing import ClassVar
 
+import keras
 import tensorflow as tf
 
+from keras_meta.checks import describe
 from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.solver import Carry
 from keras_meta.meta_gradients.objective import Estimate
@@ -116,6 +118,25 @@ class MetaGradient:
                 "them. Received: a rule with attention=True, and "
                 f"meta_gradient={self}. Use keras_meta.Unrolled(), or a rule "
                 "without attention."
+            )
+
+    def check_learned_loss(self, loss: keras.Layer) -> None:
+        """Refuses an inner loss that learns if its gradient would be wrong.
+
+        Args:
+            loss: The inner loss, a layer with trainable weights.
+
+        Raises:
+            ValueError: If the meta-gradient cannot learn the loss.
+        """
+        if not self.takes_second_derivatives:
+            raise ValueError(
+                "A learned loss acts through the gradients of the inner "
+                "steps alone, which this meta-gradient takes as constants, "
+                "so the loss would learn nothing. Received: "
+                f"inner_loss={describe(loss)}, which has trainable weights, "
+                f"and meta_gradient={self}. Use keras_meta.Unrolled(), or "
+                "freeze the loss: inner_loss.trainable = False."
             )
 
     def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:

@@ -77,7 +77,12 @@ META_GRADIENTS = {
     "Truncated": _with_gradient(lambda: keras_meta.Truncated(3)),
     "Unrolled": _with_gradient(lambda: keras_meta.Unrolled("step")),
 }
-ROWS = {**LEARNERS, **RULES, **META_GRADIENTS}
+INNER_LOSSES = {
+    "LossNetwork": lambda: keras_meta.MAML(
+        mlp(), 0.1, 3, inner_loss=keras_meta.LossNetwork([4], base="mse")
+    ),
+}
+ROWS = {**LEARNERS, **RULES, **META_GRADIENTS, **INNER_LOSSES}
 # The others take the same ways.
 FAST = ("ImplicitMAML",)
 
