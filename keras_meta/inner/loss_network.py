@@ -151,8 +151,9 @@ class LossNetwork(keras.layers.Layer):
         values = ops.squeeze(self.head(x), -1)
         if self.base is None:
             return values
-        is_loss = isinstance(self.base, keras.losses.Loss)
-        base = self.base.call if is_loss else self.base
+        base: Any = self.base
+        if isinstance(base, keras.losses.Loss):
+            base = base.call
         return base(y_true, y_pred) + values
 
     def get_config(self) -> dict[str, Any]:

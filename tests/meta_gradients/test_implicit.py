@@ -250,7 +250,7 @@ def test_a_diverging_series_stops_training():
 
 def test_rules_that_learn_are_refused():
     rule = keras_meta.GradientDescent(0.1, learn="scalar")
-    with pytest.raises(ValueError, match="how the inner loop came.*learns"):
+    with pytest.raises(ValueError, match="how the inner loop got.*learns"):
         keras_meta.ImplicitMAML(_network(), rule)
 
 
