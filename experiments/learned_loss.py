@@ -3,9 +3,9 @@
 Trains MAML on sine waves with each inner loss, and tests it on new waves. In
 one setting all labels are right; in another, 30 % of the support labels are
 wrong. All losses have the same network, steps and tasks, and learn their
-rates, one for each layer and step. Prints errors
-(mean ± 95 % interval over tasks) and draws the derivative of each loss
-against the residual. It always starts anew:
+rates, one for each layer and step. Prints errors (mean ± 95 % interval over
+tasks) and draws the derivative of each loss against the residual. It always
+starts anew:
 
   python -m experiments.learned_loss
 """
