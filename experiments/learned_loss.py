@@ -3,9 +3,9 @@
 Trains MAML on sine waves with each inner loss, and tests it on new waves. In
 one setting all labels are right; in another, 30 % of the support labels are
 wrong. All losses have the same network, steps and tasks, and learn their
-rates, one for each layer and step, from several first rates. Prints errors
-(mean ± 95 % interval over tasks) and draws the derivative of each loss
-against the residual. It always starts anew:
+rates, one for each layer and step. Prints errors (mean ± 95 % interval over
+tasks) and draws the derivative of each loss against the residual. It always
+starts anew:
 
   python -m experiments.learned_loss
 """
@@ -47,7 +47,7 @@ _WRONG = flags.DEFINE_multi_float(
     upper_bound=1,
 )
 _ITERATIONS = flags.DEFINE_integer(
-    "iterations", 5000, "Outer iterations.", lower_bound=1
+    "iterations", 2000, "Outer iterations.", lower_bound=1
 )
 _META_BATCH = flags.DEFINE_integer(
     "meta_batch", 10, "Tasks in an outer iteration.", lower_bound=1
@@ -58,7 +58,7 @@ _SHOTS = flags.DEFINE_integer(
 _STEPS = flags.DEFINE_integer("steps", 3, "Inner steps.", lower_bound=1)
 _RATE = flags.DEFINE_multi_float(
     "rate",
-    [0.01, 0.1],
+    [0.02],
     "Where the learned rates begin; may be given several times.",
 )
 _META_RATE = flags.DEFINE_float("meta_rate", 2e-3, "Rate of Adam.")
