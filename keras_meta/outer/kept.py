@@ -186,7 +186,7 @@ class KeptRuns:
             add("kept_index", [groups], "int64"),
             add("kept_position", [groups], "int64"),
             [
-                add(f"kept_{i}", [groups, *spec.shape], _stored(spec.dtype))
+                add(f"kept_{i}", [groups, *spec.shape], stored_type(spec.dtype))
                 for i, spec in enumerate(keras.tree.flatten(like))
             ],
         )
@@ -270,7 +270,7 @@ def _value(variable: keras.Variable) -> tf.Tensor:
     return tf.convert_to_tensor(variable.value)
 
 
-def _stored(dtype: tf.DType) -> str:
+def stored_type(dtype: tf.DType) -> str:
     """Returns the type of the variable that holds a tensor.
 
     TensorFlow keeps int32 variables off a GPU, where XLA would not reach
