@@ -90,11 +90,6 @@ class Hyperparameter(keras.layers.Layer):
         )
         self.built = True
 
-    @property
-    def hyperparameters(self) -> list[Hyperparameter]:
-        """The hyperparameter itself."""
-        return [self]
-
     def __call__(self) -> tf.Tensor:
         """Returns the value, a tensor with a gradient by `raw`."""
         return self._within_bounds(tf.convert_to_tensor(self.raw))
@@ -192,12 +187,14 @@ def shared_by_name(known: Sequence[Hyperparameter] = ()) -> Iterator[None]:
 
 
 def hyperparameters_of(holder: Any) -> list[Hyperparameter]:
-    """Returns the hyperparameters that an object says that it has.
+    """Returns the hyperparameters that an object is or says that it has.
 
     Args:
-        holder: A regularizer, a loss or a layer. Its attribute
-            `hyperparameters` lists them.
+        holder: A hyperparameter, a regularizer, a loss or a layer. Its
+            attribute `hyperparameters`, a list, says what it has.
     """
+    if isinstance(holder, Hyperparameter):
+        return [holder]
     held = getattr(holder, "hyperparameters", None)
     if not isinstance(held, (list, tuple)):
         return []
