@@ -138,7 +138,9 @@ def clean(data: Data, settings: Settings) -> Cleaned:
         example_weights=weights,
     )
     tuner.compile(
-        keras.optimizers.Adam(settings.meta_rate), _loss(), ["accuracy"]
+        keras.optimizers.Adam(settings.meta_rate),
+        _loss(),
+        metrics=["accuracy"],
     )
     scores = _Scores(weights, initial, data.is_wrong)
     start = time.monotonic()

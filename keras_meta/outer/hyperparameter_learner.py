@@ -350,7 +350,8 @@ class HyperparameterLearner(keras.Model):
         data = windows.dataset(lambda: int(clock.numpy()))
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        self._check_influence(data.element_spec)
+        if self.train_function is None:
+            self._check_influence(data.element_spec)
         if steps_per_epoch is None:
             of_epoch = windows.batch_size * self.steps
             steps_per_epoch = max(windows.training.size // of_epoch, 1)

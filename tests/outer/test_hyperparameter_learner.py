@@ -96,17 +96,6 @@ def classes(data):
     return x, (y > 0).astype("float64")
 
 
-def outer_loss(tuner, variable, values):
-    """Returns the validation losses where a variable has other values."""
-    before, losses = variable.numpy(), []
-    tuner.optimizer.learning_rate = 0.0
-    for value in values:
-        variable.assign(value)
-        losses.append(fit(tuner, classes(DATA), classes(VALIDATION))["loss"])
-    variable.assign(before)
-    return losses
-
-
 def test_gradients_are_central_differences():
     tuner = everything()
     assert set(tuner.hyperparameters) == {
@@ -117,20 +106,23 @@ def test_gradients_are_central_differences():
         "example_weights",
         *(v.path for v in tuner.update_rule.trainable_variables),
     }
+    variables = tuner.trainable_variables
+    first = [v.numpy() for v in variables]
     found = gradients(tuner, classes(DATA), classes(VALIDATION))
-    for variable, gradient in zip(
-        tuner.trainable_variables, found, strict=True
-    ):
-        variable.assign_add(gradient)
+    tuner.optimizer.learning_rate = 0.0
+
+    def loss(ways, size):
+        for v, value, way in zip(variables, first, ways, strict=True):
+            v.assign(value + size * way)
+        return fit(tuner, classes(DATA), classes(VALIDATION))["loss"]
+
     rng = np.random.default_rng(0)
-    for variable, gradient in zip(
-        tuner.trainable_variables, found, strict=True
-    ):
-        way = rng.normal(size=variable.shape) * 1e-4
-        value = variable.numpy()
-        low, high = outer_loss(tuner, variable, (value - way, value + way))
-        slope = np.sum(gradient * way) / 1e-4
-        assert slope == pytest.approx((high - low) / 2e-4, rel=1e-5, abs=1e-9)
+    for _ in range(2):
+        # A wrong derivative by any of them shows in every direction.
+        ways = [rng.normal(size=v.shape) for v in variables]
+        slope = sum(np.sum(g * w) for g, w in zip(found, ways, strict=True))
+        difference = loss(ways, 1e-4) - loss(ways, -1e-4)
+        assert difference / 2e-4 == pytest.approx(slope, rel=1e-6)
 
 
 def test_graphs_compute_what_eager_execution_does():
@@ -154,7 +146,7 @@ def test_training_is_that_of_keras(batch_size):
         steps=2,
         rate=0.0,
     )
-    logs = fit(tuner, DATA, VALIDATION, batch_size, steps=3)
+    logs = fit(tuner, DATA, VALIDATION, batch_size, steps=3, validation_freq=1)
     plain = linear_model(regularizer=keras.regularizers.L2(0.1), weights=start)
     plain.compile(keras.optimizers.SGD(0.05, momentum=0.5), "mse")
     examples, _ = example_data.load("data", DATA)
@@ -184,9 +176,7 @@ def test_training_is_that_of_keras(batch_size):
 def test_windows_of_a_kept_run_are_one_long_run():
     def trained(steps, meta_steps, start):
         tuner = tuner_of(
-            linear_model(keras_meta.LearnedL2(0.1), weights=np.ones([3, 1]))
-            if False
-            else linear_model(
+            linear_model(
                 regularizer=keras_meta.LearnedL2(0.1), weights=np.ones([3, 1])
             ),
             keras_meta.Adam(0.1),
@@ -284,8 +274,6 @@ def test_a_plain_variable_can_be_a_hyperparameter():
 def test_frozen_hyperparameters_stay():
     frozen = keras_meta.LearnedL1(0.2, name="frozen")
     frozen.strength.trainable = False
-    model = linear_model(regularizer=keras_meta.LearnedL2(0.1, name="decay"))
-    model.layers[0].kernel.regularizer = None
     model = keras.Sequential(
         [
             keras.Input([3]),
@@ -338,7 +326,8 @@ def test_training_continues_from_a_file(start, tmp_path):
     assert fit(loaded, *data, 5) == fit(tuner, *data, 5)
     for a, b in zip(tuner.weights, loaded.weights, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert {**loaded.hyperparameters} == pytest.approx(tuner.hyperparameters)
+    for name, value in tuner.hyperparameters.items():
+        np.testing.assert_array_equal(loaded.hyperparameters[name], value)
 
 
 def test_data_sets_are_arrays():
@@ -401,9 +390,7 @@ def test_weights_of_examples_multiply():
         linear_model(weights=start), 0.1, example_weights=weights, **options
     )
     fit(weighted, DATA, VALIDATION, sample_weight=given)
-    plain = linear_model(weights=start)
     slope = 2 * x[4:].T @ (x[4:] @ start - y[4:]) / 12
     np.testing.assert_allclose(
         weighted.model.get_weights()[0], start - 0.1 * slope / 2, rtol=1e-9
     )
-    assert plain.count_params() == 3

@@ -44,7 +44,11 @@ def tuner_of(model, rule=0.05, steps=1, loss="mse", rate=1.0, **options):
 
 
 def fit(tuner, data, validation, batch_size=100, steps=1, **options):
-    """Takes meta-steps, on all examples; returns the logs of the last."""
+    """Takes meta-steps, on all examples; returns the logs of the last.
+
+    Only with `validation_freq=1` they hold what all validation data say.
+    """
+    options.setdefault("validation_freq", 1000)
     history = tuner.fit(
         *data,
         batch_size=batch_size,
