@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import keras_meta
@@ -227,12 +228,9 @@ def _accuracy(data: Data, weights: np.ndarray, settings: Settings) -> float:
         metrics=["accuracy"],
     )
     # The rate means the same, whatever the weights add up to.
+    whole = (x, y, weights / weights.mean())
     model.fit(
-        x,
-        y,
-        sample_weight=weights / weights.mean(),
-        batch_size=len(x),
-        epochs=settings.final_steps,
+        tf.data.Dataset.from_tensors(whole).repeat(settings.final_steps),
         verbose=0,
     )
     _, accuracy = model.evaluate(*data.test, batch_size=10000, verbose=0)
