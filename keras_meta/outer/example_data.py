@@ -194,11 +194,11 @@ class Windows:
             number: Number of the window, int64.
 
         Returns:
-            `"validation"`: the validation examples. `"whole"`: the training
-            examples of every step, or `"by_step"`: those of each,
-            `[batches, batch_size, ...]`.
+            `"number"`: the number. `"validation"`: the validation examples.
+            `"whole"`: the training examples of every step, or `"by_step"`:
+            those of each, `[batches, batch_size, ...]`.
         """
-        found = {"validation": self._validation(number)}
+        found = {"number": number, "validation": self._validation(number)}
         if self.batch_size >= self.training.size:
             return {**found, "whole": self.training.whole()}
         index = self._shuffled(

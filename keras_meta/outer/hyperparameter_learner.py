@@ -454,7 +454,7 @@ class HyperparameterLearner(keras.Model):
                 self.meta_gradient,
                 self._solver,
                 problem,
-                lambda theta: self._begin(problem, theta),
+                lambda theta: self._begin(problem, theta, data["number"]),
                 self._names,
             )
 
@@ -498,10 +498,14 @@ class HyperparameterLearner(keras.Model):
         return self._state.first
 
     def _begin(
-        self, problem: TrainingProblem, theta: Sequence[tf.Tensor]
+        self,
+        problem: TrainingProblem,
+        theta: Sequence[tf.Tensor],
+        number: tf.Tensor,
     ) -> Carry:
-        """Returns the carry before a window."""
-        params, state = problem.start(theta, self._state.window_start())
+        """Returns the carry before the window of a number."""
+        start = self._state.window_start(number)
+        params, state = problem.start(theta, start)
         rule_state = self._state.rule_start(
             lambda: self._solver.init_rule(problem, theta, params)
         )
@@ -534,12 +538,12 @@ class HyperparameterLearner(keras.Model):
             self._solver,
             problem,
             self.meta_gradient,
-            lambda theta: self._begin(problem, theta),
+            lambda theta: self._begin(problem, theta, data["number"]),
             self._first,
             self.steps,
             self._state.first_params,
             validate,
-            tf.convert_to_tensor(self._state.clock.value),
+            data["number"],
             self.optimizer.scale_loss,
         )
         changed = [
@@ -558,7 +562,7 @@ class HyperparameterLearner(keras.Model):
             self.optimizer.apply_gradients(
                 zip(gradients, self.trainable_variables, strict=True)
             )
-            self._state.keep(trained.end, self.steps)
+            self._state.keep(trained.end, self.steps, data["number"])
         logs = {"training_loss": tf.reduce_mean(trained.losses)}
         for name, value in {**logs, **estimate.logs}.items():
             self._trackers[name].update_state(value)

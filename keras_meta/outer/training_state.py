@@ -36,7 +36,7 @@ class TrainingState:
         rule_like: The update rule's state, for its structure.
         rule_state: The update rule's state, if it is kept.
         position: Steps of the run so far, if it is kept.
-        clock: Counts windows.
+        clock: Number of the next window.
     """
 
     start: str
@@ -123,8 +123,12 @@ class TrainingState:
         """Number of the first step of a window, int32."""
         return tf.cast(self.position.value, tf.int32)
 
-    def window_start(self) -> Start:
-        """Returns the weights and the state before a window."""
+    def window_start(self, number: tf.Tensor) -> Start:
+        """Returns the weights and the state before a window.
+
+        Args:
+            number: Number of the window.
+        """
         batched = self.task_batched
         if self.start == "kept":
             params = [v.value[tf.newaxis] for v in batched.adapted]
@@ -143,7 +147,7 @@ class TrainingState:
         words = instance_words(
             self.seed,
             _WEIGHT_STREAM,
-            tf.convert_to_tensor(self.clock.value),
+            number,
             rows=1,
             words=initial_weights.WORDS * len(batched.adapted),
         )
@@ -174,15 +178,18 @@ class TrainingState:
         )
         return keras.tree.pack_sequence_as(self.rule_like, leaves)
 
-    def keep(self, end: Carry, steps: int) -> None:
+    def keep(self, end: Carry, steps: int, number: tf.Tensor) -> None:
         """Keeps what a window ended with.
 
         Args:
             end: The carry after its last step.
             steps: How many steps it had.
+            number: Number of the window.
         """
         batched = self.task_batched
-        self.clock.assign_add(1)
+        # In a graph, what begins to read data reads the clock at any time
+        # before a window is there, so it must not change earlier.
+        self.clock.assign(number + 1)
         for variable, value in zip(batched.adapted, end.params, strict=True):
             variable.assign(value[0])
         for variable, value in zip(
