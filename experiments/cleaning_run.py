@@ -231,6 +231,7 @@ def _accuracy(data: Data, weights: np.ndarray, settings: Settings) -> float:
     whole = (x, y, weights / weights.mean())
     model.fit(
         tf.data.Dataset.from_tensors(whole).repeat(settings.final_steps),
+        shuffle=False,
         verbose=0,
     )
     _, accuracy = model.evaluate(*data.test, batch_size=10000, verbose=0)
