@@ -180,9 +180,9 @@ def test_weights_must_be_as_many_as_examples():
 
 
 def test_a_step_that_diverges_is_undone():
-    tuner = decaying(rule=1e200, steps=3)
+    tuner = decaying(rule=1e38, steps=9)
     state = [v.numpy() for v in tuner.weights + tuner.optimizer.variables]
-    with pytest.raises(FloatingPointError, match="at step [12].*undone"):
+    with pytest.raises(FloatingPointError, match="at step [1-9].*undone"):
         fit(tuner, DATA, VALIDATION)
     after = [v.numpy() for v in tuner.weights + tuner.optimizer.variables]
     for a, b in zip(state, after[: len(state)], strict=True):
@@ -190,12 +190,11 @@ def test_a_step_that_diverges_is_undone():
 
 
 def test_an_implicit_gradient_far_from_the_minimum_warns():
-    tuner = decaying(meta_gradient="implicit")
+    tuner = decaying(rule=0.25, meta_gradient="implicit")
     with pytest.warns(UserWarning, match="does not arrive at a minimum"):
         logs = fit(tuner, DATA, VALIDATION)
     assert 0.1 < logs["inner_gradient_norm"] < 1
     assert logs["negative_curvature"] == 0
     # From there on, it has gone most of the way from the first weights.
-    logs = fit(tuner, DATA, VALIDATION, steps=60)
-    tuner.reset_metrics()
+    fit(tuner, DATA, VALIDATION, steps=60)
     assert fit(tuner, DATA, VALIDATION)["inner_gradient_norm"] < 1e-2
