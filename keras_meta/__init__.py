@@ -20,6 +20,10 @@ from keras_meta.evaluation import Curve
 from keras_meta.evaluation import Interval
 from keras_meta.evaluation import adaptation_curve
 from keras_meta.evaluation import evaluate_tasks
+from keras_meta.hyperparameters.example_weights import ExampleWeights
+from keras_meta.hyperparameters.hyperparameter import Hyperparameter
+from keras_meta.hyperparameters.regularizers import LearnedL1
+from keras_meta.hyperparameters.regularizers import LearnedL2
 from keras_meta.inner.learned_loss import LearnedLoss
 from keras_meta.inner.loss_network import LossNetwork
 from keras_meta.learners.anil import ANIL
@@ -38,6 +42,7 @@ from keras_meta.meta_gradients.noise_reuse_es import NoiseReuseES
 from keras_meta.meta_gradients.persistent_es import PersistentES
 from keras_meta.meta_gradients.truncated import Truncated
 from keras_meta.meta_gradients.unrolled import Unrolled
+from keras_meta.outer.hyperparameter_learner import HyperparameterLearner
 from keras_meta.outer.kept import Kept
 from keras_meta.outer.optimizer_learner import OptimizerLearner
 from keras_meta.update_rules.adam import Adam
@@ -65,14 +70,19 @@ __all__ = [
     "episodes",
     "evaluate_tasks",
     "EvolutionStrategies",
+    "ExampleWeights",
     "FirstOrder",
     "GradientDescent",
     "HierarchicalRNN",
+    "Hyperparameter",
+    "HyperparameterLearner",
     "Implicit",
     "ImplicitMAML",
     "Interval",
     "Kept",
     "LearnedHyperparameters",
+    "LearnedL1",
+    "LearnedL2",
     "LearnedLoss",
     "Learner",
     "LossNetwork",

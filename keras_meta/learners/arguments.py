@@ -29,6 +29,16 @@ def check_arguments(
     batch_statistics: Any,
 ) -> None:
     """Checks the arguments of every learner; raises on a bad one."""
+    check_model(model)
+    check_at_least(1, steps=steps)
+    if evaluation_steps is not None:
+        check_at_least(0, evaluation_steps=evaluation_steps)
+    check_number_at_least(0, proximal=proximal)
+    check_choice("batch_statistics", batch_statistics, _BATCH_STATISTICS)
+
+
+def check_model(model: Any) -> None:
+    """Checks the model of a learner; raises on a bad one."""
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"`model` must be a keras.Model. Received: model={describe(model)}"
@@ -53,13 +63,8 @@ def check_arguments(
             f"The layers {stateful} of `model` have stateful=True, which a "
             "meta-learner ignores: tasks do not depend on each other, so "
             "every call starts from the same state. Use stateful=False.",
-            stacklevel=3,
+            stacklevel=4,
         )
-    check_at_least(1, steps=steps)
-    if evaluation_steps is not None:
-        check_at_least(0, evaluation_steps=evaluation_steps)
-    check_number_at_least(0, proximal=proximal)
-    check_choice("batch_statistics", batch_statistics, _BATCH_STATISTICS)
 
 
 def as_update_rule(update_rule: Any) -> UpdateRule:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from keras_meta.execution.not_finite import can_learn_from
 from keras_meta.execution.undoing import Change
 from keras_meta.execution.undoing import ModelState
 from keras_meta.execution.undoing import undone_unless
+from keras_meta.execution.warn_once import WarnOnce
 from keras_meta.inner.inner_loss import averages_examples
 from keras_meta.learners.batch_objective import BatchObjective
 from keras_meta.learners.meta_evaluation import MetaEvaluation
@@ -80,7 +80,7 @@ class MetaTraining(MetaEvaluation):
         super().__init__(**kwargs)
         self._model_state = ModelState()
         self._trackers: dict[str, keras.metrics.Mean] = {}
-        self._has_warned = False
+        self._warner = WarnOnce()
 
     @property
     def _estimator(self) -> MetaGradient:
@@ -324,29 +324,12 @@ class MetaTraining(MetaEvaluation):
             function = self._checked(
                 function, self._has_own_step, self._estimator.hint
             )
-            self.train_function = self._warning(function)
+            self.train_function = self._warner.around(
+                function,
+                self._trackers if self._estimator.logs else (),
+                self._estimator.warning,
+            )
         return self.train_function
-
-    def _warning(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Makes a training function pass on what its meta-gradient warns of.
-
-        A learner warns once.
-        """
-        if not self._estimator.logs:
-            return function
-
-        def call_and_warn(iterator):
-            logs = function(iterator)
-            if not self._has_warned:
-                message = self._estimator.warning(
-                    {name: float(logs[name]) for name in self._trackers}
-                )
-                if message is not None:
-                    self._has_warned = True
-                    warnings.warn(message, stacklevel=2)
-            return logs
-
-        return call_and_warn
 
     def _in_one_loop(
         self, function: Callable[[Any], Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -21,8 +20,10 @@ from keras_meta.checks import check_positive
 from keras_meta.checks import describe
 from keras_meta.episodes.arguments import as_array
 from keras_meta.episodes.random_bits import integers_below
+from keras_meta.inner import initial_weights
 from keras_meta.inner.class_numbers import ClassNumbers
 from keras_meta.inner.inner_loss import InnerLoss
+from keras_meta.inner.penalties import penalties
 from keras_meta.problems import assets
 from keras_meta.problems.problem import Problem
 from keras_meta.problems.words import instance_words
@@ -119,7 +120,9 @@ class ModelProblem(Problem):
             with _naming("initializer", initializer):
                 initializer = keras.initializers.get(initializer)
         self._task_batched = TaskBatched(model, model.trainable_variables)
-        self._initializers = _initializers(model, initializer)
+        self._initializers = initial_weights.initializers_of(
+            model, model.trainable_variables, initializer
+        )
         self._arguments = {"loss": loss, "initializer": initializer}
         # Nested like the inputs: the number of each in a file of the data.
         self._structure = None
@@ -188,19 +191,13 @@ class ModelProblem(Problem):
             _WEIGHT_STREAM,
             index,
             rows=instances,
-            words=2 * len(self.variables),
+            words=initial_weights.WORDS * len(self.variables),
         )
-        params = [
-            tf.stack(
-                [
-                    _initial(variable, initializer, row[2 * i : 2 * i + 2])
-                    for row in tf.unstack(words, instances)
-                ]
-            )
-            for i, (variable, initializer) in enumerate(
-                zip(self.variables, self._initializers, strict=True)
-            )
+        drawn = [
+            initial_weights.draw(self.variables, self._initializers, row)
+            for row in tf.unstack(words, instances)
         ]
+        params = [tf.stack(values) for values in zip(*drawn, strict=True)]
         return params, {
             "seed": tf.cast(seed, tf.int64),
             "index": tf.cast(index, tf.int64),
@@ -235,11 +232,7 @@ class ModelProblem(Problem):
                 "Remove them. Regularizers of weights are supported."
             )
         losses = self.loss(y, result.outputs)
-        for variable, values in zip(self.variables, params, strict=True):
-            if variable.regularizer is not None:
-                penalties = map(variable.regularizer, tf.unstack(values))
-                losses += tf.cast(tf.stack([*penalties]), losses.dtype)
-        return losses
+        return losses + penalties(self.variables, params, losses.dtype)
 
     def _state(self, data: Any, step: int | tf.Tensor) -> list[tf.Tensor]:
         """Returns the non-trainable state, with new seeds at each step."""
@@ -316,80 +309,6 @@ class ModelProblem(Problem):
         chosen = integers_below(words, self._y.shape[0])
         x = keras.tree.map_structure(lambda x: tf.gather(x, chosen), self._x)
         return x, tf.gather(self._y, chosen)
-
-
-class _GivenSeed(keras.random.SeedGenerator):
-    """A seed computed in a graph that Keras's initializers accept."""
-
-    def __init__(self, value: tf.Tensor):
-        self._value = value
-
-    def next(self, ordered: bool = True) -> tf.Tensor:
-        return self._value
-
-
-def _initial(
-    variable: keras.Variable, initializer: Any, words: tf.Tensor
-) -> tf.Tensor:
-    """Returns an initial value, as a function of two random words."""
-    if initializer is None:
-        return tf.convert_to_tensor(variable)
-    if isinstance(initializer, _ForgetBias):
-        return initializer.around(_initial(variable, initializer.bias, words))
-    drawn = type(initializer).from_config(initializer.get_config())
-    seed = tf.cast(words, tf.int64)
-    drawn.seed = _GivenSeed(seed)
-    return drawn(variable.shape, dtype=variable.dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class _ForgetBias:
-    """Biases of an LSTM, which are 1 for the forget gates.
-
-    Attributes:
-        bias: Initializer of the other biases.
-    """
-
-    bias: keras.initializers.Initializer
-
-    def around(self, drawn: tf.Tensor) -> tf.Tensor:
-        """Returns drawn biases, `[4 * units]`, with the ones filled in."""
-        enter, keep, *others = tf.split(drawn, 4)
-        return tf.concat([enter, tf.ones_like(keep), *others], axis=0)
-
-
-def _initializers(
-    model: keras.Model, chosen: keras.initializers.Initializer | None
-) -> list[Any]:
-    """Returns an initializer, or `None`, for each trainable variable."""
-    own = {}
-    for layer in model._flatten_layers():
-        for variable in layer._trainable_variables:
-            own[id(variable)] = _own_initializer(layer, variable)
-    found = [chosen or own.get(id(v)) for v in model.trainable_variables]
-    for variable, initializer in zip(
-        model.trainable_variables, found, strict=True
-    ):
-        known = keras.initializers.Initializer, _ForgetBias
-        if initializer is not None and not isinstance(initializer, known):
-            raise ValueError(
-                "`model` must draw its weights with Keras initializers, whose "
-                f"seed can be set. Received: {initializer!r} for "
-                f"{variable.path}. Pass `initializer=` for all weights, or "
-                "give that layer an instance of keras.initializers."
-            )
-    return found
-
-
-def _own_initializer(layer: keras.Layer, variable: keras.Variable) -> Any:
-    name = f"{variable.name.removesuffix('_kernel')}_initializer"
-    names = f"{variable.name}_initializer", name
-    found = [getattr(layer, n, None) for n in names]
-    initializer = found[0] or found[1]
-    forgets = getattr(layer, "unit_forget_bias", False)
-    if forgets and variable.name == "bias" and initializer is not None:
-        return _ForgetBias(initializer)
-    return initializer
 
 
 def _read(data: tf.data.Dataset) -> Any:

@@ -72,6 +72,14 @@ def test_the_first_recipes_run(folder):
     assert (folder / "served" / "saved_model.pb").exists()
 
 
+def test_the_recipes_of_training_run():
+    names = "Tune a model by gradient", "Which labels are wrong"
+    run = run_recipes("python", "".join(map(section, names)))
+    assert sorted(run["tuner"].hyperparameters) == ["decay_0", "decay_1"]
+    # One in four labels is wrong.
+    assert np.isin(run["suspects"], run["wrong"]).mean() >= 0.8
+
+
 @pytest.mark.slow
 def test_recipes_run(folder):
     missing = data_sets.missing("cifar100", "fashion_mnist")

@@ -1,0 +1,45 @@
+"""Figures of what was learned of training."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+
+from experiments import plotting
+from experiments.cleaning_run import Cleaned
+
+_BINS = np.linspace(0, 1, 26)
+
+
+def draw_cleaning(
+    cleaned: Cleaned, is_wrong: np.ndarray, path: pathlib.Path
+) -> None:
+    """Draws the weights of examples, and how they tell wrong labels.
+
+    Args:
+        cleaned: What was learned.
+        is_wrong: Which labels are wrong, `[n]`.
+        path: Where to, without a suffix.
+    """
+    with plotting.saved_figure(path, 1, 2) as (_, panels):
+        weights, scores = panels[0]
+        weights.hist(
+            [cleaned.weights[~is_wrong], cleaned.weights[is_wrong]],
+            _BINS,
+            stacked=True,
+            color=[plotting.color_of("anil"), plotting.color_of("meta_sgd")],
+            label=["right labels", "wrong labels"],
+        )
+        weights.set_xlabel("learned weight")
+        weights.set_ylabel("training examples")
+        weights.legend()
+        epochs = np.arange(1, len(cleaned.history["f1"]) + 1)
+        share = epochs / epochs[-1]
+        for name, label in (
+            ("f1", "F1 of wrong labels"),
+            ("val_accuracy", "validation accuracy"),
+        ):
+            scores.plot(share, cleaned.history[name], label=label)
+        scores.set_xlabel("fraction of the meta-steps")
+        scores.legend()

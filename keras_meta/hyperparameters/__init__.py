@@ -1,0 +1,1 @@
+"""What training depends on, as variables that are learned."""

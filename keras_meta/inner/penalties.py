@@ -1,0 +1,28 @@
+"""What regularizers of weights add to the losses of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+
+def penalties(
+    variables: Sequence[keras.Variable],
+    params: Sequence[tf.Tensor],
+    dtype: tf.DType,
+) -> tf.Tensor:
+    """Returns the penalty of each task's weights, `[tasks]`.
+
+    Args:
+        variables: The weights, which know their regularizers.
+        params: Their values, `[tasks, *shape]` each.
+        dtype: Type of the result.
+    """
+    total = tf.zeros([params[0].shape[0]], dtype)
+    for variable, values in zip(variables, params, strict=True):
+        if variable.regularizer is not None:
+            found = map(variable.regularizer, tf.unstack(values))
+            total += tf.cast(tf.stack([*found]), dtype)
+    return total

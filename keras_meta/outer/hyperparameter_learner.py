@@ -1,0 +1,746 @@
+"""Learning hyperparameters while a model trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_meta._keras import model_supports_jit
+from keras_meta.batching.annotations import map_annotated
+from keras_meta.batching.output_specs import OutputSpecs
+from keras_meta.batching.task_batched import TaskBatched
+from keras_meta.checks import check_choice
+from keras_meta.checks import check_int64
+from keras_meta.checks import check_positive
+from keras_meta.checks import describe
+from keras_meta.execution.failures import Failure
+from keras_meta.execution.health import Health
+from keras_meta.execution.not_finite import can_learn_from
+from keras_meta.execution.undoing import undone_unless
+from keras_meta.execution.warn_once import WarnOnce
+from keras_meta.hyperparameters.example_weights import ExampleWeights
+from keras_meta.hyperparameters.hyperparameter import Hyperparameter
+from keras_meta.hyperparameters.hyperparameter import hyperparameters_of
+from keras_meta.hyperparameters.hyperparameter import shared_by_name
+from keras_meta.inner.class_numbers import ClassNumbers
+from keras_meta.inner.inner_loss import InnerLoss
+from keras_meta.inner.solver import Carry
+from keras_meta.inner.solver import Solver
+from keras_meta.inner.training import Batch
+from keras_meta.inner.training import TrainingProblem
+from keras_meta.learners.arguments import as_inner_loss
+from keras_meta.learners.arguments import as_update_rule
+from keras_meta.learners.arguments import check_model
+from keras_meta.meta_gradients.get import as_meta_gradient
+from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.outer import example_data
+from keras_meta.outer.example_data import Windows
+from keras_meta.outer.influence import check_influence
+from keras_meta.outer.influence import check_meta_gradient
+from keras_meta.outer.training_objective import TrainingObjective
+from keras_meta.outer.training_state import STARTS
+from keras_meta.outer.training_state import TrainingState
+from keras_meta.update_rules.update_rule import UpdateRule
+
+_DEFAULT_BATCH = 32
+
+
+@keras.saving.register_keras_serializable("keras_meta")
+class HyperparameterLearner(keras.Model):
+    """Trains a model, and learns by gradient what its training depends on.
+
+    The training loss reads hyperparameters: the strength of regularizers,
+    weights of examples, anything that holds a `Hyperparameter`. A step of
+    `fit` takes `steps` steps of training by the update rule, measures the
+    loss on validation examples, and moves the hyperparameters against its
+    gradient, which goes back through the training. Ten thousand of them cost
+    as much as one.
+
+    The training loss is the compiled loss on a batch of training examples,
+    and the model's regularizers. The validation loss has no regularizers.
+    The logs hold the validation loss (`loss`) with the compiled metrics, and
+    the mean training loss (`training_loss`); `val_loss` is that of all
+    validation data after an epoch. Validation data that choose
+    hyperparameters say too little of new data: keep a test set.
+
+    What is learned:
+
+    - each `Hyperparameter` of a regularizer or a layer of the model, or of
+      `inner_loss`, if it says by an attribute `hyperparameters` what it has;
+    - `example_weights`;
+    - what the update rule learns, such as the rate of
+      `Momentum(0.1, learn="scalar")`, or rates and momenta of
+      `LearnedHyperparameters`;
+    - what is passed as `hyperparameters`.
+
+    Which settings to choose, for
+
+    - what shifts the minimum, such as regularizers and weights of examples:
+      `start="kept"` and `"unrolled"` with 10 to 100 steps. It is cheap, and
+      sees as far back as it has steps.
+    - the same where training converges, such as a convex problem:
+      `start="kept"` and `Implicit()`, with whole batches and as many steps as
+      it takes to stay at the minimum. Nothing of the steps is kept.
+    - rates, momenta and schedules: `"unrolled"` over the whole run, with
+      `start="initial"`, or `"drawn"` to be good from any initial weights.
+      Short windows learn rates that are too small.
+    - rates and momenta of long runs: `Unrolled(checkpoint="sqrt")` with the
+      same starts, which keeps little; or `EvolutionStrategies()`, for few
+      numbers; or `"first_order"`, approximately and in half the time.
+
+    Each refuses hyperparameters whose gradient would be zero.
+
+    It is a Keras model that predicts with the model that it trains, and is
+    saved, loaded and continued as any. Data are read into memory once.
+
+    Args:
+        model: A built Keras model. `fit` trains it.
+        update_rule: An update rule, or a number for `GradientDescent` with
+            that rate.
+        steps: Training steps in a step of `fit`.
+        meta_gradient: How the gradient comes back through them; a
+            `keras_meta.MetaGradient`, or a name.
+        start: Where they begin: `"kept"`, where the step of `fit` before has
+            ended; `"initial"`, at the weights that the model has now;
+            `"drawn"`, at new weights each time.
+        inner_loss: The training loss, if it is another than the compiled
+            one; whatever `compile` takes as a loss.
+        example_weights: `ExampleWeights`, one for each training example.
+        hyperparameters: Further ones that training reads, each a
+            `Hyperparameter` or a trainable `keras.Variable`.
+        seed: Seed of the order of examples and of drawn weights.
+        name: Name of the learner.
+
+    Raises:
+        ValueError: If an argument is out of range, the model is not built,
+            there is nothing to learn, or two hyperparameters have one name.
+            In `fit`, if training does not depend on a hyperparameter, or the
+            meta-gradient does not see how.
+        TypeError: If an argument is of another type.
+        FloatingPointError: In `fit`, if training diverges.
+
+    Example:
+    >>> import keras_meta
+    >>> regularizer = keras_meta.LearnedL2(1e-3, name="decay")
+    >>> model = keras.Sequential(
+    ...     [
+    ...         keras.Input([3]),
+    ...         keras.layers.Dense(1, kernel_regularizer=regularizer),
+    ...     ]
+    ... )
+    >>> tuner = keras_meta.HyperparameterLearner(model, 0.1, steps=5)
+    >>> tuner.compile(keras.optimizers.Adam(0.1), "mse")
+    >>> x, y = np.random.normal(size=[20, 3]), np.random.normal(size=[20, 1])
+    >>> history = tuner.fit(
+    ...     x, y, validation_data=(x + 0.1, y), epochs=2, verbose=0
+    ... )
+    >>> list(tuner.hyperparameters)
+    ['decay']
+
+    References:
+        - [Maclaurin et al., 2015](https://arxiv.org/abs/1502.03492).
+        - [Franceschi et al., 2017](https://arxiv.org/abs/1703.01785).
+        - [Lorraine et al., 2020](https://arxiv.org/abs/1911.02590), for
+          implicit gradients.
+        - [Wu et al., 2018](https://arxiv.org/abs/1803.02021), for the rates
+          that short windows learn.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        update_rule: UpdateRule | float = 0.01,
+        steps: int = 20,
+        *,
+        meta_gradient: MetaGradient | str = "unrolled",
+        start: str = "kept",
+        inner_loss: str | keras.losses.Loss | Callable | None = None,
+        example_weights: ExampleWeights | None = None,
+        hyperparameters: Sequence[Hyperparameter | keras.Variable] = (),
+        seed: int = 0,
+        name: str | None = None,
+    ):
+        # The model casts its inputs itself.
+        super().__init__(name=name, dtype=keras.config.floatx(), autocast=False)
+        check_model(model)
+        check_positive(steps=steps)
+        check_choice("start", start, STARTS)
+        check_int64(seed=seed)
+        if inner_loss is not None:
+            as_inner_loss(inner_loss)
+        self.model = model
+        self.steps = int(steps)
+        self.start = start
+        self.seed = int(seed)
+        self.inner_loss = inner_loss
+        self.example_weights = _checked_weights(example_weights)
+        self._passed = _checked(hyperparameters)
+        self._found = _found_in(
+            model, inner_loss, [example_weights, *self._passed]
+        )
+        _check_names(self._found)
+        held = {id(h.raw) for h in self._found} | set(map(id, self._passed))
+        adapted = [v for v in model.trainable_variables if id(v) not in held]
+        if not adapted:
+            raise ValueError(
+                "`model` must have trainable weights that are not "
+                f"hyperparameters. Received: model={model.name!r} without any."
+            )
+        self.update_rule = as_update_rule(update_rule)
+        self.update_rule.ensure_attached(adapted, self.steps)
+        self._task_batched = TaskBatched(model, adapted)
+        self._solver = Solver(self.update_rule)
+        self._meta_gradient = as_meta_gradient(meta_gradient)
+        check_meta_gradient(self._meta_gradient, self.steps)
+        self._meta_gradient.check(self.update_rule)
+        if not self.trainable_variables:
+            raise ValueError(
+                "There must be something to learn. Received: a model without "
+                "a trainable Hyperparameter, and update_rule="
+                f"{type(self.update_rule).__name__}, which learns nothing. "
+                "Pass kernel_regularizer=keras_meta.LearnedL2(1e-4) to a "
+                "layer, for instance."
+            )
+        self._state = TrainingState.make(
+            start, self._task_batched, self.update_rule, seed, self.add_weight
+        )
+        names = ("training_loss", *self._meta_gradient.logs)
+        self._trackers = {name: keras.metrics.Mean(name) for name in names}
+        self._health = Health()
+        self._warner = WarnOnce()
+        self.built = True
+
+    @property
+    def meta_gradient(self) -> MetaGradient:
+        """How the gradient comes back through training."""
+        return self._meta_gradient
+
+    @property
+    def hyperparameters(self) -> dict[str, np.ndarray]:
+        """The values of all hyperparameters, by name."""
+        values = {h.name: h.numpy() for h in self._found}
+        for variable in self._plain_variables:
+            values[variable.path] = variable.numpy()
+        return values
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """What the outer optimizer learns: the hyperparameters."""
+        found = [h.raw for h in self._found] + self._plain_variables
+        return [v for v in found if v.trainable]
+
+    @property
+    def trainable_weights(self) -> list[keras.Variable]:
+        """The same."""
+        return self.trainable_variables
+
+    @property
+    def losses(self) -> list[Any]:
+        """Nothing, as regularizers act in training alone."""
+        return []
+
+    @property
+    def _plain_variables(self) -> list[keras.Variable]:
+        """Hyperparameters that are variables, as those of the rule."""
+        passed = [v for v in self._passed if isinstance(v, keras.Variable)]
+        return [*self.update_rule.trainable_variables, *passed]
+
+    @property
+    def _names(self) -> list[str]:
+        """Names of `trainable_variables`."""
+        names = {id(h.raw): h.name for h in self._found}
+        return [names.get(id(v), v.path) for v in self.trainable_variables]
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Returns the predictions of the model as it is trained so far.
+
+        Args:
+            inputs: The model's inputs.
+            training: Passed to the model.
+        """
+        return self.model(inputs, training=training)
+
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        loss: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Sets what learns the hyperparameters, and the loss.
+
+        Args:
+            optimizer: A Keras optimizer for the hyperparameters, or its name.
+            loss: The validation loss, and the training loss unless
+                `inner_loss` is given.
+            **kwargs: Further arguments of `keras.Model.compile`, such as
+                `metrics` of the validation data.
+
+        Raises:
+            ValueError: If there is no loss, or none for training.
+        """
+        if loss is None:
+            raise ValueError(
+                "`loss` must be given: hyperparameters are learned from the "
+                "loss on the validation data. Received: loss=None."
+            )
+        if self.inner_loss is None:
+            as_inner_loss(loss)
+        super().compile(optimizer, loss, **kwargs)
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: Any = None,
+        *,
+        validation_data: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+    ) -> keras.callbacks.History:
+        """Trains the model and learns the hyperparameters.
+
+        Args:
+            x: Inputs of the training examples, or a finite
+                `tf.data.Dataset` of batches `(x, y)`. A data set is read
+                once, so `ExampleWeights` count examples as it yields them:
+                do not shuffle it.
+            y: Their labels.
+            batch_size: Training examples of a training step; by default that
+                of the data set, or 32. With `len(x)` or more, every step
+                takes all of them, in their order.
+            epochs: Number of epochs.
+            verbose: See `keras.Model.fit`.
+            callbacks: See `keras.Model.fit`.
+            validation_data: What the hyperparameters learn from: arrays
+                `(x, y)` or `(x, y, sample_weight)`, or a data set.
+            sample_weight: Weights of the training examples, `[n]`.
+            initial_epoch: See `keras.Model.fit`.
+            steps_per_epoch: Steps of an epoch, each of which takes `steps`
+                training steps; by default as many as go through the training
+                examples once.
+            validation_batch_size: Validation examples of a step; by default
+                `batch_size`.
+            validation_freq: See `keras.Model.fit`.
+
+        Returns:
+            A Keras `History`.
+        """
+        self._assert_compile_called("fit")
+        windows = self._windows(
+            x,
+            y,
+            sample_weight,
+            validation_data,
+            batch_size,
+            validation_batch_size,
+        )
+        self._check_one_replica()
+        clock = self._state.clock
+        data = windows.dataset(lambda: int(clock.numpy()))
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        if self.train_function is None:
+            self._check_influence(data.element_spec)
+        if steps_per_epoch is None:
+            of_epoch = windows.batch_size * self.steps
+            steps_per_epoch = max(windows.training.size // of_epoch, 1)
+        validation = windows.validation
+        if validation.sample_weight is None:
+            validation = validation[:2]
+        return super().fit(
+            data,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_data=tuple(validation),
+            shuffle=False,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_batch_size=windows.validation_batch_size,
+            validation_freq=validation_freq,
+        )
+
+    def _windows(
+        self,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        validation_data: Any,
+        batch_size: int | None,
+        validation_batch_size: int | None,
+    ) -> Windows:
+        """Returns which examples each step learns from; checks all data."""
+        if validation_data is None:
+            raise ValueError(
+                "`validation_data` must be given: hyperparameters are learned "
+                "from the loss on data that the model does not train on. "
+                "Received: validation_data=None."
+            )
+        data = (x, y, sample_weight)
+        if isinstance(x, tf.data.Dataset):
+            if y is not None or sample_weight is not None:
+                raise ValueError(
+                    "A data set yields labels and weights too. Received: x, a "
+                    "tf.data.Dataset, with `y` or `sample_weight`."
+                )
+            data = x
+        training, size = example_data.load("x, y", data)
+        validation, _ = example_data.load("validation_data", validation_data)
+        if batch_size is None:
+            batch_size = size or _DEFAULT_BATCH
+        if validation_batch_size is None:
+            validation_batch_size = batch_size
+        check_positive(
+            batch_size=batch_size, validation_batch_size=validation_batch_size
+        )
+        weights = self.example_weights
+        if weights is not None and weights.count != training.size:
+            raise ValueError(
+                "`example_weights` must have one weight for each training "
+                f"example. Received: {weights.count} weights, and "
+                f"{training.size} examples."
+            )
+        training_loss = self.inner_loss or self.loss
+        training.check_labels("y", self._classes(training_loss, training.x))
+        validation.check_labels(
+            "validation_data", self._classes(self.loss, validation.x)
+        )
+        # An implicit gradient is taken after the last step, on its own batch.
+        further = not self.meta_gradient.differentiates_steps
+        return Windows(
+            training,
+            validation,
+            batch_size,
+            validation_batch_size,
+            self.steps + further,
+            self.steps,
+            self.seed,
+        )
+
+    def _classes(self, loss: Any, x: Any) -> ClassNumbers | None:
+        """Returns what labels a loss takes, or `None` for any numbers."""
+        if isinstance(loss, (dict, list, tuple)):
+            # There are several labels, for several outputs.
+            return None
+        ways = OutputSpecs(self.model).ways(x, axes=1)
+        return ClassNumbers.of(InnerLoss(loss), ways)
+
+    def _check_one_replica(self) -> None:
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas > 1:
+            raise ValueError(
+                "A HyperparameterLearner trains one model on one device. "
+                f"Received: a strategy of {replicas} replicas. Leave its "
+                "scope."
+            )
+
+    def _check_influence(self, spec: Any) -> None:
+        """Refuses hyperparameters that have no gradient."""
+
+        def trace(data):
+            problem = self._problem(data)
+            check_influence(
+                self.meta_gradient,
+                self._solver,
+                problem,
+                lambda theta: self._begin(problem, theta, data["number"]),
+                self._names,
+            )
+
+        tf.function(trace, autograph=False).get_concrete_function(spec)
+
+    def _problem(self, data: dict[str, Any]) -> TrainingProblem:
+        """Returns the training of a window, see `Windows.window`."""
+        return TrainingProblem(
+            variables=self.trainable_variables,
+            xla=bool(self.jit_compile),
+            task_batched=self._task_batched,
+            inner_loss=InnerLoss(self.inner_loss or self.loss, labels="y"),
+            batch_of_step=lambda step: self._batch(data, step),
+        )
+
+    def _batch(self, data: dict[str, Any], step: int | tf.Tensor) -> Batch:
+        """Returns the training examples of a step."""
+        examples = data.get("whole")
+        if examples is None:
+            last = data["by_step"]["y"].shape[0] - 1
+            at = tf.minimum(step - self._first, last)
+            examples = keras.tree.map_structure(
+                lambda values: tf.gather(values, at), data["by_step"]
+            )
+        weight = examples.get("sample_weight")
+        if self.example_weights is not None:
+            learned = self.example_weights.of(examples["index"])
+            if weight is not None:
+                learned *= tf.cast(weight, learned.dtype)
+            weight = learned
+        x, y, weight = keras.tree.map_structure(
+            lambda values: values[tf.newaxis],
+            (examples["x"], examples["y"], weight),
+            none_is_leaf=False,
+        )
+        return Batch(x, y, weight)
+
+    @property
+    def _first(self) -> tf.Tensor:
+        """Number of the first step of a window."""
+        return self._state.first
+
+    def _begin(
+        self,
+        problem: TrainingProblem,
+        theta: Sequence[tf.Tensor],
+        number: tf.Tensor,
+    ) -> Carry:
+        """Returns the carry before the window of a number."""
+        start = self._state.window_start(number)
+        params, state = problem.start(theta, start)
+        rule_state = self._state.rule_start(
+            lambda: self._solver.init_rule(problem, theta, params)
+        )
+        return Carry(params, rule_state, state)
+
+    def train_step(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Trains for some steps, and learns from the loss after them."""
+        problem = self._problem(data)
+        examples = data["validation"]
+        y, sample_weight = examples["y"], examples.get("sample_weight")
+
+        def validate(predict):
+            x = keras.tree.map_structure(
+                lambda values: values[tf.newaxis], examples["x"]
+            )
+            y_pred = keras.tree.map_structure(
+                lambda values: map_annotated(lambda v: v[0], values), predict(x)
+            )
+            loss = self._compute_loss(
+                x=examples["x"],
+                y=y,
+                y_pred=y_pred,
+                sample_weight=sample_weight,
+                training=True,
+            )
+            return loss, y_pred
+
+        objective = TrainingObjective(
+            self.trainable_variables,
+            self._solver,
+            problem,
+            self.meta_gradient,
+            lambda theta: self._begin(problem, theta, data["number"]),
+            self._first,
+            self.steps,
+            self._state.first_params,
+            validate,
+            data["number"],
+            self.optimizer.scale_loss,
+        )
+        changed = [
+            *self._state.variables,
+            *self.trainable_variables,
+            *self.optimizer.variables,
+        ]
+        with undone_unless(lambda: self._health.is_ok, changed):
+            estimate = self.meta_gradient.estimate(objective)
+            trained = estimate.predictions
+            gradients = [*map(_dense, estimate.gradients)]
+            self._health.report_inner_losses(trained.losses, objective.first)
+            self._health.report_outer(
+                can_learn_from(estimate.loss, gradients, self.optimizer)
+            )
+            self.optimizer.apply_gradients(
+                zip(gradients, self.trainable_variables, strict=True)
+            )
+            self._state.keep(trained.end, self.steps, data["number"])
+        logs = {"training_loss": tf.reduce_mean(trained.losses)}
+        for name, value in {**logs, **estimate.logs}.items():
+            self._trackers[name].update_state(value)
+        self._loss_tracker.update_state(estimate.loss, tf.shape(y)[0])
+        return self.compute_metrics(
+            examples["x"], y, trained.predictions, sample_weight
+        )
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Evaluates the model on a batch."""
+        logs = super().test_step(data)
+        return {k: v for k, v in logs.items() if k not in self._trackers}
+
+    def _resolve_auto_jit_compile(self) -> bool:
+        """Tells what `compile(jit_compile="auto")` means.
+
+        XLA serves a GPU. There it compiles slowly what is called once per
+        task.
+        """
+        fits = super()._resolve_auto_jit_compile() and model_supports_jit(self)
+        return fits and not self._task_batched.has_fallback
+
+    def make_train_function(self, force: bool = False) -> Callable[[Any], Any]:
+        """Builds the training step, which stops on what went wrong."""
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = self._warner.around(
+                self._checked_step(self.train_function),
+                self.meta_gradient.logs,
+                self.meta_gradient.warning,
+            )
+        return self.train_function
+
+    def _checked_step(
+        self, function: Callable[[Any], Any]
+    ) -> Callable[[Any], Any]:
+        def call_and_check(iterator):
+            logs = function(iterator)
+            failure = self._health.take()
+            if failure is not None:
+                raise FloatingPointError(
+                    f"{_describe(failure, self.meta_gradient.hint)} The step "
+                    "was undone: weights, hyperparameters and optimizer are as "
+                    "they were before it."
+                )
+            return logs
+
+        return call_and_check
+
+    def restart(self) -> None:
+        """Puts the model back to its first weights.
+
+        The hyperparameters stay. With `start="kept"`, the next step of `fit`
+        begins a new run.
+        """
+        self._state.restart()
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a learner that is read from a file."""
+        with shared_by_name(self._found):
+            arguments = keras.saving.deserialize_keras_object(config)
+        self.compile(**arguments)
+        self.optimizer.build(self.trainable_variables)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor.
+
+        Raises:
+            NotImplementedError: If hyperparameters are plain variables, which
+                Keras cannot serialize.
+        """
+        plain = [v for v in self._passed if isinstance(v, keras.Variable)]
+        if plain:
+            raise NotImplementedError(
+                "Keras cannot save a plain variable that several objects "
+                f"share. Received: hyperparameters=[{plain[0].path!r}, ...]. "
+                "Use keras_meta.Hyperparameter, or `save_weights`."
+            )
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "name": self.name,
+            "model": serialize(self.model),
+            "update_rule": serialize(self.update_rule),
+            "steps": self.steps,
+            "meta_gradient": serialize(self.meta_gradient),
+            "start": self.start,
+            "inner_loss": serialize(self.inner_loss),
+            "example_weights": serialize(self.example_weights),
+            "hyperparameters": [serialize(h) for h in self._passed],
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> HyperparameterLearner:
+        """Makes a learner from `get_config`'s dict."""
+        config = dict(config)
+        deserialize = keras.saving.deserialize_keras_object
+        with shared_by_name():
+            for key in (
+                "model",
+                "update_rule",
+                "meta_gradient",
+                "inner_loss",
+                "example_weights",
+            ):
+                config[key] = deserialize(config[key])
+            config["hyperparameters"] = [
+                deserialize(h) for h in config["hyperparameters"]
+            ]
+        return cls(**config)
+
+
+def _checked_weights(weights: Any) -> ExampleWeights | None:
+    if weights is None or isinstance(weights, ExampleWeights):
+        return weights
+    raise TypeError(
+        "`example_weights` must be keras_meta.ExampleWeights(n), with the "
+        f"number of training examples. Received: {describe(weights)}"
+    )
+
+
+def _checked(passed: Any) -> list[Hyperparameter | keras.Variable]:
+    if isinstance(passed, (list, tuple)) and all(
+        isinstance(x, (Hyperparameter, keras.Variable)) for x in passed
+    ):
+        return [*passed]
+    raise TypeError(
+        "`hyperparameters` must be a list of keras_meta.Hyperparameter or "
+        f"keras.Variable objects. Received: {describe(passed)}"
+    )
+
+
+def _found_in(
+    model: keras.Model, inner_loss: Any, more: Sequence[Any]
+) -> list[Hyperparameter]:
+    """Returns all hyperparameters, each once."""
+    holders = [
+        *(v.regularizer for v in model.trainable_variables),
+        *(
+            holder
+            for layer in model._flatten_layers()
+            for holder in (
+                layer,
+                getattr(layer, "activity_regularizer", None),
+            )
+        ),
+        inner_loss,
+        *more,
+    ]
+    found = [h for holder in holders for h in hyperparameters_of(holder)]
+    return list({id(h): h for h in found}.values())
+
+
+def _check_names(found: Sequence[Hyperparameter]) -> None:
+    names = [h.name for h in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            "Hyperparameters must have names of their own. Received: several "
+            f"of the names {twice}. To share one, pass the same "
+            "keras_meta.Hyperparameter everywhere."
+        )
+
+
+def _dense(gradient: Any) -> tf.Tensor:
+    return tf.convert_to_tensor(gradient)
+
+
+def _describe(failure: Failure, hint: str) -> str:
+    if failure.is_outer:
+        return (
+            "The validation loss or its gradient is not finite, though every "
+            "training loss is: training diverges in its last steps, or the "
+            f"gradient explodes. Take fewer steps or a lower rate.{hint}"
+        )
+    return (
+        f"The training loss is not finite at step {failure.step}. The "
+        "hyperparameters make training diverge: lower the update rule's rate, "
+        "set its clip_norm, bound the hyperparameters, or lower the learning "
+        "rate of `compile`'s optimizer."
+    )
