@@ -29,7 +29,9 @@ from __future__ import annotations
 from experiments import binary
 
 # isort: split
+import math
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,8 @@ from experiments import run_folder
 from keras_meta import durable_files
 from keras_meta.optimizers.presets import load_rule
 
+# Defaults of evolution strategies.
+_PAIRS, _DEVIATION = 8, 0.01
 # Defaults by the kind of problem to train on.
 _DEFAULTS = {
     "quadratic": {
@@ -138,6 +142,31 @@ _TEST_STEPS = flags.DEFINE_integer("test_steps", 500, "Steps in tests.")
 _WEIGHTS = flags.DEFINE_enum(
     "weights", "uniform", ["uniform", "linear"], "Weights of the steps' losses."
 )
+_META_GRADIENT = flags.DEFINE_enum(
+    "meta_gradient",
+    "truncated",
+    run_lib.META_GRADIENTS,
+    "How the gradient comes back through a window of --truncation steps.",
+)
+_PARTICLES = flags.DEFINE_integer(
+    "particles",
+    None,
+    f"Pairs of particles of evolution strategies; by default {_PAIRS}.",
+    lower_bound=1,
+)
+_SIGMA = flags.DEFINE_float(
+    "sigma",
+    None,
+    f"Standard deviation of their perturbations; by default {_DEVIATION}.",
+)
+_KEPT_GROUPS = flags.DEFINE_integer(
+    "kept_groups",
+    0,
+    "Groups of runs at staggered positions that are kept from batch to batch. "
+    "A batch takes one window of each run. With 0, each batch draws new runs "
+    "and takes all their windows.",
+    lower_bound=0,
+)
 _START_FROM = flags.DEFINE_string(
     "start_from", None, "Preset or folder of the rule to start from."
 )
@@ -205,15 +234,83 @@ def _chosen() -> dict[str, float | str]:
 def _settings() -> run_lib.Settings:
     chosen = _chosen()
     del chosen["test_instances"]
-    return run_lib.Settings(
+    settings = run_lib.Settings(
         rule=_RULE.value,
         problem=_PROBLEM.value,
         scaling=_SCALING.value,
         weights=_WEIGHTS.value,
         seed=_SEED.value,
         start_from=_START_FROM.value,
-        **chosen,
+        kept_groups=_KEPT_GROUPS.value,
+        **{**chosen, **_meta_gradient_settings()},
     )
+    _check_kept(settings)
+    return settings
+
+
+def _meta_gradient_settings() -> dict[str, Any]:
+    """Returns the settings of the meta-gradient.
+
+    Raises:
+        app.UsageError: If a flag has no effect on it.
+    """
+    name = _META_GRADIENT.value
+    if name == "truncated":
+        _refuse(
+            (_PARTICLES, _SIGMA),
+            "Truncated backpropagation has no particles. Add "
+            "--meta_gradient=persistent_es, for instance.",
+        )
+        return {"meta_gradient": name}
+    _refuse(
+        (_CHOICES["second_order"],),
+        f"--meta_gradient={name} differentiates nothing. Leave it out, or use "
+        "--meta_gradient=truncated.",
+    )
+    sigma = _DEVIATION if _SIGMA.value is None else _SIGMA.value
+    if not 0 < sigma < math.inf:
+        raise app.UsageError(
+            f"--sigma must be positive and finite. Received: {sigma}."
+        )
+    return {
+        "meta_gradient": name,
+        "particles": _PARTICLES.value or _PAIRS,
+        "sigma": sigma,
+        "second_order": False,
+    }
+
+
+def _refuse(given: Iterable[flags.FlagHolder], reason: str) -> None:
+    for flag in given:
+        if flag.value is not None:
+            raise app.UsageError(
+                f"--{flag.name}={flag.value} has no effect. {reason}"
+            )
+
+
+def _check_kept(settings: run_lib.Settings) -> None:
+    groups, instances = settings.kept_groups, settings.instances
+    if not groups:
+        return
+    if settings.problem == optimizees.MIXTURE:
+        raise app.UsageError(
+            f"--kept_groups={groups} keeps runs of one family, and "
+            f"--problem={optimizees.MIXTURE} has several. Choose one family, "
+            "or leave out --kept_groups."
+        )
+    if instances % groups:
+        raise app.UsageError(
+            "--kept_groups must divide --instances, the number of runs. "
+            f"Received: --kept_groups={groups} --instances={instances}."
+        )
+    windows = settings.first_steps // settings.truncation
+    if not 1 < windows >= groups:
+        raise app.UsageError(
+            "--kept_groups must be at most the number of windows in a run, "
+            f"which must be above 1. Received: --kept_groups={groups}, and "
+            f"{windows} windows of --truncation={settings.truncation} steps "
+            f"in a run of {settings.first_steps} (--first_steps)."
+        )
 
 
 def _rule(settings, directory: pathlib.Path):
