@@ -99,18 +99,18 @@ def measure(estimator: Estimator, settings: Settings) -> Measured:
     """
     problem = optimizees.make(settings.problem)
     test = _tester(problem, settings)
-
-    def train(meta_rate, seed):
-        return _train(estimator, problem, settings, meta_rate, seed)
-
     machine.reset_peak()
     at_rest, memory, tuning = machine.memory("VmRSS"), 0, {}
+    train = _trainer(estimator, problem, settings, seed=0)
     for meta_rate in settings.meta_rates:
-        end = train(meta_rate, seed=0)[-1]
+        end = train(meta_rate)[-1]
         memory = memory or machine.memory("VmHWM") - at_rest
         tuning[meta_rate] = test(end.weights, _TUNING_SEED)
     best = min(tuning, key=tuning.get)
-    ways = [train(best, _FIRST_SEED + seed) for seed in range(settings.seeds)]
+    ways = [
+        _trainer(estimator, problem, settings, seed)(best)
+        for seed in range(_FIRST_SEED, _FIRST_SEED + settings.seeds)
+    ]
     return Measured(
         tuning,
         best,
@@ -158,52 +158,46 @@ def _tester(
     return test
 
 
-def _train(
-    estimator: Estimator,
-    problem: Problem,
-    settings: Settings,
-    meta_rate: float,
-    seed: int,
-) -> list[Point]:
-    """Trains a rule for the given time.
+def _trainer(
+    estimator: Estimator, problem: Problem, settings: Settings, seed: int
+) -> Callable[[float], list[Point]]:
+    """Returns a function that trains a new rule with a meta-rate.
 
-    Returns:
-        The rule at the beginning and at each of the times. It is that of the
-        last meta-step that ended before.
+    It takes the given time, and returns the rule at the beginning and at each
+    of the times: that of the last meta-step that ended before.
     """
-    rule = _rule(problem, settings)
-    learner = _learner(estimator, rule, problem, settings, seed)
-    learner.compile(
-        keras.optimizers.Adam(meta_rate, global_clipnorm=_CLIP),
-        # XLA would take longer to compile than there is time to train.
-        jit_compile=False,
-    )
+    learner = _learner(estimator, problem, settings, seed)
     step = learner.make_train_function()
+    variables = [*learner.variables, *learner.optimizer.variables]
+    values = [variable.numpy() for variable in variables]
+    times = settings.seconds * np.arange(settings.points + 1) / settings.points
 
-    def batches():
+    def begin():
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
         return iter(keras_meta.problems.batches(settings.runs, seed=seed))
 
-    _trace(learner, lambda: step(batches()))
-    times = settings.seconds * np.arange(settings.points + 1) / settings.points
-    points: list[Point] = []
-    data, meta_steps, spent = batches(), 0, 0.0
-    while len(points) < len(times):
-        now = Point(meta_steps, rule.get_weights())
-        begun = time.process_time()
-        step(data)
-        spent += time.process_time() - begun
-        meta_steps += 1
-        reached = np.searchsorted(times, spent)
-        points += [now] * (reached - len(points))
-    return points
+    def train(meta_rate):
+        data = begin()
+        learner.optimizer.learning_rate = meta_rate
+        points, meta_steps, spent = [], 0, 0.0
+        while len(points) < len(times):
+            now = Point(meta_steps, learner.rule.get_weights())
+            begun = time.process_time()
+            step(data)
+            spent += time.process_time() - begun
+            meta_steps += 1
+            reached = int(np.searchsorted(times, spent))
+            points += [now] * (reached - len(points))
+        return points
+
+    # Tracing takes no time of training.
+    step(begin())
+    return train
 
 
 def _learner(
-    estimator: Estimator,
-    rule: UpdateRule,
-    problem: Problem,
-    settings: Settings,
-    seed: int,
+    estimator: Estimator, problem: Problem, settings: Settings, seed: int
 ) -> keras_meta.OptimizerLearner:
     meta_gradient = estimator.meta_gradient(settings.particles, settings.sigma)
     if meta_gradient.draws_random_numbers:
@@ -212,22 +206,17 @@ def _learner(
     if settings.groups > settings.steps // estimator.window:
         # There are too few windows for as many positions.
         start = "drawn"
-    return keras_meta.OptimizerLearner(
-        rule,
+    learner = keras_meta.OptimizerLearner(
+        _rule(problem, settings),
         problem,
         settings.steps,
         meta_gradient=meta_gradient,
         start=start,
         tolerated_divergences=_TOLERATED_DIVERGENCES,
     )
-
-
-def _trace(
-    learner: keras_meta.OptimizerLearner, take_step: Callable[[], object]
-) -> None:
-    """Takes a step, which traces it, and undoes it."""
-    variables = [*learner.variables, *learner.optimizer.variables]
-    values = [variable.numpy() for variable in variables]
-    take_step()
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+    learner.compile(
+        keras.optimizers.Adam(global_clipnorm=_CLIP),
+        # XLA would take longer to compile than there is time to train.
+        jit_compile=False,
+    )
+    return learner
