@@ -10,6 +10,13 @@ The quadratic functions of the paper, 10 to 20 minutes:
 
   python -m experiments.learned_optimizer --problem=quadratic
 
+A rule of few numbers by persistent ES, on long runs that are kept from batch
+to batch. `python -m experiments.long_runs` compares meta-gradients there:
+
+  python -m experiments.learned_optimizer --rule=hyperparameters \
+      --problem=mnist_noisy --meta_gradient=persistent_es --kept_groups=4 \
+      --instances=4 --steps=1000 --first_steps=1000 --truncation=10
+
 A network on MNIST, and how well the rule transfers to other networks:
 
   python -m experiments.learned_optimizer --problem=mnist --test=mnist \
@@ -29,9 +36,7 @@ from __future__ import annotations
 from experiments import binary
 
 # isort: split
-import math
 import pathlib
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -244,73 +249,30 @@ def _settings() -> run_lib.Settings:
         kept_groups=_KEPT_GROUPS.value,
         **{**chosen, **_meta_gradient_settings()},
     )
-    _check_kept(settings)
+    try:
+        run_lib.check(settings)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
     return settings
 
 
 def _meta_gradient_settings() -> dict[str, Any]:
-    """Returns the settings of the meta-gradient.
-
-    Raises:
-        app.UsageError: If a flag has no effect on it.
-    """
-    name = _META_GRADIENT.value
-    if name == "truncated":
-        _refuse(
-            (_PARTICLES, _SIGMA),
-            "Truncated backpropagation has no particles. Add "
-            "--meta_gradient=persistent_es, for instance.",
-        )
-        return {"meta_gradient": name}
-    _refuse(
-        (_CHOICES["second_order"],),
-        f"--meta_gradient={name} differentiates nothing. Leave it out, or use "
-        "--meta_gradient=truncated.",
-    )
-    sigma = _DEVIATION if _SIGMA.value is None else _SIGMA.value
-    if not 0 < sigma < math.inf:
-        raise app.UsageError(
-            f"--sigma must be positive and finite. Received: {sigma}."
-        )
-    return {
-        "meta_gradient": name,
-        "particles": _PARTICLES.value or _PAIRS,
-        "sigma": sigma,
-        "second_order": False,
+    given = {
+        "meta_gradient": _META_GRADIENT.value,
+        "particles": _PARTICLES.value,
+        "sigma": _SIGMA.value,
     }
-
-
-def _refuse(given: Iterable[flags.FlagHolder], reason: str) -> None:
-    for flag in given:
-        if flag.value is not None:
-            raise app.UsageError(
-                f"--{flag.name}={flag.value} has no effect. {reason}"
-            )
-
-
-def _check_kept(settings: run_lib.Settings) -> None:
-    groups, instances = settings.kept_groups, settings.instances
-    if not groups:
-        return
-    if settings.problem == optimizees.MIXTURE:
-        raise app.UsageError(
-            f"--kept_groups={groups} keeps runs of one family, and "
-            f"--problem={optimizees.MIXTURE} has several. Choose one family, "
-            "or leave out --kept_groups."
-        )
-    if instances % groups:
-        raise app.UsageError(
-            "--kept_groups must divide --instances, the number of runs. "
-            f"Received: --kept_groups={groups} --instances={instances}."
-        )
-    windows = settings.first_steps // settings.truncation
-    if not 1 < windows >= groups:
-        raise app.UsageError(
-            "--kept_groups must be at most the number of windows in a run, "
-            f"which must be above 1. Received: --kept_groups={groups}, and "
-            f"{windows} windows of --truncation={settings.truncation} steps "
-            f"in a run of {settings.first_steps} (--first_steps)."
-        )
+    if _META_GRADIENT.value not in run_lib.STRATEGIES:
+        return given
+    defaults = {
+        "particles": _PAIRS,
+        "sigma": _DEVIATION,
+        "second_order": bool(_CHOICES["second_order"].value),
+    }
+    return {
+        name: defaults[name] if value is None else value
+        for name, value in {"second_order": None, **given}.items()
+    }
 
 
 def _rule(settings, directory: pathlib.Path):

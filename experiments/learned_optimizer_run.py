@@ -110,6 +110,63 @@ class Settings:
     kept_groups: int = 0
 
 
+def check(settings: Settings) -> None:
+    """Refuses settings of the meta-gradient that do not go together.
+
+    Raises:
+        ValueError: If there are such settings. The message names the flags.
+    """
+    name = settings.meta_gradient
+    evolves = name in STRATEGIES
+    for flag, value in {
+        "particles": settings.particles,
+        "sigma": settings.sigma,
+    }.items():
+        if value is not None and not evolves:
+            raise ValueError(
+                f"--meta_gradient={name} has no particles. Received: "
+                f"--{flag}={value}. Leave it out, or use "
+                "--meta_gradient=persistent_es, for instance."
+            )
+    if evolves and settings.second_order:
+        raise ValueError(
+            f"--meta_gradient={name} differentiates nothing. Received: "
+            "--second_order. Leave it out, or use --meta_gradient=truncated."
+        )
+    if evolves and not 0 < settings.sigma < math.inf:
+        raise ValueError(
+            "--sigma must be positive and finite. Received: "
+            f"--sigma={settings.sigma}"
+        )
+    if settings.kept_groups:
+        _check_kept(settings)
+
+
+def _check_kept(settings: Settings) -> None:
+    groups = settings.kept_groups
+    if settings.problem == optimizees.MIXTURE:
+        raise ValueError(
+            "Kept runs are of one family. Received: "
+            f"--kept_groups={groups} --problem={settings.problem}. Choose one "
+            "family, or leave out --kept_groups."
+        )
+    if settings.instances % groups:
+        raise ValueError(
+            "--kept_groups must divide --instances, the number of runs. "
+            f"Received: --kept_groups={groups} "
+            f"--instances={settings.instances}"
+        )
+    windows = settings.first_steps // settings.truncation
+    if windows < max(groups, 2):
+        raise ValueError(
+            "Runs that are kept must have at least 2 windows, and as many as "
+            f"--kept_groups. Received: --kept_groups={groups} and "
+            f"{windows} windows of --truncation={settings.truncation} steps "
+            f"in runs of --first_steps={settings.first_steps}. Use fewer "
+            "groups, shorter windows, or longer runs."
+        )
+
+
 class _KeepBest(keras.callbacks.Callback):
     """Keeps the rule's weights of the best validation.
 

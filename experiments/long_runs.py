@@ -198,7 +198,14 @@ def _measure(
         max_tasks_per_child=1,
     ) as pool:
         measure = functools.partial(long_runs_run.measure, settings=settings)
-        return dict(zip(estimators, pool.map(measure, estimators), strict=True))
+        _print_head(settings)
+        measured = {}
+        for estimator, result in zip(
+            estimators, pool.map(measure, estimators), strict=True
+        ):
+            measured[estimator] = result
+            _print_row(estimator, result)
+        return measured
 
 
 def _use_one_thread() -> None:
