@@ -51,7 +51,7 @@ _METHOD = flags.DEFINE_multi_enum(
 )
 _WINDOW = flags.DEFINE_multi_integer(
     "window",
-    [10, 100],
+    [10],
     "Steps of a window of truncated backpropagation; may be given several "
     "times.",
     lower_bound=1,
