@@ -4,7 +4,45 @@ import subprocess
 import numpy as np
 import pytest
 
+from experiments import long_runs_figures
+from experiments.estimators_run import Estimator
+from experiments.long_runs_run import Measured
+from experiments.long_runs_run import Settings
 from tests import data_sets
+
+
+def test_a_rule_that_diverges_does_not_hide_the_others(tmp_path):
+    settings = Settings(
+        problem="mnist_noisy",
+        steps=1000,
+        learning_rate=0.01,
+        seconds=4.0,
+        points=2,
+        meta_rates=(0.1,),
+        seeds=2,
+        runs=4,
+        groups=4,
+        particles=8,
+        sigma=0.1,
+        test_runs=16,
+    )
+
+    def measured(losses):
+        steps = np.array([[0, 5, 9]] * 2)
+        return Measured({0.1: 1.0}, 0.1, np.array(losses), steps, 2 * 10**7)
+
+    path = tmp_path / "losses"
+    long_runs_figures.draw_losses(
+        {
+            Estimator("pes", 10): measured([[1.0, 0.9, 0.8], [1.0, 0.8, 0.7]]),
+            Estimator("truncated", 10): measured(
+                [[1.0, 1.2, np.inf], [1.0, 1.1, 1.3]]
+            ),
+        },
+        settings,
+        path,
+    )
+    assert path.with_suffix(".png").stat().st_size > 1000
 
 
 @pytest.mark.slow
