@@ -49,7 +49,7 @@ def draw_descents(
             label=f"Optimum, ${end:.3f}$",
         )
         for (estimator, result), style in zip(
-            measured.items(), _styles(measured), strict=True
+            measured.items(), line_styles(measured), strict=True
         ):
             _draw(parameter, result.descents.thetas, estimator, style)
             _draw(gradient, result.descents.gradients, estimator, style)
@@ -67,8 +67,11 @@ def draw_descents(
         )
 
 
-def _styles(estimators: Iterable[Estimator]) -> list[str]:
-    """Returns line styles that tell the windows of a method apart."""
+def line_styles(estimators: Iterable[Estimator]) -> list[str]:
+    """Returns line styles that tell the windows of a method apart.
+
+    Each method has a color of its own, see `plotting.color_of`.
+    """
     styles, seen = [], collections.Counter(_DASHED)
     for estimator in estimators:
         styles.append(_STYLES[seen[estimator.method] % len(_STYLES)])

@@ -10,6 +10,13 @@ The quadratic functions of the paper, 10 to 20 minutes:
 
   python -m experiments.learned_optimizer --problem=quadratic
 
+A rule of few numbers by persistent ES, on long runs that are kept from batch
+to batch. `python -m experiments.long_runs` compares meta-gradients there:
+
+  python -m experiments.learned_optimizer --rule=hyperparameters \
+      --problem=mnist_noisy --meta_gradient=persistent_es --kept_groups=4 \
+      --instances=4 --steps=1000 --first_steps=1000 --truncation=10
+
 A network on MNIST, and how well the rule transfers to other networks:
 
   python -m experiments.learned_optimizer --problem=mnist --test=mnist \
@@ -46,6 +53,8 @@ from experiments import run_folder
 from keras_meta import durable_files
 from keras_meta.optimizers.presets import load_rule
 
+# Defaults of evolution strategies.
+_PAIRS, _DEVIATION = 8, 0.01
 # Defaults by the kind of problem to train on.
 _DEFAULTS = {
     "quadratic": {
@@ -138,6 +147,31 @@ _TEST_STEPS = flags.DEFINE_integer("test_steps", 500, "Steps in tests.")
 _WEIGHTS = flags.DEFINE_enum(
     "weights", "uniform", ["uniform", "linear"], "Weights of the steps' losses."
 )
+_META_GRADIENT = flags.DEFINE_enum(
+    "meta_gradient",
+    "truncated",
+    run_lib.META_GRADIENTS,
+    "How the gradient comes back through a window of --truncation steps.",
+)
+_PARTICLES = flags.DEFINE_integer(
+    "particles",
+    None,
+    f"Pairs of particles of evolution strategies; by default {_PAIRS}.",
+    lower_bound=1,
+)
+_SIGMA = flags.DEFINE_float(
+    "sigma",
+    None,
+    f"Standard deviation of their perturbations; by default {_DEVIATION}.",
+)
+_KEPT_GROUPS = flags.DEFINE_integer(
+    "kept_groups",
+    0,
+    "Groups of runs at staggered positions that are kept from batch to batch. "
+    "A batch takes one window of each run. With 0, each batch draws new runs "
+    "and takes all their windows.",
+    lower_bound=0,
+)
 _START_FROM = flags.DEFINE_string(
     "start_from", None, "Preset or folder of the rule to start from."
 )
@@ -205,15 +239,40 @@ def _chosen() -> dict[str, float | str]:
 def _settings() -> run_lib.Settings:
     chosen = _chosen()
     del chosen["test_instances"]
-    return run_lib.Settings(
+    settings = run_lib.Settings(
         rule=_RULE.value,
         problem=_PROBLEM.value,
         scaling=_SCALING.value,
         weights=_WEIGHTS.value,
         seed=_SEED.value,
         start_from=_START_FROM.value,
-        **chosen,
+        kept_groups=_KEPT_GROUPS.value,
+        **{**chosen, **_meta_gradient_settings()},
     )
+    try:
+        run_lib.check(settings)
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
+    return settings
+
+
+def _meta_gradient_settings() -> dict[str, Any]:
+    given = {
+        "meta_gradient": _META_GRADIENT.value,
+        "particles": _PARTICLES.value,
+        "sigma": _SIGMA.value,
+    }
+    if _META_GRADIENT.value not in run_lib.STRATEGIES:
+        return given
+    defaults = {
+        "particles": _PAIRS,
+        "sigma": _DEVIATION,
+        "second_order": bool(_CHOICES["second_order"].value),
+    }
+    return {
+        name: defaults[name] if value is None else value
+        for name, value in {"second_order": None, **given}.items()
+    }
 
 
 def _rule(settings, directory: pathlib.Path):

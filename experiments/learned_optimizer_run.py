@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import ClassVar
 
 import keras
@@ -29,6 +30,13 @@ _VALIDATION_SEED = 2**32
 # Consecutive ones; a few of the thousands of problems may diverge.
 _TOLERATED_DIVERGENCES = 10
 RULES = ("lstm", "hierarchical", "hyperparameters")
+# Evolution strategies, by the names that meta-gradients have in the library.
+STRATEGIES = {
+    "persistent_es": keras_meta.PersistentES,
+    "noise_reuse_es": keras_meta.NoiseReuseES,
+    "evolution_strategies": keras_meta.EvolutionStrategies,
+}
+META_GRADIENTS = ("truncated", *STRATEGIES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +71,12 @@ class Settings:
         validation_instances: Number of problem instances in a validation, for
             each family.
         validation_steps: Number of steps in an optimization in validation.
+        meta_gradient: How the gradient comes back through a window: one of
+            `META_GRADIENTS`.
+        particles: Pairs of particles of evolution strategies.
+        sigma: Standard deviation of their perturbations.
+        kept_groups: Number of staggered groups of runs that are kept from
+            batch to batch, see `keras_meta.Kept`; 0 to draw new ones.
 
     Training depends on all of these, so a stopped run continues only with the
     same settings.
@@ -90,6 +104,67 @@ class Settings:
     validate_every: int
     validation_instances: int
     validation_steps: int
+    meta_gradient: str = "truncated"
+    particles: int | None = None
+    sigma: float | None = None
+    kept_groups: int = 0
+
+
+def check(settings: Settings) -> None:
+    """Refuses settings of the meta-gradient that do not go together.
+
+    Raises:
+        ValueError: If there are such settings. The message names the flags.
+    """
+    name = settings.meta_gradient
+    evolves = name in STRATEGIES
+    for flag, value in {
+        "particles": settings.particles,
+        "sigma": settings.sigma,
+    }.items():
+        if value is not None and not evolves:
+            raise ValueError(
+                f"--meta_gradient={name} has no particles. Received: "
+                f"--{flag}={value}. Leave it out, or use "
+                "--meta_gradient=persistent_es, for instance."
+            )
+    if evolves and settings.second_order:
+        raise ValueError(
+            f"--meta_gradient={name} differentiates nothing. Received: "
+            "--second_order. Leave it out, or use --meta_gradient=truncated."
+        )
+    if evolves and not 0 < settings.sigma < math.inf:
+        raise ValueError(
+            "--sigma must be positive and finite. Received: "
+            f"--sigma={settings.sigma}"
+        )
+    if settings.kept_groups:
+        _check_kept(settings)
+
+
+def _check_kept(settings: Settings) -> None:
+    groups = settings.kept_groups
+    if settings.problem == optimizees.MIXTURE:
+        raise ValueError(
+            "Kept runs are of one family. Received: "
+            f"--kept_groups={groups} --problem={settings.problem}. Choose one "
+            "family, or leave out --kept_groups."
+        )
+    if settings.instances % groups:
+        raise ValueError(
+            "--kept_groups must divide --instances, the number of runs. "
+            f"Received: --kept_groups={groups} "
+            f"--instances={settings.instances}"
+        )
+    windows = settings.first_steps // settings.truncation
+    if windows < max(groups, 2):
+        raise ValueError(
+            "Runs that are kept must have at least 2 windows, and as many as "
+            f"--kept_groups. Received: --kept_groups={groups} and "
+            f"{windows} windows of --truncation={settings.truncation} steps "
+            f"in runs of --first_steps={settings.first_steps}. Use fewer "
+            "groups, shorter windows, or longer runs."
+        )
 
 
 class _KeepBest(keras.callbacks.Callback):
@@ -169,16 +244,17 @@ def train(
         families,
         settings.steps,
         meta_gradient=_meta_gradient(settings),
+        start=_start(settings),
         evaluation_steps=settings.validation_steps,
         objective=settings.objective,
         step_weights=_step_weights(settings),
         tolerated_divergences=_TOLERATED_DIVERGENCES,
     )
-    # Each window is an iteration of the optimizer.
-    windows = settings.validate_every * sum(lengths) // settings.truncation
     learner.compile(
         keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(settings.meta_rate, windows),
+            keras.optimizers.schedules.CosineDecay(
+                settings.meta_rate, _meta_steps(settings, lengths)
+            ),
             epsilon=1e-7 * settings.clip,
             global_clipnorm=settings.clip,
         )
@@ -263,7 +339,36 @@ def _rule(settings: Settings) -> UpdateRule:
     )
 
 
+def _meta_steps(settings: Settings, lengths: Sequence[int]) -> int:
+    """Returns the number of meta-steps in training.
+
+    There is one for each window of a batch, or one for a batch if runs are
+    kept, of which it takes a window each.
+
+    Args:
+        settings: The settings.
+        lengths: Number of steps in an optimization, for each epoch.
+    """
+    windows = sum(lengths) // settings.truncation
+    per_batch = len(lengths) if settings.kept_groups else windows
+    return settings.validate_every * per_batch
+
+
+def _start(settings: Settings) -> keras_meta.Kept | str:
+    if settings.kept_groups:
+        return keras_meta.Kept(settings.instances, settings.kept_groups)
+    return "drawn"
+
+
 def _meta_gradient(settings: Settings) -> keras_meta.MetaGradient:
+    strategy = STRATEGIES.get(settings.meta_gradient)
+    if strategy is not None:
+        return strategy(
+            settings.particles,
+            settings.sigma,
+            settings.truncation,
+            seed=settings.seed,
+        )
     through = keras_meta.FirstOrder()
     if settings.second_order:
         through = keras_meta.Unrolled()

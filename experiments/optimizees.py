@@ -22,6 +22,7 @@ NAMES = (
     "mnist_40_units",
     "mnist_two_layers",
     "mnist_relu",
+    "mnist_noisy",
     "fashion_mnist",
     "fashion_mnist_relu",
     "fashion_mnist_convolutional",
@@ -41,16 +42,23 @@ def make(name: str, data_dir: str | None = None) -> problems.Problem:
             `"mnist"`: an MLP with 20 sigmoid units. Its variants are
             `_40_units`, `_two_layers` of 20 units, and `_relu` instead of the
             sigmoid.
+            `"mnist_noisy"`: an MLP with 20 ReLU units on images of 7 x 7
+            pixels, in minibatches of 4 of the first 6000.
             `"fashion_mnist"`: the same on Fashion-MNIST.
             `"fashion_mnist_relu"`: two layers of 64 ReLU units.
             `"fashion_mnist_convolutional"`: two convolutions and a mean.
             `"cifar10"`, `"cifar5"`, `"cifar2"`: a convolutional network on
             that many classes.
-            Losses are computed on minibatches of 128 training images.
+            Losses are computed on minibatches of 128 training images, if
+            nothing else is said.
         data_dir: Folder of the prepared data sets.
     """
     if name == "quadratic":
         return problems.Quadratic()
+    if name == "mnist_noisy":
+        images = _images("mnist", 10, data_dir, split="train[:6000]")
+        layers = _dense([20], "relu")
+        return _classification(_shrunk(images, 4), layers, 10, batch_size=4)
     if name == "fashion_mnist_convolutional":
         images = _images("fashion_mnist", 10, data_dir)
         return _classification(images, _strided_convolutions(), 10)
@@ -150,14 +158,14 @@ def _strided_convolutions() -> list[keras.layers.Layer]:
 
 
 def _images(
-    name: str, classes: int, data_dir: str | None
+    name: str, classes: int, data_dir: str | None, split: str = "train"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the training images of the first classes, and their labels."""
+    """Returns the images of the first classes, and their labels."""
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
     x, y = tfds.as_numpy(
         tfds.load(
             name,
-            split="train",
+            split=split,
             as_supervised=True,
             data_dir=data_dir,
             batch_size=-1,

@@ -95,6 +95,9 @@ def check_settings(
 ) -> None:
     """Requires that a file was written with the same settings.
 
+    A setting that the file lacks is younger than the file. It counts as its
+    default, if it has one.
+
     Args:
         path: The file.
         recorded: The settings in the file.
@@ -106,6 +109,7 @@ def check_settings(
         OtherSettings: If any other setting differs.
     """
     now = as_json(settings)
+    recorded = {**_defaults(settings), **recorded}
     different = sorted(
         name
         for name in {*now, *recorded} - {*may_differ}
@@ -122,6 +126,15 @@ def check_settings(
             f"{path} belongs to a run with different settings: {changes}. "
             f"{way_out}"
         )
+
+
+def _defaults(settings: Any) -> dict[str, Any]:
+    """Returns the defaults of those settings that have one."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(settings)
+        if field.default is not dataclasses.MISSING
+    }
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:

@@ -42,6 +42,11 @@ def memory(key, process="self"):
     raise RuntimeError(f"The kernel does not report {key}.")
 
 
+def reset_peak():
+    """Makes `"VmHWM"` of this process its present resident memory."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
 def write_record(path, **found):
     """Writes a benchmark's results as JSON, with the versions it used.
 

@@ -143,10 +143,15 @@ def _unroll_segments(step, carry, constants, first, segments: int, size: int):
             segment, values[:kept], values[kept:], flat_outputs, segments
         )
 
-        def gradient(*cotangents):
-            return _backpropagate(
+        def gradient(*cotangents, variables=()):
+            gradients = _backpropagate(
                 segment, values[kept:], starts, cotangents, segments
             )
+            # TensorFlow passes trainable variables that a step reads, such as
+            # a frozen rate of a rule. What is taken from around is constant.
+            if variables:
+                return gradients, [None] * len(variables)
+            return gradients
 
         return (*end, *stacked), gradient
 
@@ -237,7 +242,7 @@ def _backpropagate(segment, constants, starts, cotangents, segments: int):
     ]
 
 
-def _refuse_another_derivative(*_):
+def _refuse_another_derivative(*_, variables=()):
     raise NotImplementedError(
         "A checkpointed inner loop can be differentiated once. For higher "
         "derivatives of it pass meta_gradient=Unrolled(checkpoint='off')."

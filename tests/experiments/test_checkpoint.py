@@ -212,15 +212,25 @@ def test_a_stopped_run_may_continue_with_other_test_settings(
         run(tmp_path)
 
 
+@dataclasses.dataclass(frozen=True)
+class LaterSettings:
+    rate: float
+    particles: int | None = None
+
+
 def test_settings_on_only_one_side_are_named(tmp_path):
     with pytest.raises(run_folder.OtherSettings) as raised:
         run_folder.check_settings(
-            tmp_path,
-            {"test_tasks": 5, "depth": 2},
-            Settings(),
-            way_out="Remove it.",
+            tmp_path, {"depth": 2}, LaterSettings(0.1), way_out="Remove it."
         )
     assert "depth=2, now missing; rate=missing, now 0.1" in str(raised.value)
+
+
+def test_a_setting_that_is_younger_than_a_file_has_its_default_there(tmp_path):
+    recorded = {"rate": 0.1}
+    run_folder.check_settings(tmp_path, recorded, LaterSettings(0.1), "")
+    with pytest.raises(run_folder.OtherSettings, match="particles=None, now 8"):
+        run_folder.check_settings(tmp_path, recorded, LaterSettings(0.1, 8), "")
 
 
 def test_seconds_of_all_processes_are_added(tmp_path):

@@ -80,7 +80,7 @@ def test_windows_of_a_method_differ_in_style():
         Estimator("es", 1),
         Estimator("pes", 1),
     ]
-    styles = estimators_figures._styles(estimators)
+    styles = estimators_figures.line_styles(estimators)
     assert styles == ["-", "--", "--", "-"]
 
 

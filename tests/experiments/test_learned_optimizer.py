@@ -80,6 +80,65 @@ def test_binary(run_binary, tmp_path):
     LSTMOptimizer.from_preset(str(folder / "preset"))
 
 
+def test_the_meta_gradient_is_truncated_by_default():
+    expected = keras_meta.Truncated(2, keras_meta.FirstOrder())
+    assert run_lib._meta_gradient(settings()) == expected
+    assert run_lib._start(settings()) == "drawn"
+
+
+def test_evolution_strategies_are_made_as_set():
+    changes = {"particles": 3, "sigma": 0.2, "seed": 5, "kept_groups": 2}
+    for name, strategy in {
+        "persistent_es": keras_meta.PersistentES,
+        "noise_reuse_es": keras_meta.NoiseReuseES,
+        "evolution_strategies": keras_meta.EvolutionStrategies,
+    }.items():
+        chosen = settings(meta_gradient=name, **changes)
+        run_lib.check(chosen)
+        expected = strategy(3, 0.2, 2, seed=5)
+        assert run_lib._meta_gradient(chosen) == expected
+        assert run_lib._start(chosen) == keras_meta.Kept(4, groups=2)
+
+
+def test_kept_runs_take_a_window_in_a_batch():
+    drawn = settings(batches=6)
+    lengths = run_lib._lengths(drawn)
+    assert run_lib._meta_steps(drawn, lengths) == 12
+    kept = dataclasses.replace(drawn, kept_groups=2)
+    assert run_lib._meta_steps(kept, lengths) == 6
+
+
+_ES = {"meta_gradient": "persistent_es", "particles": 2, "sigma": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"particles": 2}, "has no particles. Received: --particles=2"),
+        ({"sigma": 0.1}, "has no particles. Received: --sigma=0.1"),
+        ({**_ES, "second_order": True}, "differentiates nothing"),
+        ({**_ES, "sigma": 0.0}, "--sigma=0.0"),
+        ({**_ES, "sigma": float("nan")}, "--sigma=nan"),
+        ({"kept_groups": 2, "problem": "mixture"}, "one family"),
+        ({"kept_groups": 3}, "--kept_groups=3 --instances=4"),
+        ({"kept_groups": 4}, "2 windows of --truncation=2"),
+        ({"kept_groups": 1, "truncation": 4}, "1 windows of --truncation=4"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(changes, match):
+    run_lib.check(settings())
+    with pytest.raises(ValueError, match=match):
+        run_lib.check(settings(**changes))
+
+
+@pytest.mark.slow
+def test_flags_that_do_not_go_together_are_refused(run_binary, tmp_path):
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        run_binary("learned_optimizer", "--sigma=0.1", f"--output={tmp_path}")
+    assert "--meta_gradient=truncated has no particles" in raised.value.stderr
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_preset_is_tested_with_its_own_family(run_binary, tmp_path):
     with pytest.raises(subprocess.CalledProcessError) as raised:
@@ -114,6 +173,23 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(tmp_path, rule):
     assert len(whole) == len(parts) == 2
     for a, b in zip(whole, parts, strict=True):
         assert a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_stopped_persistent_es_goes_on_with_the_runs_that_it_keeps(tmp_path):
+    chosen = settings(
+        rule="hyperparameters", steps=8, first_steps=8, kept_groups=2, **_ES
+    )
+    whole = run_lib.train(chosen, tmp_path / "whole").get_weights()
+    for time_limit in (1e-9, 0.0):
+        rule = run_lib.train(chosen, tmp_path / "parts", time_limit)
+    start = keras_meta.LearnedHyperparameters()
+    start.attach(optimizees.make("quadratic").variables, steps=8)
+    assert any(
+        (a != b).any() for a, b in zip(whole, start.get_weights(), strict=True)
+    )
+    for a, b in zip(whole, rule.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

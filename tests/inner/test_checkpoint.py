@@ -137,3 +137,25 @@ def test_length_of_a_segment_in_the_other_settings():
     assert segment_length("auto", 100) == segment_length("sqrt", 100) == 10
     assert segment_length("sqrt", 1000) == 40
     assert segment_length("sqrt", 0) == 1
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_variable_that_a_step_reads_counts_as_constant(graph):
+    rate = tf.Variable(0.03, dtype=tf.float64)
+    point, target, _ = VALUES
+
+    def read(i, carry, target):
+        return step(i, carry, {"target": target, "rate": rate})
+
+    def gradients(length):
+        with tf.GradientTape() as tape:
+            tape.watch([point, target])
+            (last, _), _ = checkpointed_unroll(
+                read, (point, tf.constant(0)), target, 4, length
+            )
+            total = tf.reduce_sum(tf.sin(last))
+        return tape.gradient(total, [point, target])
+
+    if graph:
+        gradients = tf.function(gradients, autograph=False)
+    assert_close(gradients(2), gradients(None))

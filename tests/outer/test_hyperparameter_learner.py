@@ -86,7 +86,7 @@ def everything(**options):
         keras.losses.BinaryCrossentropy(from_logits=True),
         start=options.pop("start", "initial"),
         inner_loss=Smoothed(smoothing),
-        example_weights=keras_meta.ExampleWeights(12),
+        example_weights=keras_meta.ExampleWeights(12, name="trust"),
         **options,
     )
 
@@ -103,7 +103,7 @@ def test_gradients_are_central_differences():
         "sparse",
         "temperature",
         "smoothing",
-        "example_weights",
+        "trust",
         *(v.path for v in tuner.update_rule.trainable_variables),
     }
     variables = tuner.trainable_variables
