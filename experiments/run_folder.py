@@ -97,7 +97,8 @@ def check_settings(
 
     Args:
         path: The file.
-        recorded: The settings in the file.
+        recorded: The settings in the file. Those that it lacks, because it is
+            older, have the defaults of the dataclass, if there are any.
         settings: Dataclass of the current settings.
         way_out: A sentence that says what to do if they differ.
         may_differ: Names of settings that need not match.
@@ -106,6 +107,7 @@ def check_settings(
         OtherSettings: If any other setting differs.
     """
     now = as_json(settings)
+    recorded = {**_defaults(settings), **recorded}
     different = sorted(
         name
         for name in {*now, *recorded} - {*may_differ}
@@ -122,6 +124,16 @@ def check_settings(
             f"{path} belongs to a run with different settings: {changes}. "
             f"{way_out}"
         )
+
+
+def _defaults(settings: Any) -> dict[str, Any]:
+    """Returns the defaults of a dataclass, as JSON would restore them."""
+    defaults = {
+        field.name: field.default
+        for field in dataclasses.fields(settings)
+        if field.default is not dataclasses.MISSING
+    }
+    return json.loads(json.dumps(defaults))
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:

@@ -31,6 +31,7 @@ import tensorflow as tf
 from absl import app
 from absl import flags
 
+from experiments import implicit_flags
 from experiments import published
 from experiments import results
 from experiments import sinusoid_figures
@@ -39,7 +40,15 @@ from experiments.plotting import name_of
 from experiments.sinusoid_run import Settings
 from keras_meta import durable_files
 
-_ALGORITHMS = ("maml", "meta_sgd", "fomaml", "anil", "reptile", "pretrained")
+_ALGORITHMS = (
+    "maml",
+    "meta_sgd",
+    "fomaml",
+    "implicit_maml",
+    "anil",
+    "reptile",
+    "pretrained",
+)
 # Algorithms whose fits are drawn.
 _SHOWN = ("maml", "meta_sgd", "pretrained")
 _SHOTS = (5, 10, 20)
@@ -74,17 +83,23 @@ _META_BATCH = flags.DEFINE_integer(
     "meta_batch", 4, "Tasks in an outer iteration.", lower_bound=1
 )
 _STEPS = flags.DEFINE_integer(
-    "steps", None, "Inner steps in training. Default: 1; Reptile: 5."
+    "steps",
+    None,
+    "Inner steps in training. Default: 1; Reptile: 5; implicit MAML: 16.",
 )
 _TEST_STEPS = flags.DEFINE_integer(
-    "test_steps", None, "Inner steps in tests. Default: 1; Reptile: 10."
+    "test_steps",
+    None,
+    "Inner steps in tests. Default: 1; Reptile: 10; implicit MAML: 16.",
 )
 _INNER_RATE = flags.DEFINE_float(
     "inner_rate",
     None,
     "Rate of the inner loop. Default: 0.01 (Reptile: rate of Adam); "
-    "fine-tuning: 0.02; Meta-SGD: drawn from U[0.005, 0.1].",
+    "fine-tuning: 0.02; implicit MAML: 0.002; Meta-SGD: drawn from "
+    "U[0.005, 0.1].",
 )
+implicit_flags.define(proximal=10.0, momentum=0.7)
 _META_RATE = flags.DEFINE_float(
     "meta_rate",
     None,
@@ -160,7 +175,9 @@ def _chosen_shots() -> Iterable[int]:
 
 def _settings(algorithm: str, shots: int) -> Settings:
     reptile = algorithm == "reptile"
-    rates = {"meta_sgd": None, "pretrained": 0.02}
+    rates = {"meta_sgd": None, "pretrained": 0.02, "implicit_maml": 0.002}
+    steps = {"reptile": 5, "implicit_maml": 16}
+    test_steps = {"reptile": 10, "implicit_maml": 16}
     return Settings(
         algorithm=algorithm,
         shots=shots,
@@ -169,8 +186,8 @@ def _settings(algorithm: str, shots: int) -> Settings:
             _PUBLISHED_ITERATIONS if _TABLE.value else _ITERATIONS.value
         ),
         meta_batch=_META_BATCH.value,
-        steps=_or(_STEPS.value, 5 if reptile else 1),
-        test_steps=_or(_TEST_STEPS.value, 10 if reptile else 1),
+        steps=_or(_STEPS.value, steps.get(algorithm, 1)),
+        test_steps=_or(_TEST_STEPS.value, test_steps.get(algorithm, 1)),
         inner_rate=_or(_INNER_RATE.value, rates.get(algorithm, 0.01)),
         meta_rate=_or(_META_RATE.value, 1.0 if reptile else 1e-3),
         meta_decay=_or(_META_DECAY.value, "linear" if reptile else "none"),
@@ -178,6 +195,7 @@ def _settings(algorithm: str, shots: int) -> Settings:
         seed=_SEED.value,
         test_tasks=_TEST_TASKS.value,
         test_shots=_SHOTS,
+        implicit=implicit_flags.options(algorithm),
     )
 
 
@@ -228,6 +246,10 @@ def _print_table(records: list[dict[str, Any]]) -> None:
             f"{name_of(settings['algorithm']):<18}"
             f"{settings['test_steps']:>5}{cells}"
         )
+    for record in records:
+        arrival = results.arrival(record)
+        if arrival:
+            print(f"{name_of(record['settings']['algorithm'])}: {arrival}")
     print("In parentheses: the published error, and whether the measured one")
     print("is worse, better or the same (the intervals overlap).\n")
 
