@@ -26,14 +26,33 @@ class ImplicitMAML(Learner):
     on it at the end instead, and divides the Hessian by `proximal + 10`.
 
     The inner loop has to arrive. Training logs `inner_gradient_norm`, what
-    is left of the inner gradient, and warns where that is too much.
+    is left of the inner gradient, and `negative_curvature`, the share of
+    tasks that are not at a minimum. It warns where they are too large. Choose
+    the settings in this order:
+
+    1. `proximal`, larger than the support loss curves downwards anywhere. The
+       inverse of a good rate of `MAML` with one step is an upper bound, a
+       tenth of it a good start. If it is too small, tasks end at saddles
+       that training cannot improve on, and `negative_curvature` is several
+       percent.
+    2. The rate, below `2 / (proximal + curvature)`. The curvature grows in
+       training, as nothing in an implicit gradient depends on the rate.
+       So leave a margin; if an inner loop diverges late in training, lower
+       the rate. `Momentum` makes up for it.
+    3. `steps`, so that `(1 - rate * proximal) ** steps`, what is left where
+       the support loss is flat, is below .1.
+
+    Test with as many steps as in training, or more: the first ones may lead
+    away from the minimum. Choose `MAML` for few steps, where the inner loop
+    is not meant to arrive or where rates are learned.
 
     Args:
         model: See `Learner`.
         update_rule: See `Learner`. It cannot learn.
         steps: See `Learner`.
         proximal: Strength of the proximal term, positive. Large values keep
-            tasks near the initialization, and make the inner loop easy.
+            tasks near the initialization, and make the inner loop easy. It
+            counts in units of the support loss, by default a mean.
         meta_gradient: A `keras_meta.Implicit`, or another to compare it
             with.
         **kwargs: `evaluation_steps`, `adapt`, `inner_loss`,
@@ -47,7 +66,7 @@ class ImplicitMAML(Learner):
     >>> import keras_meta
     >>> model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
     >>> learner = keras_meta.ImplicitMAML(
-    ...     model, 0.1, steps=50, meta_gradient=keras_meta.Implicit(steps=3)
+    ...     model, 0.05, steps=25, meta_gradient=keras_meta.Implicit(steps=3)
     ... )
     >>> learner.compile("adam", "mse")
 
@@ -59,7 +78,7 @@ class ImplicitMAML(Learner):
     def __init__(
         self,
         model: keras.Model,
-        update_rule: UpdateRule | float = 0.01,
+        update_rule: UpdateRule | float = 0.1,
         steps: int = 16,
         *,
         proximal: float = 2.0,
