@@ -116,7 +116,7 @@ def _settings(cg_steps: int) -> Settings:
         meta_batch=4,
         steps=16,
         test_steps=16,
-        inner_rate=0.002,
+        inner_rate=0.001,
         meta_rate=1e-3,
         meta_decay="none",
         hidden=(40, 40),
@@ -124,7 +124,7 @@ def _settings(cg_steps: int) -> Settings:
         test_tasks=_TEST_TASKS.value,
         test_shots=(_SHOTS,),
         implicit=ImplicitOptions(
-            proximal=10.0, momentum=0.7, cg_steps=cg_steps, damping=0.0
+            proximal=10.0, momentum=0.8, cg_steps=cg_steps, damping=0.0
         ),
     )
 

@@ -100,10 +100,10 @@ _INNER_RATE = flags.DEFINE_float(
     "inner_rate",
     None,
     "Rate of the inner loop. Default: 0.01 (Reptile: rate of Adam); "
-    "fine-tuning: 0.02; implicit MAML: 0.002; Meta-SGD: drawn from "
+    "fine-tuning: 0.02; implicit MAML: 0.001; Meta-SGD: drawn from "
     "U[0.005, 0.1].",
 )
-implicit_flags.define(proximal=10.0, momentum=0.7)
+implicit_flags.define(proximal=10.0, momentum=0.8)
 _META_RATE = flags.DEFINE_float(
     "meta_rate",
     None,
@@ -181,7 +181,7 @@ def _chosen_shots() -> Iterable[int]:
 
 def _settings(algorithm: str, shots: int) -> Settings:
     reptile = algorithm == "reptile"
-    rates = {"meta_sgd": None, "pretrained": 0.02, "implicit_maml": 0.002}
+    rates = {"meta_sgd": None, "pretrained": 0.02, "implicit_maml": 0.001}
     steps = {"reptile": 5, "implicit_maml": 16}
     test_steps = {"reptile": 10, "implicit_maml": 16}
     return Settings(
