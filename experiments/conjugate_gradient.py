@@ -16,6 +16,8 @@ from experiments import binary
 # isort: split
 import dataclasses
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -72,15 +74,23 @@ def main(argv):
         f"{_ITERATIONS.value} iterations",
         output,
     )
-    print("\nError of the meta-gradient, relative to the exact one, at the")
-    print("minimum and after the training's inner steps; mean squared error")
-    print(f"in the test, mean ± 95 % interval over {_TEST_TASKS.value} tasks")
-    print(f"{'CG steps':<10}{'minimum':>10}{'training':>10}{'test':>14}")
     folders = {steps: output / f"{steps}_steps" for steps in runs}
     records = {s: sinusoid_run.run(runs[s], folders[s]) for s in runs}
     most = max(runs)
     learner = sinusoid_run.load(runs[most], folders[most])
-    tasks = _compared_tasks(runs[most])
+    _print_table(runs, records, learner)
+
+
+def _print_table(
+    runs: Mapping[int, Settings],
+    records: Mapping[int, dict[str, Any]],
+    learner: Learner,
+) -> None:
+    print("\nError of the meta-gradient, relative to the exact one, at the")
+    print("minimum and after the training's inner steps; mean squared error")
+    print(f"in the test, mean ± 95 % interval over {_TEST_TASKS.value} tasks")
+    print(f"{'CG steps':<10}{'minimum':>10}{'training':>10}{'test':>14}")
+    tasks = _compared_tasks(next(iter(runs.values())))
     exact = meta_gradient(learner, tasks, _UNTIL_ARRIVAL, _EXACT)
     for steps, settings in runs.items():
         at_minimum, in_training = (

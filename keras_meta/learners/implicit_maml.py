@@ -30,21 +30,20 @@ class ImplicitMAML(Learner):
     tasks that are not at a minimum. It warns where they are too large. Choose
     the settings in this order:
 
-    1. `proximal`, larger than the support loss curves downwards anywhere. The
-       inverse of a good rate of `MAML` with one step is an upper bound, a
-       tenth of it a good start. If it is too small, tasks end at saddles
-       that training cannot improve on, and `negative_curvature` is several
-       percent.
+    1. `proximal`, large enough that the proximal term outweighs where the
+       support loss curves downwards. Otherwise `negative_curvature` is
+       several percent, and training gets stuck. On sine waves 10 is enough
+       and 2 is not.
     2. The rate, below `2 / (proximal + curvature)`. The curvature grows in
        training, as nothing in an implicit gradient depends on the rate.
-       So leave a margin; if an inner loop diverges late in training, lower
-       the rate. `Momentum` makes up for it.
-    3. `steps`, so that `(1 - rate * proximal) ** steps`, what is left where
-       the support loss is flat, is below .1.
+       So leave a margin, which `Momentum` makes up for. If an inner loop
+       diverges late in training, lower the rate.
+    3. `steps`, so that `inner_gradient_norm` ends at .1 or less. Without
+       momentum, `(1 - rate * proximal) ** steps` is left of the gradient
+       where the support loss is flat.
 
-    Test with as many steps as in training, or more: the first ones may lead
-    away from the minimum. Choose `MAML` for few steps, where the inner loop
-    is not meant to arrive or where rates are learned.
+    Test with as many steps as in training, or more; fewer leave tasks
+    anywhere on the way. Choose `MAML` for few steps, or to learn rates.
 
     Args:
         model: See `Learner`.
