@@ -1,8 +1,14 @@
 import pytest
 
 
+@pytest.fixture
+def without_warnings(monkeypatch):
+    """Keeps it from standard error that so short a training is no use."""
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore::UserWarning")
+
+
 @pytest.mark.slow
-def test_binary(run_binary, tmp_path):
+def test_binary(without_warnings, run_binary, tmp_path):
     printed = run_binary(
         "conjugate_gradient",
         "--iterations=5",
