@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 
 from keras_meta.learners.anil import ANIL
+from keras_meta.learners.implicit_maml import ImplicitMAML
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.maml import MAML
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.reptile import Reptile
+from keras_meta.meta_gradients.implicit import Implicit
 from keras_meta.update_rules.adam import Adam
+from keras_meta.update_rules.momentum import Momentum
+
+
+@dataclasses.dataclass(frozen=True)
+class ImplicitOptions:
+    """What implicit MAML has besides MAML's options.
+
+    Attributes:
+        proximal: Strength of the proximal term.
+        momentum: Momentum of the inner loop.
+        cg_steps: Steps of conjugate gradient; with 0, the gradient by the
+            adapted weights is taken as that by the initialization.
+        damping: See `keras_meta.Implicit`.
+    """
+
+    proximal: float
+    momentum: float
+    cg_steps: int
+    damping: float
+
+    @property
+    def meta_gradient(self) -> Implicit:
+        """The meta-gradient."""
+        if self.cg_steps:
+            return Implicit(steps=self.cg_steps, damping=self.damping)
+        # This rate makes the length of the first term that of its argument.
+        return Implicit("identity", rate=1 / self.proximal)
 
 
 def make_learner(
@@ -22,12 +53,13 @@ def make_learner(
     batch_size: int | None = None,
     seed: int = 0,
     batch_statistics: str = "batch",
+    implicit: ImplicitOptions | None = None,
 ) -> Learner:
     """Makes an uncompiled learner.
 
     Args:
-        algorithm: `"maml"`, `"fomaml"`, `"anil"`, `"meta_sgd"` or
-            `"reptile"`.
+        algorithm: `"maml"`, `"fomaml"`, `"implicit_maml"`, `"anil"`,
+            `"meta_sgd"` or `"reptile"`.
         model: A built model.
         inner_rate: Rate of the inner loop. For Reptile, the rate of Adam
             without a first moment. For Meta-SGD, the initial rate, or `None`
@@ -37,6 +69,7 @@ def make_learner(
         batch_size: Number of support examples in a step of Reptile.
         seed: Seed of the learner's random numbers.
         batch_statistics: See `keras_meta.learners.learner.Learner`.
+        implicit: Options of implicit MAML; `None` for the others.
     """
     options = {
         "steps": steps,
@@ -50,6 +83,14 @@ def make_learner(
         return MetaSGD(model, inner_rate, seed=seed, **options)
     if algorithm == "anil":
         return ANIL(model, inner_rate, **options)
+    if algorithm == "implicit_maml":
+        return ImplicitMAML(
+            model,
+            Momentum(inner_rate, momentum=implicit.momentum),
+            proximal=implicit.proximal,
+            meta_gradient=implicit.meta_gradient,
+            **options,
+        )
     meta_gradient = "first_order" if algorithm == "fomaml" else "unrolled"
     return MAML(model, inner_rate, meta_gradient=meta_gradient, **options)
 

@@ -29,6 +29,7 @@ import tensorflow as tf
 from absl import app
 from absl import flags
 
+from experiments import implicit_flags
 from experiments import omniglot_figures
 from experiments import omniglot_run
 from experiments import published
@@ -40,7 +41,7 @@ from experiments.plotting import name_of
 _ALGORITHM = flags.DEFINE_enum(
     "algorithm",
     "maml",
-    ["maml", "fomaml", "anil", "reptile", "meta_sgd"],
+    ["maml", "fomaml", "implicit_maml", "anil", "reptile", "meta_sgd"],
     "What to train.",
 )
 _NETWORK = flags.DEFINE_enum(
@@ -60,20 +61,22 @@ _STEPS = flags.DEFINE_integer(
     "steps",
     None,
     "Inner steps in training. Default: 1 (20 ways: 5); Reptile: 5 (20 ways: "
-    "10).",
+    "10); implicit MAML: 16 (20 ways: 25).",
 )
 _EVALUATION_STEPS = flags.DEFINE_integer(
     "evaluation_steps",
     None,
-    "Inner steps in tests. Default: 3 (20 ways: 5); Reptile: 50; Meta-SGD: as "
-    "in training.",
+    "Inner steps in tests. Default: 3 (20 ways: 5); Reptile: 50; Meta-SGD and "
+    "implicit MAML: as in training.",
 )
 _INNER_RATE = flags.DEFINE_float(
     "inner_rate",
     None,
     "Rate of the inner loop for the mean loss. Default: 0.4; Reptile (rate of "
-    "Adam): 0.001 (20 ways: 0.0005); Meta-SGD: drawn from U[0.005, 0.1].",
+    "Adam): 0.001 (20 ways: 0.0005); implicit MAML: 0.1; Meta-SGD: drawn from "
+    "U[0.005, 0.1].",
 )
+implicit_flags.define(proximal=2.0, momentum=0.0)
 _META_RATE = flags.DEFINE_float(
     "meta_rate",
     None,
@@ -183,8 +186,12 @@ def main(argv):
 def _settings() -> Settings:
     reptile = _ALGORITHM.value == "reptile"
     many = _WAYS.value >= 20
-    rates = {"reptile": 5e-4 if many else 1e-3, "meta_sgd": None}
-    steps = _or(_STEPS.value, (10 if many else 5) if reptile else 1 + 4 * many)
+    rates = {
+        "reptile": 5e-4 if many else 1e-3,
+        "implicit_maml": 0.1,
+        "meta_sgd": None,
+    }
+    steps = _or(_STEPS.value, _default_steps(many))
     return Settings(
         algorithm=_ALGORITHM.value,
         network=_NETWORK.value,
@@ -210,6 +217,7 @@ def _settings() -> Settings:
         validation_tasks=_VALIDATION_TASKS.value,
         test_tasks=_TEST_TASKS.value,
         curve_steps=_CURVE_STEPS.value,
+        implicit=implicit_flags.options(_ALGORITHM.value),
     )
 
 
@@ -219,6 +227,13 @@ def _iterations() -> int:
     if _ALGORITHM.value != "reptile":
         return 60_000
     return 200_000 if _WAYS.value >= 20 else 100_000
+
+
+def _default_steps(many: bool) -> int:
+    few_ways, many_ways = {"reptile": (5, 10), "implicit_maml": (16, 25)}.get(
+        _ALGORITHM.value, (1, 5)
+    )
+    return many_ways if many else few_ways
 
 
 def _default_evaluation_steps(steps: int) -> int:
@@ -267,6 +282,9 @@ def _print_table(record: dict[str, Any], settings: Settings) -> None:
         f"{settings.evaluation_steps} inner steps in the test, "
         f"{settings.test_tasks} test tasks, seed {settings.seed}"
     )
+    arrival = results.arrival(record)
+    if arrival:
+        print(arrival)
 
 
 def _shown(reference) -> str:

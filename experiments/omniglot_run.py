@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from experiments import checkpoint
 from experiments import results
+from experiments.algorithms import ImplicitOptions
 from experiments.algorithms import make_learner
 from experiments.algorithms import outer_rate
 from keras_meta import durable_files
@@ -59,6 +60,7 @@ class Settings:
         validation_tasks: Number of tasks in a validation.
         test_tasks: Number of tasks in the test.
         curve_steps: Largest number of inner steps in the test's curve.
+        implicit: Options of implicit MAML; `None` for the others.
 
     `MAY_DIFFER` lists settings that may change when a stopped run continues,
     because neither training nor validation depends on them.
@@ -88,6 +90,7 @@ class Settings:
     validation_tasks: int
     test_tasks: int
     curve_steps: int
+    implicit: ImplicitOptions | None = None
 
     @property
     def name(self) -> str:
@@ -137,6 +140,7 @@ def run(
         {
             **{f"test_{name}": value for name, value in measured.items()},
             **{f"curve_{name}": value for name, value in curve.items()},
+            **results.logged(learner, progress.history),
         },
         iterations=progress.iterations,
         seconds=progress.seconds,
@@ -155,6 +159,7 @@ def make(settings: Settings, steps_per_execution: int = 1) -> Learner:
         batch_size=settings.batch_size,
         seed=settings.seed,
         batch_statistics=settings.batch_statistics,
+        implicit=settings.implicit,
     )
     optimizer = keras.optimizers.Adam
     if settings.algorithm == "reptile":

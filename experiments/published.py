@@ -39,8 +39,8 @@ def omniglot_accuracy(
     """Returns the accuracy in percent, or `None` if there is no published one.
 
     Args:
-        algorithm: `"maml"`, `"fomaml"`, `"meta_sgd"` or `"reptile"`. The last
-            uses the statistics of the whole query set.
+        algorithm: `"maml"`, `"fomaml"`, `"implicit_maml"`, `"meta_sgd"` or
+            `"reptile"`. The last uses the statistics of the whole query set.
         network: `"conv"`, or `"mlp"` for the fully connected network.
         ways: Number of classes in a task.
         shots: Number of support images of each class.
@@ -50,7 +50,8 @@ def omniglot_accuracy(
         - [Li et al., 2017](https://arxiv.org/abs/1707.09835), table 2.
         - [Nichol et al., 2018](https://arxiv.org/abs/1803.02999), table 2.
         - [Rajeswaran et al., 2019](https://arxiv.org/abs/1909.04630),
-          table 2, for first-order MAML.
+          table 2, for first-order and for implicit MAML, with gradient
+          descent in its inner loop.
     """
     columns = ((5, 1), (5, 5), (20, 1), (20, 5))
     rows = {
@@ -60,6 +61,12 @@ def omniglot_accuracy(
             (99.2, 0.2),
             (89.4, 0.5),
             (97.9, 0.1),
+        ),
+        ("implicit_maml", "conv"): (
+            (99.16, 0.35),
+            (99.67, 0.12),
+            (94.46, 0.42),
+            (98.69, 0.1),
         ),
         ("meta_sgd", "conv"): (
             (99.53, 0.26),

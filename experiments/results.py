@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 from collections.abc import Mapping
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -15,6 +16,7 @@ from experiments import run_folder
 from keras_meta import durable_files
 from keras_meta.evaluation import Curve
 from keras_meta.evaluation import Interval
+from keras_meta.learners.learner import Learner
 
 _FILE = "results.json"
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
@@ -77,6 +79,32 @@ def read(directory: str | os.PathLike, settings: Any) -> dict[str, Any] | None:
             f"{path.name}.",
         )
     return record
+
+
+def logged(
+    learner: Learner, history: Sequence[Mapping[str, float]]
+) -> dict[str, float]:
+    """Returns what the meta-gradient logged in the last epoch of a run."""
+    return {name: history[-1][name] for name in learner.meta_gradient.logs}
+
+
+def arrival(record: Mapping[str, Any]) -> str:
+    """Says how near to minima the inner loops of a record's run came.
+
+    Args:
+        record: What `write` returned.
+
+    Returns:
+        A sentence, empty if the run did not use implicit gradients.
+    """
+    measured = record["measurements"]
+    if "inner_gradient_norm" not in measured:
+        return ""
+    return (
+        f"inner loops end at {measured['inner_gradient_norm']:.3f} of the "
+        "first gradient's norm, with negative curvature in "
+        f"{measured['negative_curvature']:.2%} of tasks"
+    )
 
 
 def interval(values: Mapping[str, Any]) -> Interval:

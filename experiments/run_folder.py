@@ -129,12 +129,13 @@ def check_settings(
 
 
 def _defaults(settings: Any) -> dict[str, Any]:
-    """Returns the defaults of those settings that have one."""
-    return {
+    """Returns the defaults of a dataclass, as JSON would restore them."""
+    defaults = {
         field.name: field.default
         for field in dataclasses.fields(settings)
         if field.default is not dataclasses.MISSING
     }
+    return json.loads(json.dumps(defaults))
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:

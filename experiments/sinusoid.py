@@ -31,6 +31,7 @@ import tensorflow as tf
 from absl import app
 from absl import flags
 
+from experiments import implicit_flags
 from experiments import published
 from experiments import results
 from experiments import sinusoid_figures
@@ -39,7 +40,17 @@ from experiments.plotting import name_of
 from experiments.sinusoid_run import Settings
 from keras_meta import durable_files
 
-_ALGORITHMS = ("maml", "meta_sgd", "fomaml", "anil", "reptile", "pretrained")
+_ALGORITHMS = (
+    "maml",
+    "meta_sgd",
+    "fomaml",
+    "implicit_maml",
+    "anil",
+    "reptile",
+    "pretrained",
+)
+# Implicit MAML takes as long as all others together.
+_IN_TABLE = tuple(a for a in _ALGORITHMS if a != "implicit_maml")
 # Algorithms whose fits are drawn.
 _SHOWN = ("maml", "meta_sgd", "pretrained")
 _SHOTS = (5, 10, 20)
@@ -53,7 +64,9 @@ _ALGORITHM = flags.DEFINE_multi_enum(
     "What to train; may be repeated.",
 )
 _TABLE = flags.DEFINE_bool(
-    "table", False, "Train all algorithms at all shots, at published length."
+    "table",
+    False,
+    "Train all algorithms but implicit MAML at all shots, at published length.",
 )
 _TRAIN_SHOTS = flags.DEFINE_multi_integer(
     "shots", [5], "Number of support and of query points in training."
@@ -74,17 +87,23 @@ _META_BATCH = flags.DEFINE_integer(
     "meta_batch", 4, "Tasks in an outer iteration.", lower_bound=1
 )
 _STEPS = flags.DEFINE_integer(
-    "steps", None, "Inner steps in training. Default: 1; Reptile: 5."
+    "steps",
+    None,
+    "Inner steps in training. Default: 1; Reptile: 5; implicit MAML: 16.",
 )
 _TEST_STEPS = flags.DEFINE_integer(
-    "test_steps", None, "Inner steps in tests. Default: 1; Reptile: 10."
+    "test_steps",
+    None,
+    "Inner steps in tests. Default: 1; Reptile: 10; implicit MAML: 16.",
 )
 _INNER_RATE = flags.DEFINE_float(
     "inner_rate",
     None,
     "Rate of the inner loop. Default: 0.01 (Reptile: rate of Adam); "
-    "fine-tuning: 0.02; Meta-SGD: drawn from U[0.005, 0.1].",
+    "fine-tuning: 0.02; implicit MAML: 0.001; Meta-SGD: drawn from "
+    "U[0.005, 0.1].",
 )
+implicit_flags.define(proximal=10.0, momentum=0.8)
 _META_RATE = flags.DEFINE_float(
     "meta_rate",
     None,
@@ -149,7 +168,9 @@ def _count(settings: list[Settings]) -> str:
 
 
 def _chosen_algorithms() -> Iterable[str]:
-    if _TABLE.value or "all" in _ALGORITHM.value:
+    if _TABLE.value:
+        return _IN_TABLE
+    if "all" in _ALGORITHM.value:
         return _ALGORITHMS
     return _ALGORITHM.value
 
@@ -160,7 +181,9 @@ def _chosen_shots() -> Iterable[int]:
 
 def _settings(algorithm: str, shots: int) -> Settings:
     reptile = algorithm == "reptile"
-    rates = {"meta_sgd": None, "pretrained": 0.02}
+    rates = {"meta_sgd": None, "pretrained": 0.02, "implicit_maml": 0.001}
+    steps = {"reptile": 5, "implicit_maml": 16}
+    test_steps = {"reptile": 10, "implicit_maml": 16}
     return Settings(
         algorithm=algorithm,
         shots=shots,
@@ -169,8 +192,8 @@ def _settings(algorithm: str, shots: int) -> Settings:
             _PUBLISHED_ITERATIONS if _TABLE.value else _ITERATIONS.value
         ),
         meta_batch=_META_BATCH.value,
-        steps=_or(_STEPS.value, 5 if reptile else 1),
-        test_steps=_or(_TEST_STEPS.value, 10 if reptile else 1),
+        steps=_or(_STEPS.value, steps.get(algorithm, 1)),
+        test_steps=_or(_TEST_STEPS.value, test_steps.get(algorithm, 1)),
         inner_rate=_or(_INNER_RATE.value, rates.get(algorithm, 0.01)),
         meta_rate=_or(_META_RATE.value, 1.0 if reptile else 1e-3),
         meta_decay=_or(_META_DECAY.value, "linear" if reptile else "none"),
@@ -178,6 +201,7 @@ def _settings(algorithm: str, shots: int) -> Settings:
         seed=_SEED.value,
         test_tasks=_TEST_TASKS.value,
         test_shots=_SHOTS,
+        implicit=implicit_flags.options(algorithm),
     )
 
 
@@ -228,6 +252,10 @@ def _print_table(records: list[dict[str, Any]]) -> None:
             f"{name_of(settings['algorithm']):<18}"
             f"{settings['test_steps']:>5}{cells}"
         )
+    for record in records:
+        arrival = results.arrival(record)
+        if arrival:
+            print(f"{name_of(record['settings']['algorithm'])}: {arrival}")
     print("In parentheses: the published error, and whether the measured one")
     print("is worse, better or the same (the intervals overlap).\n")
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from experiments import checkpoint
 from experiments import results
 from experiments import run_folder
+from experiments.algorithms import ImplicitOptions
 from experiments.algorithms import make_learner
 from experiments.algorithms import outer_rate
 from keras_meta import episodes
@@ -47,6 +48,7 @@ class Settings:
         seed: Seed of weights and tasks.
         test_tasks: Number of tasks in each test.
         test_shots: Number of support and of query points in each test.
+        implicit: Options of implicit MAML; `None` for the others.
 
     `MAY_DIFFER` lists settings that may change when a stopped run continues,
     because training does not depend on them.
@@ -68,6 +70,7 @@ class Settings:
     seed: int
     test_tasks: int
     test_shots: tuple[int, ...]
+    implicit: ImplicitOptions | None = None
 
     @property
     def name(self) -> str:
@@ -96,7 +99,10 @@ def run(settings: Settings, output: pathlib.Path) -> dict[str, Any]:
         return results.write(
             directory,
             settings,
-            _test(learner, settings),
+            {
+                **_test(learner, settings),
+                **results.logged(learner, progress.history),
+            },
             iterations=progress.iterations,
             seconds=progress.seconds,
         )
@@ -147,6 +153,7 @@ def _make(settings: Settings) -> tuple[Learner, keras.Model]:
         evaluation_steps=settings.test_steps,
         batch_size=settings.shots,
         seed=settings.seed,
+        implicit=settings.implicit,
     )
     learner.compile(**_compile_options(settings))
     if pretrained:

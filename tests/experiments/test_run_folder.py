@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import subprocess
 import sys
 
@@ -21,6 +23,25 @@ def test_a_damaged_dispensable_file_is_renamed(tmp_path, capsys):
         f"{path}.damaged, and rates are tuned again.\n"
     )
     assert not path.exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    seed: int
+    rate: float = 0.1
+
+
+def test_settings_that_an_older_file_lacks_have_their_defaults(tmp_path):
+    check = functools.partial(
+        run_folder.check_settings, tmp_path / "results.json"
+    )
+    check({"seed": 3}, _Settings(3), way_out="")
+    with pytest.raises(run_folder.OtherSettings, match="rate=0.1, now 0.2"):
+        check({"seed": 3}, _Settings(3, rate=0.2), way_out="")
+    with pytest.raises(run_folder.OtherSettings, match="seed=missing, now 3"):
+        check({"rate": 0.1}, _Settings(3), way_out="")
+    with pytest.raises(run_folder.OtherSettings, match="old=1, now missing"):
+        check({"seed": 3, "old": 1}, _Settings(3), way_out="")
 
 
 @pytest.mark.slow

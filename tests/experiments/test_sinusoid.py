@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from kills import finish_after_kills
 
+from experiments import results
 from experiments import run_folder
 from experiments import sinusoid_figures
 from experiments import sinusoid_run
+from experiments.algorithms import ImplicitOptions
 from experiments.sinusoid_run import Settings
 from keras_meta import episodes
 from keras_meta.evaluation import Curve
@@ -93,6 +95,17 @@ def test_algorithms_train(tmp_path, algorithm):
     untrained, _ = sinusoid_run._make(settings)
     changed = trained.model.get_weights()[0] - untrained.model.get_weights()[0]
     assert np.abs(changed).max() > 0
+
+
+@pytest.mark.slow
+def test_implicit_maml_records_how_near_to_minima_it_comes(tmp_path):
+    implicit = ImplicitOptions(10.0, momentum=0.5, cg_steps=2, damping=0.1)
+    settings = _settings(algorithm="implicit_maml", steps=3, implicit=implicit)
+    record = sinusoid_run.run(settings, tmp_path)
+    assert 0 < record["measurements"]["inner_gradient_norm"] < 1
+    assert results.arrival(record).startswith("inner loops end at 0.")
+    # A second run reads the record.
+    assert sinusoid_run.run(settings, tmp_path) == record
 
 
 def _measured(record):

@@ -1,0 +1,56 @@
+"""Flags of implicit MAML, which several programs share."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from experiments.algorithms import ImplicitOptions
+
+
+def define(proximal: float, momentum: float) -> None:
+    """Defines the flags.
+
+    Args:
+        proximal: Default strength of the proximal term.
+        momentum: Default momentum of the inner loop.
+    """
+    flags.DEFINE_float(
+        "proximal",
+        proximal,
+        "Implicit MAML: strength of the proximal term of the inner loss.",
+    )
+    flags.DEFINE_float(
+        "momentum",
+        momentum,
+        "Implicit MAML: momentum of the inner loop.",
+        lower_bound=0.0,
+    )
+    flags.DEFINE_integer(
+        "cg_steps",
+        5,
+        "Implicit MAML: steps of conjugate gradient; 0 for none, which is "
+        "first order.",
+        lower_bound=0,
+    )
+    flags.DEFINE_float(
+        "damping",
+        0.0,
+        "Implicit MAML: what is added to the Hessian's diagonal.",
+        lower_bound=0.0,
+    )
+    flags.register_validator(
+        "proximal", lambda value: value > 0, message="must be positive"
+    )
+
+
+def options(algorithm: str) -> ImplicitOptions | None:
+    """Returns the values of the flags, `None` for other algorithms."""
+    if algorithm != "implicit_maml":
+        return None
+    values = flags.FLAGS
+    return ImplicitOptions(
+        proximal=values.proximal,
+        momentum=values.momentum,
+        cg_steps=values.cg_steps,
+        damping=values.damping,
+    )
