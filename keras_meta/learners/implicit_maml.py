@@ -25,10 +25,10 @@ class ImplicitMAML(Learner):
     every inner step, as the paper has it. Its published code takes one step
     on it at the end instead, and divides the Hessian by `proximal + 10`.
 
-    The inner loop has to arrive at the minimum. Training logs `inner_gradient_norm`, what
-    is left of the inner gradient, and `negative_curvature`, the share of
-    tasks that are not at a minimum. It warns where they are too large. Choose
-    the settings in this order:
+    The inner loop has to arrive at the minimum. Training logs
+    `inner_gradient_norm`, what is left of the inner gradient, and
+    `negative_curvature`, the share of tasks that are not at a minimum. It
+    warns where they are too large. Choose the settings in this order:
 
     1. `proximal`, large enough that the proximal term outweighs where the
        support loss curves downwards. Otherwise `negative_curvature` is
