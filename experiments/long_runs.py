@@ -9,10 +9,10 @@ the loss against time.
 The time is CPU time of one thread, so other load on the machine does not
 matter; tracing and tests do not count. Each meta-gradient has a process of its
 own, and the best of a few rates of Adam, by other problems than those of the
-test. With MNIST prepared, it takes about ten minutes on two cores, and always
-starts anew. It needs Linux, which reports the memory:
+test. It takes about three minutes of CPU time, and always starts anew. It
+needs Linux, which reports the memory:
 
-  python -m experiments.long_runs --jobs=2
+  python -m experiments.long_runs
 """
 
 from __future__ import annotations
