@@ -170,7 +170,9 @@ def meta_gradient(
             loss, [v.value for v in learner.trainable_variables]
         )
 
-    return np.concatenate([g.numpy().ravel() for g in gradient()])
+    # Called as it is, it would warn of being traced for each estimator.
+    gradients = gradient.get_concrete_function()()
+    return np.concatenate([g.numpy().ravel() for g in gradients])
 
 
 def _error(found: np.ndarray, exact: np.ndarray) -> float:
