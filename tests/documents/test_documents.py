@@ -72,6 +72,7 @@ def test_the_first_recipes_run(folder):
     assert (folder / "served" / "saved_model.pb").exists()
 
 
+@pytest.mark.slow
 def test_the_recipes_of_training_run():
     names = "Tune a model by gradient", "Which labels are wrong"
     run = run_recipes("python", "".join(map(section, names)))

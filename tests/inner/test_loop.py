@@ -63,7 +63,7 @@ def test_unrolled_descent_equals_the_written_out_loop(route, steps):
     assert_close(on_route(route, run)(VALUES), expected)
 
 
-@pytest.mark.slow_variants("2-graph")
+@pytest.mark.slow_variants("2-graph", "2-xla")
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("steps", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_laid_out_and_looped_steps_are_the_same(route, steps, monkeypatch):

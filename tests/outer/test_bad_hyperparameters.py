@@ -189,6 +189,7 @@ def test_a_step_that_diverges_is_undone():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_an_implicit_gradient_far_from_the_minimum_warns():
     # Hyperparameters that move would move the minimum.
     tuner = decaying(rule=0.25, rate=0.0, meta_gradient="implicit")

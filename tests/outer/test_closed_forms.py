@@ -64,7 +64,7 @@ def test_conjugate_gradient_is_exact_at_the_minimum():
 
 
 @at_the_minimum
-@pytest.mark.parametrize("terms", [1, 4, 60])
+@pytest.mark.parametrize("terms", [1, 4, 15])
 def test_neumann_series_and_unrolled_steps_agree(terms):
     """Both are `rate sum_k (1 - rate H)^k`, short of the limit by the rest."""
     ridge = Ridge()
