@@ -35,6 +35,7 @@ def test_implicit_maml_has_its_options():
     assert learner.meta_gradient == keras_meta.Implicit(steps=7, damping=0.3)
 
 
+@pytest.mark.slow
 def test_without_steps_of_conjugate_gradient_it_is_first_order():
     rng = np.random.default_rng(0)
     x = {

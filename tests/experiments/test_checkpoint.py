@@ -102,6 +102,7 @@ DAMAGES = {
 damaged = pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_write_ends_like_an_uninterrupted_one(
     tmp_path, straight
 ):

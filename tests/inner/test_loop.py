@@ -52,7 +52,9 @@ def by_hand(values, steps):
 VALUES = [normal([3], 1), normal([3], 2)]
 
 
-@pytest.mark.slow_variants("10-xla", "11-eager", "11-graph", "11-xla")
+@pytest.mark.slow_variants(
+    "10-graph", "10-xla", "11-eager", "11-graph", "11-xla"
+)
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("steps", [1, 10, 11])
 def test_unrolled_descent_equals_the_written_out_loop(route, steps):

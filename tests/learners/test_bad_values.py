@@ -480,6 +480,7 @@ def test_steps_of_an_execution_after_a_failed_one_do_nothing(jit_compile):
     assert learners[0].optimizer.iterations == 1
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_after_the_last_step_is_found():
     learner = compiled(keras_meta.MAML(mlp(activation=None), 1e30, 1))
     x, y = regression()

@@ -244,7 +244,7 @@ class Cliff(Valley):
         return losses + tf.where(bad, nothing + np.nan, nothing)
 
 
-@pytest.mark.slow_variants("perturbed")
+@pytest.mark.slow_variants("differentiated", "perturbed")
 @pytest.mark.parametrize(
     "meta_gradient, group",
     [(windows(LENGTH), BackpropagatedGroup), (PES, PerturbedGroup)],

@@ -184,6 +184,7 @@ def _by_hand(learner, x, y, steps):
     return tf.reduce_mean(losses)
 
 
+@pytest.mark.slow_variants("base1")
 @pytest.mark.parametrize("base", [None, keras.losses.LogCosh()])
 def test_a_network_learns_as_in_a_plain_loop(base):
     x, y = regression(tasks=2, outputs=2)
@@ -252,6 +253,7 @@ def test_adding_a_constant_changes_nothing():
         np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_xla_learns_the_same_loss():
     x, y = regression(tasks=2)
     learners = []

@@ -202,6 +202,7 @@ def test_measured_losses_equal_those_of_keras(name):
     assert expected > 16.2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     bool(tf.config.list_logical_devices("GPU")),
     reason="blocks are for the CPU",

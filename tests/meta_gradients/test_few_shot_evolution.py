@@ -264,6 +264,7 @@ def test_noise_along_one_axis_gives_the_central_difference(name):
     assert np.abs(numeric).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_windows_of_a_learned_rule_add_up_to_the_whole_run():
     learner = compiled(REGRESSION["lstm"]())
     data, _ = regression(tasks=TASKS)
@@ -382,6 +383,7 @@ def test_fitting_moves_everything_that_learns():
         assert np.all(old != variable.numpy()), variable.path
 
 
+@pytest.mark.slow
 def test_names_make_the_same_of_whole_inner_loops():
     results = []
     for name in NAMES:
@@ -415,6 +417,7 @@ def test_the_outer_loss_may_be_an_error_rate():
     assert 0 < history.history["loss"][0] < 1
 
 
+@pytest.mark.slow
 def test_training_continues_from_a_file_as_if_it_had_not_stopped(tmp_path):
     data = regression(2)
     meta_gradient = keras_meta.PersistentES(

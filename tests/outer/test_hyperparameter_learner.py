@@ -124,6 +124,7 @@ def test_gradients_are_central_differences():
     assert difference / 2e-4 == pytest.approx(slope, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_graphs_compute_what_eager_execution_does():
     eager, graph = everything(start="kept"), everything(start="kept")
     graph.compile(keras.optimizers.SGD(1.0), graph.loss)
