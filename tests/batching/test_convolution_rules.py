@@ -126,6 +126,7 @@ GROUPED = [
 
 
 @pytest.mark.slow_variants(
+    "2-arguments2-channels_first",
     "1-arguments0-channels_last",
     "1-arguments1-channels_last",
 )

@@ -29,6 +29,7 @@ def _first(wrong):
     return next(tasks.as_numpy_iterator())
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_those_of_support_sets_alone():
     (clean, y), (wrong, same) = _first(0.0), _first(1.0)
     (again, _), (some, _) = _first(1.0), _first(0.5)

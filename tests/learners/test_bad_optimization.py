@@ -80,7 +80,7 @@ class Cliff(Valley):
         return losses + tf.where(bad, nothing + np.nan, nothing)
 
 
-@pytest.mark.slow_variants("True")
+@pytest.mark.slow_variants("False", "True")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_problem_that_diverges_stops_fit(jit_compile):
     rule, twin = small_rule(), small_rule()

@@ -85,6 +85,7 @@ def compare(make, data, loss, checkpoint, **options):
 
 
 @pytest.mark.slow_variants(
+    "maml-sqrt",
     "dropout-sqrt",
     "every_step_counts-sqrt",
     "first_order-sqrt",

@@ -53,7 +53,7 @@ def accumulating():
     return keras.optimizers.SGD(0.1, gradient_accumulation_steps=3)
 
 
-@pytest.mark.slow_variants("accumulating", "scheduled")
+@pytest.mark.slow_variants("Adam", "accumulating", "scheduled")
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     "optimizer", [keras.optimizers.Adam, scheduled, accumulating]

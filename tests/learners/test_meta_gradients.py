@@ -76,6 +76,7 @@ def test_maml_of_a_convolutional_net(steps):
     _assert_exact(learner, data, crossentropy())
 
 
+@pytest.mark.slow
 def test_maml_through_max_pooling():
     learner = keras_meta.MAML(convolutional_net(pool="max"), 0.3)
     data = classification(shape=(6, 6, 1))
