@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_positive_number
 from keras_meta.checks import describe
 from keras_meta.checks import is_number
 from keras_meta.hyperparameters.hyperparameter import Hyperparameter
@@ -31,6 +32,7 @@ class LearnedRegularizer(keras.regularizers.Regularizer, abc.ABC):
         self, strength: Hyperparameter | float, name: str | None = None
     ):
         if is_number(strength):
+            check_positive_number(strength=strength)
             strength = Hyperparameter(strength, minimum=0.0, name=name)
         elif not isinstance(strength, Hyperparameter):
             raise TypeError(

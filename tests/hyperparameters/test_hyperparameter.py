@@ -94,7 +94,7 @@ def test_a_strength_for_each_weight():
 def test_a_strength_must_be_one():
     with pytest.raises(TypeError, match="`strength` must be"):
         keras_meta.LearnedL2("strong")
-    with pytest.raises(ValueError, match="`value` must be above `minimum`"):
+    with pytest.raises(ValueError, match="`strength` must be a positive"):
         keras_meta.LearnedL2(0.0)
 
 
