@@ -92,6 +92,7 @@ def episode(support_x, support_y, query_x):
 # What closed forms say.
 
 
+@pytest.mark.slow_variants("h1")
 @pytest.mark.parametrize("h", [[0.7], [0.5, 1.0, 3.0]])
 def test_a_learned_factor_is_the_best_length_of_a_step(h):
     """`dL/dc` is linear in `c`, and zero at Newton's step with one feature."""
