@@ -39,17 +39,7 @@ def check_arguments(
 
 def check_model(model: Any) -> None:
     """Checks the model of a learner; raises on a bad one."""
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"`model` must be a keras.Model. Received: model={describe(model)}"
-        )
-    unbuilt = [x.name for x in model._flatten_layers() if _is_unbuilt(x)]
-    if unbuilt:
-        raise ValueError(
-            f"`model` must be built; these layers are not: {unbuilt}. Call "
-            "the model once on an example batch, or start it with "
-            "keras.Input."
-        )
+    check_is_built("model", model)
     half = [x.name for x in model._flatten_layers() if _is_float16(x)]
     if half:
         raise ValueError(
@@ -64,6 +54,27 @@ def check_model(model: Any) -> None:
             "meta-learner ignores: tasks do not depend on each other, so "
             "every call starts from the same state. Use stateful=False.",
             stacklevel=4,
+        )
+
+
+def check_is_built(name: str, model: Any) -> None:
+    """Requires a built Keras model; raises otherwise.
+
+    Args:
+        name: Name of the argument.
+        model: Its value.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`{name}` must be a keras.Model. Received: "
+            f"{name}={describe(model)}"
+        )
+    unbuilt = [x.name for x in model._flatten_layers() if _is_unbuilt(x)]
+    if unbuilt:
+        raise ValueError(
+            f"`{name}` must be built; these layers are not: {unbuilt}. Call "
+            "the model once on an example batch, or start it with "
+            "keras.Input."
         )
 
 

@@ -72,6 +72,11 @@ class MetaEvaluation(keras.Model):
         return None
 
     @property
+    def _reader(self) -> keras.Model | None:
+        """The model that takes the inputs, if there is one."""
+        return self._predictor
+
+    @property
     def _calls_layers_per_task(self) -> bool:
         """Whether some layer is called once per task, which XLA slows down."""
         return False
@@ -337,7 +342,7 @@ class MetaEvaluation(keras.Model):
         self, x: Any, needs_queries: bool = False
     ) -> dict[str, Any]:
         """Returns the inputs of `call` as tensors that fit the model."""
-        episode = Episode.from_inputs(x, self._predictor, needs_queries)
+        episode = Episode.from_inputs(x, self._reader, needs_queries)
         return episode.as_inputs()
 
     def _checked_labels(self, x: Any, y: Any, sample_weight: Any) -> Any:

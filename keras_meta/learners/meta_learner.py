@@ -150,7 +150,7 @@ class MetaLearner(MetaTraining):
         return self._carried_out(function, inputs, training)
 
     def _adapt_and_predict(self, inputs: dict[str, Any], training: bool) -> Any:
-        inputs = Episode.from_inputs(inputs, self._predictor).as_inputs()
+        inputs = Episode.from_inputs(inputs, self._reader).as_inputs()
         adapted = self.adapt_tasks(inputs, training=training)
         predictions = self.predict_tasks(adapted, inputs, training=training)
         self._health.report_predictions(predictions)

@@ -24,18 +24,8 @@ def default_signature(
     Raises:
         ValueError: If the model's input shape is unknown.
     """
-    try:
-        inputs, outputs = model.inputs, model.outputs
-    except AttributeError:
-        inputs, outputs = [], []
-    if not inputs:
-        raise ValueError(
-            f"The input shape of model '{model.name}' is unknown, so "
-            "`export` needs `input_signature`: a dict of tf.TensorSpec with "
-            "the keys 'support_x' and 'query_x' ([tasks, examples, ...]) and "
-            "'support_y' ([tasks, examples] or [tasks, examples, ...])."
-        )
-    shape = output_shape(model) or outputs[0].shape
+    _require_inputs(model)
+    shape = output_shape(model) or model.outputs[0].shape
     if sparse_labels:
         shape, dtype = shape[:-1], tf.int32
     else:
@@ -47,6 +37,33 @@ def default_signature(
         "support_y": labels,
         "query_x": _nested(model, "query_x"),
     }
+
+
+def signature_of_classes(model: keras.Model) -> dict[str, Any]:
+    """Returns the specs of support and query sets with class numbers.
+
+    Args:
+        model: The model that takes the examples.
+
+    Raises:
+        ValueError: If the model's input shape is unknown.
+    """
+    _require_inputs(model)
+    return {
+        "support_x": _nested(model, "support_x"),
+        "support_y": tf.TensorSpec([None, None], tf.int32, name="support_y"),
+        "query_x": _nested(model, "query_x"),
+    }
+
+
+def _require_inputs(model: keras.Model) -> None:
+    if not getattr(model, "inputs", None):
+        raise ValueError(
+            f"The input shape of model '{model.name}' is unknown, so "
+            "`export` needs `input_signature`: a dict of tf.TensorSpec with "
+            "the keys 'support_x' and 'query_x' ([tasks, examples, ...]) and "
+            "'support_y' ([tasks, examples] or [tasks, examples, ...])."
+        )
 
 
 def _nested(model: keras.Model, name: str) -> Any:
