@@ -180,6 +180,8 @@ def _trained(
         keras.optimizers.Adam(schedule, clipnorm=10.0),
         "mse",
         steps_per_execution=min(_STEPS_PER_EXECUTION, settings.iterations),
+        # XLA takes longer to compile a network as a loss than it saves here.
+        jit_compile=False,
     )
     learner.fit(
         tasks(wrong, settings, settings.seed, settings.meta_batch),
