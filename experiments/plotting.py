@@ -47,6 +47,7 @@ _COLORS = {
     "mse": "#0072B2",
     "huber": "#009E73",
     "mae": "#CC79A7",
+    "log_cosh": "#56B4E9",
     "learned": "#D55E00",
 }
 _NAMES = {
@@ -73,6 +74,7 @@ _NAMES = {
     "mse": "MSE",
     "huber": "Huber",
     "mae": "MAE",
+    "log_cosh": "Log-cosh",
     "learned": "Learned",
 }
 _STYLE = {
