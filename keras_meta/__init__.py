@@ -27,6 +27,7 @@ from keras_meta.hyperparameters.regularizers import LearnedL2
 from keras_meta.inner.learned_loss import LearnedLoss
 from keras_meta.inner.loss_network import LossNetwork
 from keras_meta.learners.anil import ANIL
+from keras_meta.learners.drawn import Drawn
 from keras_meta.learners.implicit_maml import ImplicitMAML
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.maml import MAML
@@ -67,6 +68,7 @@ __all__ = [
     "CoordinatewiseLSTM",
     "Curve",
     "Displacement",
+    "Drawn",
     "episodes",
     "evaluate_tasks",
     "EvolutionStrategies",

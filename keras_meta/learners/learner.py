@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_meta._keras import loss_weights
 from keras_meta._keras import raises_as_is
+from keras_meta.batching import task_axis
 from keras_meta.batching.annotations import attach
 from keras_meta.batching.annotations import map_annotated
 from keras_meta.batching.task_batched import TaskBatched
@@ -22,6 +23,7 @@ from keras_meta.execution.task_blocks import Inseparable
 from keras_meta.execution.undoing import Change
 from keras_meta.inner.class_numbers import ClassNumbers
 from keras_meta.inner.class_numbers import LabelRule
+from keras_meta.inner.few_shot import DRAWN_WEIGHTS
 from keras_meta.inner.few_shot import FewShotProblem
 from keras_meta.inner.few_shot import Support
 from keras_meta.inner.few_shot import whole_support
@@ -35,6 +37,10 @@ from keras_meta.learners.arguments import check_arguments
 from keras_meta.learners.arguments import warn_of_low_rank
 from keras_meta.learners.batched_over_all import BatchedOverAll
 from keras_meta.learners.cloning import clone_model
+from keras_meta.learners.drawn import Drawn
+from keras_meta.learners.drawn import DrawnStart
+from keras_meta.learners.drawn import as_drawn
+from keras_meta.learners.drawn import require_learnable
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.inner_losses import compares_class_numbers
 from keras_meta.learners.inner_losses import is_learned
@@ -69,8 +75,8 @@ class Learner(MetaLearner):
 
     Args:
         model: A built Keras model of any kind; its weights are the learned
-            initialization. Its layers compute task-batched where they have
-            a rule, and once per task otherwise.
+            initialization (see `start`). Its layers compute task-batched
+            where they have a rule, and once per task otherwise.
         update_rule: An update rule, or a number for `GradientDescent` with
             that rate.
         steps: Steps of the inner loop in training.
@@ -99,6 +105,11 @@ class Learner(MetaLearner):
             `keras_meta.MetaGradient`, or a name such as `"unrolled"`,
             `"first_order"` or `"evolution_strategies"` for one with its
             default options. It may be changed later.
+        start: Where the inner loop begins: `"learned"`, at the model's
+            weights, which are learned; `"drawn"` or a
+            `keras_meta.Drawn(seed)`, at newly drawn weights for each task of
+            each meta-step. Then rates, a rule, a loss, or what does not
+            adapt is learned, and the weights that adapt are not.
         batch_statistics: What batch normalization normalizes with:
             `"batch"`, the statistics of the set that is passed through, so
             that a query's prediction depends on the other queries of its
@@ -107,9 +118,11 @@ class Learner(MetaLearner):
             moving averages otherwise.
 
     Raises:
-        ValueError: If an argument is out of range, the model is not built or
-            nothing is adapted.
+        ValueError: If an argument is out of range, the model is not built,
+            nothing is adapted, or nothing is learned.
     """
+
+    _drawn: DrawnStart | None = None
 
     def __init__(
         self,
@@ -126,10 +139,12 @@ class Learner(MetaLearner):
         | None = None,
         proximal: float = 0.0,
         meta_gradient: MetaGradient | str = "unrolled",
+        start: Drawn | str = "learned",
         batch_statistics: str = "batch",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        drawn = as_drawn(start)
         check_arguments(
             model,
             steps,
@@ -156,10 +171,65 @@ class Learner(MetaLearner):
         self._task_batched = TaskBatched(model, adapted)
         self._batched_over_all = BatchedOverAll(model)
         self._solver = Solver(self.update_rule)
+        if drawn is not None:
+            self._drawn = DrawnStart.make(
+                drawn, model, adapted, self.add_weight
+            )
         self.meta_gradient = meta_gradient
         # XLA has no strings.
         self.supports_jit = not takes_texts(model)
         self.built = True
+
+    @property
+    def start(self) -> Drawn | str:
+        """Where the inner loop begins: `"learned"`, or a `Drawn`."""
+        return "learned" if self._drawn is None else self._drawn.settings
+
+    def redraw(self, seed: int) -> None:
+        """Draws new weights for the model, at which evaluation begins.
+
+        With `start="drawn"`, what the learner predicts depends on these
+        weights, and what it learns does not; see `keras_meta.Drawn`.
+
+        Args:
+            seed: Seed of the draw.
+
+        Raises:
+            ValueError: If the initial weights are learned.
+        """
+        if self._drawn is None:
+            raise ValueError(
+                "`redraw` would overwrite the learned initial weights. "
+                f"Received: a {type(self).__name__} with start='learned'. "
+                'Pass start="drawn" to the constructor.'
+            )
+        self._drawn.redraw(seed)
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """What is learned, without weights that are drawn."""
+        return self._not_drawn(super().trainable_variables)
+
+    @property
+    def trainable_weights(self) -> list[keras.Variable]:
+        """The same, without states of metrics and seeds."""
+        return self._not_drawn(super().trainable_weights)
+
+    @property
+    def non_trainable_variables(self) -> list[keras.Variable]:
+        """All variables that are not learned."""
+        return _others(self.variables, self.trainable_variables)
+
+    @property
+    def non_trainable_weights(self) -> list[keras.Variable]:
+        """The same, without states of metrics and seeds."""
+        return _others(self.weights, self.trainable_weights)
+
+    def _not_drawn(
+        self, variables: Sequence[keras.Variable]
+    ) -> list[keras.Variable]:
+        drawn = [] if self._drawn is None else self._drawn.variables
+        return _others(variables, drawn)
 
     @property
     def meta_gradient(self) -> MetaGradient:
@@ -180,6 +250,11 @@ class Learner(MetaLearner):
         value.check(self.update_rule, self.steps)
         if is_learned(self.inner_loss):
             value.check_learned_loss(self.inner_loss)
+        if self._drawn is not None:
+            require_learnable(self.trainable_variables)
+            value.check_start(False, self.proximal)
+        elif any(v.trainable for v in self._task_batched.adapted):
+            value.check_start(True, self.proximal)
 
     # Adaptation.
 
@@ -314,6 +389,7 @@ class Learner(MetaLearner):
         """
         loss = self._query_loss
         data = self._with_valid_support(Episode.from_inputs(x, self.model))
+        data = self._begun(data)
         return task_losses(
             self._solver,
             self._problem_of_each(),
@@ -462,6 +538,8 @@ class Learner(MetaLearner):
         # Another learner may have attached the same rule in the meantime.
         self.update_rule.ensure_attached(adapted, self.steps)
         data = self._with_valid_support(Episode.from_inputs(inputs, self.model))
+        if training:
+            data = self._begun(data)
         theta = self._theta()
         start = self._solver.init(problem, theta, data)
         record = record_losses
@@ -490,6 +568,13 @@ class Learner(MetaLearner):
             self._health.report_labels(episode.support_y, rule)
         return episode.with_valid_labels(rule).as_inputs()
 
+    def _begun(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Returns data of a meta-step with where tasks begin, if drawn."""
+        if self._drawn is None:
+            return data
+        weights = self._drawn.draw(task_axis.size(data["support_y"], 0))
+        return {**data, DRAWN_WEIGHTS: weights}
+
     def _support_of_step(
         self, data: dict[str, Any], step: int | tf.Tensor
     ) -> Support:
@@ -508,6 +593,8 @@ class Learner(MetaLearner):
             )
             if new is not old
         ]
+        if self._drawn is not None:
+            changes.append(self._drawn.tick())
         self._model_state.change(changes, self._health.is_ok)
 
     @property
@@ -556,6 +643,10 @@ class Learner(MetaLearner):
         return self.meta_gradient
 
     @property
+    def _draws_random_numbers(self) -> bool:
+        return self._drawn is not None or super()._draws_random_numbers
+
+    @property
     def _settings_of_calls(self) -> tuple:
         # The loss as it was given: a name becomes a new object each time.
         return self._number_of_steps(False), self.inner_loss
@@ -600,6 +691,7 @@ class Learner(MetaLearner):
             "inner_loss": serialize(self.inner_loss),
             "proximal": self.proximal,
             "meta_gradient": serialize(self.meta_gradient),
+            "start": serialize(self.start),
             "batch_statistics": self.batch_statistics,
         }
 
@@ -613,10 +705,18 @@ class Learner(MetaLearner):
             "inner_loss",
             "adapt",
             "meta_gradient",
+            "start",
         ):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key])
         return cls(**config)
+
+
+def _others(
+    variables: Sequence[keras.Variable], but: Sequence[keras.Variable]
+) -> list[keras.Variable]:
+    left_out = {id(v) for v in but}
+    return [v for v in variables if id(v) not in left_out]
 
 
 def _without_derivative(function: Callable) -> Callable:

@@ -82,7 +82,16 @@ INNER_LOSSES = {
         mlp(), 0.1, 3, inner_loss=keras_meta.LossNetwork([4], base="mse")
     ),
 }
-ROWS = {**LEARNERS, **RULES, **META_GRADIENTS, **INNER_LOSSES}
+# XLA draws the same uniform numbers as TensorFlow, but other normal ones.
+STARTS = {
+    "Drawn": lambda: keras_meta.MAML(
+        mlp(bias_initializer="uniform"),
+        keras_meta.GradientDescent(0.1, "layer_step"),
+        3,
+        start=keras_meta.Drawn(seed=1),
+    ),
+}
+ROWS = {**LEARNERS, **RULES, **META_GRADIENTS, **INNER_LOSSES, **STARTS}
 # The others take the same ways.
 FAST = ("ImplicitMAML",)
 

@@ -155,6 +155,7 @@ def test_the_implicit_gradient_of_a_loss_is_exact():
         Offset(),
         1.0,
         meta_gradient=keras_meta.Implicit(steps=2, damping=1e-12),
+        start="drawn",
     )
     offset = learner.inner_loss.offset
     offset.assign(0.2)
