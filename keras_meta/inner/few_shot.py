@@ -21,8 +21,7 @@ from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.problem import Derivatives
 from keras_meta.inner.problem import InnerProblem
 
-
-# Where tasks begin, if the initial weights are not learned: an entry of the data
+# Where tasks begin, if initial weights are not learned: an entry of the data,
 # with a list of tensors `[tasks, *shape]`, one for each adapted variable.
 DRAWN_WEIGHTS = "drawn_weights"
 

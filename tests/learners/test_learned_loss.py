@@ -427,6 +427,7 @@ def test_a_frozen_loss_goes_with_any_meta_gradient():
     x, y = regression(tasks=2)
     loss = network(trainable=False)
     learner = learner_of(mlp(), loss, meta_gradient="first_order")
+    assert len(learner.trainable_variables) == 4
     before = [v.numpy() for v in loss.weights]
     learner.train_on_batch(x, y)
     assert_same_weights(before, [v.numpy() for v in loss.weights])
