@@ -40,6 +40,7 @@ from keras_meta.meta_gradients.get import as_meta_gradient
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.outer import example_data
 from keras_meta.outer.example_data import Windows
+from keras_meta.outer.influence import check_counted_steps
 from keras_meta.outer.influence import check_influence
 from keras_meta.outer.influence import check_meta_gradient
 from keras_meta.outer.training_objective import TrainingObjective
@@ -192,6 +193,7 @@ class HyperparameterLearner(keras.Model):
                 f"hyperparameters. Received: model={model.name!r} without any."
             )
         self.update_rule = as_update_rule(update_rule)
+        check_counted_steps(self.update_rule, start, self.steps)
         self.update_rule.ensure_attached(adapted, self.steps)
         self._task_batched = TaskBatched(model, adapted)
         self._solver = Solver(self.update_rule)
