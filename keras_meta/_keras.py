@@ -11,9 +11,14 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 from keras.src.backend.tensorflow.layer import TFLayer
 from keras.src.saving.serialization_lib import ObjectSharingScope
+from keras.src.saving.serialization_lib import get_shared_object
+from keras.src.saving.serialization_lib import (
+    record_object_after_deserialization,
+)
 from keras.src.trainers.trainer import model_supports_jit
 from keras.src.utils.traceback_utils import inject_argument_info_in_traceback
 from tensorflow.python import pywrap_tfe
@@ -31,12 +36,14 @@ __all__ = [
     "is_differentiable",
     "is_recording_stopped",
     "is_rematerialized",
+    "is_sharing_objects",
     "is_stateful",
     "is_traced_for_xla",
     "loss_weights",
     "model_supports_jit",
     "ObjectSharingScope",
     "raises_as_is",
+    "shared_object",
     "step_counter",
 ]
 
@@ -164,6 +171,32 @@ def is_traced_for_xla() -> bool:
         return False
     graph = tf.compat.v1.get_default_graph()
     return control_flow_util.GraphOrParentsInXlaContext(graph)
+
+
+def is_sharing_objects() -> bool:
+    """Whether Keras is writing or reading a whole model.
+
+    Configs may say then which objects are the same one.
+    """
+    return get_global_attribute("shared_objects/id_to_obj_map") is not None
+
+
+def shared_object(key: Any, make: Callable[[], Any]) -> Any:
+    """Returns the object of a key, and makes it where it comes first.
+
+    Keras does the same for the objects that it deserializes, but loses those
+    that are nested in the configs of others: it marks the first config where
+    it sees the object again, and by then has copied that config.
+
+    Args:
+        key: What all configs of the object hold.
+        make: Returns the object.
+    """
+    known = get_shared_object(key)
+    if known is None:
+        known = make()
+        record_object_after_deserialization(known, key)
+    return known
 
 
 def raises_as_is(call: Callable) -> Callable:

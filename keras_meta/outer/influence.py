@@ -58,7 +58,7 @@ def check_counted_steps(rule: UpdateRule, start: str, steps: int) -> None:
             f"The rule has weights for {steps} steps, and a run that is kept "
             "takes more: after the first meta-step, only those of the last "
             "step would be used and learned. Received: "
-            f'update_rule={type(rule).__name__} with weights per step, and '
+            f"update_rule={type(rule).__name__} with weights per step, and "
             'start="kept". Use start="initial" or start="drawn", and as many '
             "steps as the run has, or share rates among steps, as "
             'learn="layer" does.'
