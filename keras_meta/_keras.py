@@ -22,6 +22,7 @@ from keras.src.saving.serialization_lib import (
 from keras.src.trainers.trainer import model_supports_jit
 from keras.src.utils.traceback_utils import inject_argument_info_in_traceback
 from tensorflow.python import pywrap_tfe
+from tensorflow.python.eager import record
 from tensorflow.python.framework import op_def_registry
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util
@@ -34,6 +35,7 @@ __all__ = [
     "give_gradient",
     "is_compiled",
     "is_differentiable",
+    "is_recorded",
     "is_recording_stopped",
     "is_rematerialized",
     "is_sharing_objects",
@@ -118,6 +120,15 @@ def is_recording_stopped() -> bool:
     So it is while `tf.recompute_grad`, or `keras.remat`, calls its function.
     """
     return pywrap_tfe.TFE_Py_TapeSetIsStopped()
+
+
+def is_recorded(tensor: tf.Tensor) -> bool:
+    """Whether a gradient tape of this thread records what comes of a tensor.
+
+    Args:
+        tensor: A tensor, of any graph around or of none.
+    """
+    return tensor.dtype.is_floating and record.should_record_backprop([tensor])
 
 
 def is_rematerialized(operation: tf.Operation) -> bool:

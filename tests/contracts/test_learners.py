@@ -260,7 +260,7 @@ _DRAWN = ("EvolutionStrategies", "NoiseReuseES", "PersistentES")
 
 @pytest.fixture(scope="module")
 def losses_by_devices():
-    result = run_python(_TWO_DEVICES)
+    result = run_python(_TWO_DEVICES, timeout=1200)
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.splitlines()[-1])
 
