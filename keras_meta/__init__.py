@@ -27,13 +27,13 @@ from keras_meta.hyperparameters.regularizers import LearnedL2
 from keras_meta.inner.learned_loss import LearnedLoss
 from keras_meta.inner.loss_network import LossNetwork
 from keras_meta.learners.anil import ANIL
-from keras_meta.learners.drawn import Drawn
 from keras_meta.learners.implicit_maml import ImplicitMAML
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.maml import MAML
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.reptile import Reptile
+from keras_meta.learners.starts import Drawn
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.evolution_strategies import EvolutionStrategies
 from keras_meta.meta_gradients.first_order import FirstOrder

@@ -14,16 +14,13 @@ import tensorflow as tf
 
 from keras_meta._keras import loss_weights
 from keras_meta._keras import raises_as_is
-from keras_meta.batching import task_axis
 from keras_meta.batching.annotations import attach
 from keras_meta.batching.annotations import map_annotated
 from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.checks import check_at_least
 from keras_meta.execution.task_blocks import Inseparable
 from keras_meta.execution.undoing import Change
-from keras_meta.inner.class_numbers import ClassNumbers
 from keras_meta.inner.class_numbers import LabelRule
-from keras_meta.inner.few_shot import DRAWN_WEIGHTS
 from keras_meta.inner.few_shot import FewShotProblem
 from keras_meta.inner.few_shot import Support
 from keras_meta.inner.few_shot import whole_support
@@ -31,22 +28,15 @@ from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import Solver
-from keras_meta.learners.arguments import as_inner_loss
 from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_arguments
 from keras_meta.learners.arguments import warn_of_low_rank
 from keras_meta.learners.batched_over_all import BatchedOverAll
+from keras_meta.learners.chosen_losses import ChosenLosses
 from keras_meta.learners.cloning import clone_model
-from keras_meta.learners.drawn import Drawn
-from keras_meta.learners.drawn import DrawnStart
-from keras_meta.learners.drawn import as_drawn
-from keras_meta.learners.drawn import require_learnable
 from keras_meta.learners.episode import Episode
-from keras_meta.learners.inner_losses import compares_class_numbers
 from keras_meta.learners.inner_losses import is_learned
 from keras_meta.learners.inner_losses import prepare_inner_loss
-from keras_meta.learners.inner_losses import refuse_layers
-from keras_meta.learners.inner_losses import takes_class_numbers
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.recording import record_losses
 from keras_meta.learners.recording import record_predictions
@@ -56,8 +46,12 @@ from keras_meta.learners.selection import require_same_choice
 from keras_meta.learners.selection import select_adapted
 from keras_meta.learners.signature import default_signature
 from keras_meta.learners.single_task import inputs_of_one_task
+from keras_meta.learners.starts import Drawn
+from keras_meta.learners.starts import DrawnStart
+from keras_meta.learners.starts import LearnedStart
+from keras_meta.learners.starts import as_drawn
+from keras_meta.learners.starts import others
 from keras_meta.learners.task_losses import Tasks
-from keras_meta.learners.task_losses import as_query_loss
 from keras_meta.learners.task_losses import task_losses
 from keras_meta.learners.texts import takes_texts
 from keras_meta.meta_gradients.get import as_meta_gradient
@@ -122,7 +116,7 @@ class Learner(MetaLearner):
             nothing is adapted, or nothing is learned.
     """
 
-    _drawn: DrawnStart | None = None
+    _start: LearnedStart | DrawnStart = LearnedStart()
 
     def __init__(
         self,
@@ -172,7 +166,7 @@ class Learner(MetaLearner):
         self._batched_over_all = BatchedOverAll(model)
         self._solver = Solver(self.update_rule)
         if drawn is not None:
-            self._drawn = DrawnStart.make(
+            self._start = DrawnStart.make(
                 drawn, model, adapted, self.add_weight
             )
         self.meta_gradient = meta_gradient
@@ -183,7 +177,7 @@ class Learner(MetaLearner):
     @property
     def start(self) -> Drawn | str:
         """Where the inner loop begins: `"learned"`, or a `Drawn`."""
-        return "learned" if self._drawn is None else self._drawn.settings
+        return self._start.settings
 
     def redraw(self, seed: int) -> None:
         """Draws new weights for the model, at which evaluation begins.
@@ -197,39 +191,27 @@ class Learner(MetaLearner):
         Raises:
             ValueError: If the initial weights are learned.
         """
-        if self._drawn is None:
-            raise ValueError(
-                "`redraw` would overwrite the learned initial weights. "
-                f"Received: a {type(self).__name__} with start='learned'. "
-                'Pass start="drawn" to the constructor.'
-            )
-        self._drawn.redraw(seed)
+        self._start.redraw(seed)
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
         """What is learned, without weights that are drawn."""
-        return self._not_drawn(super().trainable_variables)
+        return others(super().trainable_variables, self._start.variables)
 
     @property
     def trainable_weights(self) -> list[keras.Variable]:
         """The same, without states of metrics and seeds."""
-        return self._not_drawn(super().trainable_weights)
+        return others(super().trainable_weights, self._start.variables)
 
     @property
     def non_trainable_variables(self) -> list[keras.Variable]:
         """All variables that are not learned."""
-        return _others(self.variables, self.trainable_variables)
+        return others(self.variables, self.trainable_variables)
 
     @property
     def non_trainable_weights(self) -> list[keras.Variable]:
         """The same, without states of metrics and seeds."""
-        return _others(self.weights, self.trainable_weights)
-
-    def _not_drawn(
-        self, variables: Sequence[keras.Variable]
-    ) -> list[keras.Variable]:
-        drawn = [] if self._drawn is None else self._drawn.variables
-        return _others(variables, drawn)
+        return others(self.weights, self.trainable_weights)
 
     @property
     def meta_gradient(self) -> MetaGradient:
@@ -250,11 +232,12 @@ class Learner(MetaLearner):
         value.check(self.update_rule, self.steps)
         if is_learned(self.inner_loss):
             value.check_learned_loss(self.inner_loss)
-        if self._drawn is not None:
-            require_learnable(self.trainable_variables)
-            value.check_start(False, self.proximal)
-        elif any(v.trainable for v in self._task_batched.adapted):
-            value.check_start(True, self.proximal)
+        self._start.check(
+            value,
+            self.trainable_variables,
+            self._task_batched.adapted,
+            self.proximal,
+        )
 
     # Adaptation.
 
@@ -389,7 +372,7 @@ class Learner(MetaLearner):
         """
         loss = self._query_loss
         data = self._with_valid_support(Episode.from_inputs(x, self.model))
-        data = self._begun(data)
+        data = self._start.into(data)
         return task_losses(
             self._solver,
             self._problem_of_each(),
@@ -487,7 +470,7 @@ class Learner(MetaLearner):
             variables=self.trainable_variables,
             xla=self._is_compiled_by_xla,
             task_batched=self._task_batched,
-            inner_loss=self._resolved_inner_loss,
+            inner_loss=self._chosen_losses.of_support,
             proximal=self.proximal,
             batch_statistics=self.batch_statistics,
             training=training,
@@ -539,7 +522,7 @@ class Learner(MetaLearner):
         self.update_rule.ensure_attached(adapted, self.steps)
         data = self._with_valid_support(Episode.from_inputs(inputs, self.model))
         if training:
-            data = self._begun(data)
+            data = self._start.into(data)
         theta = self._theta()
         start = self._solver.init(problem, theta, data)
         record = record_losses
@@ -568,13 +551,6 @@ class Learner(MetaLearner):
             self._health.report_labels(episode.support_y, rule)
         return episode.with_valid_labels(rule).as_inputs()
 
-    def _begun(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Returns data of a meta-step with where tasks begin, if drawn."""
-        if self._drawn is None:
-            return data
-        weights = self._drawn.draw(task_axis.size(data["support_y"], 0))
-        return {**data, DRAWN_WEIGHTS: weights}
-
     def _support_of_step(
         self, data: dict[str, Any], step: int | tf.Tensor
     ) -> Support:
@@ -593,8 +569,7 @@ class Learner(MetaLearner):
             )
             if new is not old
         ]
-        if self._drawn is not None:
-            changes.append(self._drawn.tick())
+        changes += self._start.changes()
         self._model_state.change(changes, self._health.is_ok)
 
     @property
@@ -605,18 +580,10 @@ class Learner(MetaLearner):
         return bool(self.jit_compile)
 
     @property
-    def _resolved_inner_loss(self) -> InnerLoss:
-        if self.compiled:
-            refuse_layers(self.loss)
-        loss = self.inner_loss
-        if loss is None and self.compiled:
-            loss = self.loss
-        if loss is None:
-            raise ValueError(
-                "The inner loop needs a loss. Call `compile(loss=...)` or "
-                "pass `inner_loss=` to the constructor."
-            )
-        return as_inner_loss(loss)
+    def _chosen_losses(self) -> ChosenLosses:
+        if not self.compiled:
+            return ChosenLosses(self.inner_loss)
+        return ChosenLosses(self.inner_loss, self.loss, loss_weights(self))
 
     @property
     def _query_loss(self) -> InnerLoss:
@@ -627,8 +594,7 @@ class Learner(MetaLearner):
                 "evolution strategies cannot compute for each task alone. "
                 "Override `task_losses` too, or use keras_meta.Unrolled()."
             )
-        loss = self.loss if self.compiled else None
-        return as_query_loss(loss, loss_weights(self))
+        return self._chosen_losses.of_queries
 
     @property
     def _predictor(self) -> keras.Model:
@@ -644,7 +610,7 @@ class Learner(MetaLearner):
 
     @property
     def _draws_random_numbers(self) -> bool:
-        return self._drawn is not None or super()._draws_random_numbers
+        return self._start.draws or super()._draws_random_numbers
 
     @property
     def _settings_of_calls(self) -> tuple:
@@ -652,24 +618,14 @@ class Learner(MetaLearner):
         return self._number_of_steps(False), self.inner_loss
 
     def _support_rule(self, inputs: dict[str, Any]) -> LabelRule | None:
-        loss = self._resolved_inner_loss
-        if not loss.is_sparse and loss.layer_loss is None:
-            return None
-        specs = self._output_specs.of(inputs["support_x"], axes=2)
-        if not takes_class_numbers(loss, inputs["support_y"], specs):
-            return None
-        ways = self._output_specs.ways(inputs["support_x"], axes=2)
-        return LabelRule("support_y", ClassNumbers(ways, loss.ignored_class))
+        return self._chosen_losses.support_rule(inputs, self._output_specs)
 
     # Saving and serving.
 
     def _default_signature(self) -> dict[str, Any]:
-        loss = self._resolved_inner_loss
-        is_sparse = loss.is_sparse
-        if loss.layer_loss is not None and self.compiled:
-            # It takes labels of both kinds; those of queries have one.
-            is_sparse = compares_class_numbers(self.loss)
-        return default_signature(self.model, is_sparse)
+        return default_signature(
+            self.model, self._chosen_losses.takes_class_numbers
+        )
 
     def save_own_variables(self, store: Any) -> None:
         """Saves weights of the learner's own; warns of what a file loses."""
@@ -710,13 +666,6 @@ class Learner(MetaLearner):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key])
         return cls(**config)
-
-
-def _others(
-    variables: Sequence[keras.Variable], but: Sequence[keras.Variable]
-) -> list[keras.Variable]:
-    left_out = {id(v) for v in but}
-    return [v for v in variables if id(v) not in left_out]
 
 
 def _without_derivative(function: Callable) -> Callable:

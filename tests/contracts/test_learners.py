@@ -82,10 +82,9 @@ INNER_LOSSES = {
         mlp(), 0.1, 3, inner_loss=keras_meta.LossNetwork([4], base="mse")
     ),
 }
-# XLA draws the same uniform numbers as TensorFlow, but other normal ones.
 STARTS = {
     "Drawn": lambda: keras_meta.MAML(
-        mlp(bias_initializer="uniform"),
+        mlp(),
         keras_meta.GradientDescent(0.1, "layer_step"),
         3,
         start=keras_meta.Drawn(seed=1),
@@ -209,8 +208,9 @@ def test_bad_inputs_are_refused(name, trained):
         learner({k: v for k, v in x.items() if k != "query_x"})
 
 
+# XLA draws other initial weights; `test_drawn_start` has a test of them.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in STARTS])
 def test_xla_computes_the_same(name, trained):
     learner, before, _ = trained(name)
     other = _new(name, jit_compile=True)

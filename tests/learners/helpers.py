@@ -19,20 +19,15 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 WAYS = 3
 
 
-def mlp(
-    outputs=1,
-    inputs=2,
-    width=4,
-    activation="tanh",
-    bias_initializer="normal",
-) -> keras.Model:
+def mlp(outputs=1, inputs=2, width=4, activation="tanh") -> keras.Model:
     """A network of two layers without a zero weight."""
-    options = {"bias_initializer": bias_initializer}
     return keras.Sequential(
         [
             keras.Input([inputs]),
-            keras.layers.Dense(width, activation, name="body", **options),
-            keras.layers.Dense(outputs, name="head", **options),
+            keras.layers.Dense(
+                width, activation, bias_initializer="normal", name="body"
+            ),
+            keras.layers.Dense(outputs, bias_initializer="normal", name="head"),
         ]
     )
 

@@ -13,6 +13,7 @@ from .helpers import assert_same_weights
 from .helpers import call_with
 from .helpers import compiled
 from .helpers import convolutional_net
+from .helpers import dataset
 from .helpers import mlp
 from .helpers import refuses
 from .helpers import regression
@@ -25,7 +26,9 @@ def rates(learn="layer"):
     return keras_meta.GradientDescent(0.1, learn)
 
 
-def learner_of(model=None, rule=None, steps=2, start=None, **options):
+def learner_of(
+    model=None, rule=None, steps=2, start=None, xla=False, **options
+):
     """A learner whose outer step subtracts the gradient."""
     learner = keras_meta.MAML(
         mlp() if model is None else model,
@@ -34,16 +37,25 @@ def learner_of(model=None, rule=None, steps=2, start=None, **options):
         start=keras_meta.Drawn(SEED) if start is None else start,
         **options,
     )
-    return compiled(learner, keras.optimizers.SGD(1.0), run_eagerly=True)
-
-
-def drawn(variables, model, number, task):
-    """The initial weights of a task in the meta-step of a number."""
-    words = instance_words(
-        SEED, number + 1, task, 1, initial_weights.WORDS * len(variables)
+    return compiled(
+        learner,
+        keras.optimizers.SGD(1.0),
+        run_eagerly=not xla,
+        jit_compile=xla,
     )
+
+
+def drawn(variables, model, number, task, xla):
+    """The initial weights of a task in the meta-step of a number."""
     initializers = initial_weights.initializers_of(model, variables)
-    return initial_weights.draw(variables, initializers, words[0])
+
+    def draw():
+        words = instance_words(
+            SEED, number + 1, task, 1, initial_weights.WORDS * len(variables)
+        )
+        return initial_weights.draw(variables, initializers, words[0])
+
+    return tf.function(draw, jit_compile=True)() if xla else draw()
 
 
 def loss_by_hand(learner, adapted, x, y, number, rate_of, proximal=0.0):
@@ -51,7 +63,7 @@ def loss_by_hand(learner, adapted, x, y, number, rate_of, proximal=0.0):
     model, losses = learner.model, []
     inner = learner.inner_loss or keras.losses.MeanSquaredError()
     for i in range(len(y)):
-        start = drawn(adapted, model, number, i)
+        start = drawn(adapted, model, number, i, learner.jit_compile)
         values = start
         for _ in range(learner.steps):
             with tf.GradientTape() as tape:
@@ -73,10 +85,12 @@ def loss_by_hand(learner, adapted, x, y, number, rate_of, proximal=0.0):
     return tf.reduce_mean(losses)
 
 
-@pytest.mark.parametrize("what", ["rates", "body", "loss"])
+@pytest.mark.slow_variants("loss", "xla")
+@pytest.mark.parametrize("what", ["rates", "body", "loss", "xla"])
 def test_meta_steps_are_those_of_a_plain_loop(what):
     options = {
         "rates": {"rule": rates()},
+        "xla": {"rule": rates(), "xla": True},
         "body": {"rule": 0.1, "adapt": "head"},
         "loss": {
             "rule": 0.1,
@@ -94,7 +108,8 @@ def test_meta_steps_are_those_of_a_plain_loop(what):
     before = model.get_weights()
 
     def rate_of(k):
-        return learner.update_rule.rates[0][k // 2] if what == "rates" else 0.1
+        rates = learner.update_rule.rates
+        return rates[0][k // 2] if rates else 0.1
 
     for number in range(2):
         x, y = regression(tasks=2, seed=number)
@@ -288,3 +303,22 @@ def test_a_body_that_is_frozen_later_leaves_nothing_to_learn():
     learner.model.layers[0].trainable = False
     with refuses(ValueError, "something else must be learned"):
         learner.train_on_batch(*regression(tasks=2))
+
+
+@pytest.mark.slow
+def test_many_steps_of_an_execution_draw_as_single_ones():
+    data = regression(4, tasks=2)
+
+    def moved(steps_per_execution):
+        learner = learner_of(xla=True)
+        learner.compile(
+            keras.optimizers.SGD(1.0),
+            "mse",
+            jit_compile=True,
+            steps_per_execution=steps_per_execution,
+        )
+        learner.fit(dataset(data), verbose=0)
+        return [*learner.update_rule.rates, learner.weights[-1]]
+
+    for one, many in zip(moved(1), moved(4), strict=True):
+        np.testing.assert_allclose(one, many, rtol=1e-9)

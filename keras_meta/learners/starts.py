@@ -1,4 +1,4 @@
-"""Inner loops that begin at newly drawn weights."""
+"""Where the inner loops of few-shot tasks begin."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.batching import task_axis
 from keras_meta.checks import check_int64
 from keras_meta.checks import describe
 from keras_meta.execution import replicas
 from keras_meta.execution.undoing import Change
 from keras_meta.inner import initial_weights
+from keras_meta.inner.few_shot import DRAWN_WEIGHTS
+from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.problems.words import instance_words
 
 # Streams of random words: this one serves `redraw`, and those that follow
@@ -81,8 +84,65 @@ class Drawn:
 
 
 @dataclasses.dataclass(frozen=True)
+class LearnedStart:
+    """Tasks begin at the weights of the model, which are learned.
+
+    Attributes:
+        settings: What `Learner.start` returns.
+        variables: Variables that adapt and whose initial values are drawn:
+            none.
+        draws: Whether a meta-step draws weights.
+    """
+
+    settings: str = "learned"
+    variables: Sequence[keras.Variable] = ()
+    draws: bool = False
+
+    def check(
+        self,
+        meta_gradient: MetaGradient,
+        learned: Sequence[keras.Variable],
+        adapted: Sequence[keras.Variable],
+        proximal: float,
+    ) -> None:
+        """Refuses a meta-gradient that cannot learn where tasks begin.
+
+        Args:
+            meta_gradient: How the gradient comes back.
+            learned: All that the learner learns.
+            adapted: The variables that adapt.
+            proximal: Strength of the proximal term.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        if any(v.trainable for v in adapted):
+            meta_gradient.check_start(True, proximal)
+
+    def into(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Returns data of a meta-step with where the tasks begin.
+
+        Args:
+            data: The inputs of `Learner.call`.
+        """
+        return data
+
+    def changes(self) -> list[Change]:
+        """Returns what is another at the next meta-step."""
+        return []
+
+    def redraw(self, seed: int) -> None:
+        """Refuses to overwrite what is learned."""
+        raise ValueError(
+            "`redraw` would overwrite the learned initial weights. Received: "
+            f"seed={describe(seed)}, with start='learned'. Pass "
+            'start="drawn" to the learner.'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class DrawnStart:
-    """Draws where inner loops begin, and counts the meta-steps.
+    """Tasks begin at weights that are drawn; see `LearnedStart`.
 
     Attributes:
         settings: The seed.
@@ -90,12 +150,14 @@ class DrawnStart:
         initializers: What draws each of them, see `initializers_of`.
         clock: Number of the next meta-step. It is int64, as TensorFlow keeps
             int32 variables off a GPU, where XLA would not reach them.
+        draws: Whether a meta-step draws weights.
     """
 
     settings: Drawn
     variables: Sequence[keras.Variable]
     initializers: Sequence[Any]
     clock: keras.Variable
+    draws: bool = True
 
     @classmethod
     def make(
@@ -146,7 +208,48 @@ class DrawnStart:
         )
         return cls(settings, list(variables), initializers, clock)
 
-    def draw(self, tasks: int | tf.Tensor) -> list[tf.Tensor]:
+    def check(
+        self,
+        meta_gradient: MetaGradient,
+        learned: Sequence[keras.Variable],
+        adapted: Sequence[keras.Variable],
+        proximal: float,
+    ) -> None:
+        """Refuses to learn nothing; see `LearnedStart.check`."""
+        if not learned:
+            raise ValueError(
+                'start="drawn" learns no initial weights, so something else '
+                "must be learned. Received: a model whose other weights are "
+                "frozen, or that adapts all of them, with an update rule and "
+                "an inner loss that learn nothing. Learn rates, such as "
+                'update_rule=keras_meta.GradientDescent(0.1, learn="layer"), '
+                "learn the loss, such as inner_loss=keras_meta.LossNetwork(), "
+                'leave layers out of `adapt`, or use start="learned".'
+            )
+        meta_gradient.check_start(False, proximal)
+
+    def into(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Returns data with drawn weights; see `LearnedStart.into`."""
+        weights = self._draw(task_axis.size(data["support_y"], 0))
+        return {**data, DRAWN_WEIGHTS: weights}
+
+    def changes(self) -> list[Change]:
+        """Returns what makes the next meta-step draw other weights."""
+        now = tf.convert_to_tensor(self.clock.value)
+        return [Change(self.clock, now, now + 1)]
+
+    def redraw(self, seed: int) -> None:
+        """Draws the weights that the model holds.
+
+        Args:
+            seed: Seed of the draw.
+        """
+        check_int64(seed=seed)
+        values = self._values(seed, _REDRAWN, 0)
+        for variable, value in zip(self.variables, values, strict=True):
+            variable.assign(value)
+
+    def _draw(self, tasks: int | tf.Tensor) -> list[tf.Tensor]:
         """Draws the initial weights of the tasks of a meta-step.
 
         Args:
@@ -171,22 +274,6 @@ class DrawnStart:
             ),
         )
         return list(drawn)
-
-    def tick(self) -> Change:
-        """Returns what makes the next meta-step draw other weights."""
-        now = tf.convert_to_tensor(self.clock.value)
-        return Change(self.clock, now, now + 1)
-
-    def redraw(self, seed: int) -> None:
-        """Draws the weights that the model holds.
-
-        Args:
-            seed: Seed of the draw.
-        """
-        check_int64(seed=seed)
-        values = self._values(seed, _REDRAWN, 0)
-        for variable, value in zip(self.variables, values, strict=True):
-            variable.assign(value)
 
     def _values(
         self, seed: int, stream: int | tf.Tensor, place: int | tf.Tensor
@@ -223,22 +310,9 @@ def as_drawn(start: Any) -> Drawn | None:
     )
 
 
-def require_learnable(learned: Sequence[keras.Variable]) -> None:
-    """Refuses a learner whose initial weights were all there is to learn.
-
-    Args:
-        learned: What it learns besides the weights that are drawn.
-
-    Raises:
-        ValueError: If that is nothing.
-    """
-    if not learned:
-        raise ValueError(
-            'start="drawn" learns no initial weights, so something else must '
-            "be learned. Received: a model whose other weights are frozen, or "
-            "that adapts all of them, with an update rule and an inner loss "
-            "that learn nothing. Learn rates, such as update_rule="
-            'keras_meta.GradientDescent(0.1, learn="layer"), learn the loss, '
-            "such as inner_loss=keras_meta.LossNetwork(), leave layers out of "
-            '`adapt`, or use start="learned".'
-        )
+def others(
+    variables: Sequence[keras.Variable], left_out: Sequence[keras.Variable]
+) -> list[keras.Variable]:
+    """Returns variables without those that are left out."""
+    ids = {id(v) for v in left_out}
+    return [v for v in variables if id(v) not in ids]
