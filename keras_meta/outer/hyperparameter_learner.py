@@ -105,7 +105,8 @@ class HyperparameterLearner(keras.Model):
             `keras_meta.MetaGradient`, or a name.
         start: Where they begin: `"kept"`, where the step of `fit` before has
             ended; `"initial"`, at the weights that the model has now;
-            `"drawn"`, at new weights each time.
+            `"drawn"`, at new weights each time. A rule with rates of its own
+            for each step needs one of the last two.
         inner_loss: The training loss, if it is another than the compiled
             one; whatever `compile` takes as a loss.
         example_weights: `ExampleWeights`, one for each training example.

@@ -85,7 +85,7 @@ def loss_by_hand(learner, adapted, x, y, number, rate_of, proximal=0.0):
     return tf.reduce_mean(losses)
 
 
-@pytest.mark.slow_variants("loss", "xla")
+@pytest.mark.slow_variants("body", "loss", "xla")
 @pytest.mark.parametrize("what", ["rates", "body", "loss", "xla"])
 def test_meta_steps_are_those_of_a_plain_loop(what):
     options = {
@@ -318,7 +318,9 @@ def test_many_steps_of_an_execution_draw_as_single_ones():
             steps_per_execution=steps_per_execution,
         )
         learner.fit(dataset(data), verbose=0)
-        return [*learner.update_rule.rates, learner.weights[-1]]
+        return learner
 
-    for one, many in zip(moved(1), moved(4), strict=True):
-        np.testing.assert_allclose(one, many, rtol=1e-9)
+    keras.utils.set_random_seed(0)
+    one = moved(1)
+    keras.utils.set_random_seed(0)
+    assert_same_weights(one, moved(4), rtol=1e-9)
