@@ -33,6 +33,7 @@ from keras_meta.learners.maml import MAML
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.reptile import Reptile
+from keras_meta.learners.starts import Drawn
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.evolution_strategies import EvolutionStrategies
 from keras_meta.meta_gradients.first_order import FirstOrder
@@ -67,6 +68,7 @@ __all__ = [
     "CoordinatewiseLSTM",
     "Curve",
     "Displacement",
+    "Drawn",
     "episodes",
     "evaluate_tasks",
     "EvolutionStrategies",

@@ -13,6 +13,7 @@ from keras_meta.inner.solver import Solver
 from keras_meta.inner.training import TrainingProblem
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.update_rules.update_rule import UpdateRule
 
 
 def check_meta_gradient(meta_gradient: MetaGradient, steps: int) -> None:
@@ -38,6 +39,29 @@ def check_meta_gradient(meta_gradient: MetaGradient, steps: int) -> None:
             "then the hyperparameters learn. Received: meta_gradient="
             f"{meta_gradient}, steps={steps}. Use steps={length}, with "
             'start="kept" to go on from window to window.'
+        )
+
+
+def check_counted_steps(rule: UpdateRule, start: str, steps: int) -> None:
+    """Refuses a rule that has weights for fewer steps than a run takes.
+
+    Args:
+        rule: The update rule.
+        start: Where a meta-step begins, see `HyperparameterLearner`.
+        steps: Inner steps of a meta-step.
+
+    Raises:
+        ValueError: If runs go on after the steps that the rule knows.
+    """
+    if rule.counts_steps and start == "kept":
+        raise ValueError(
+            f"The rule has weights for {steps} steps, and a run that is kept "
+            "takes more: after the first meta-step, only those of the last "
+            "step would be used and learned. Received: "
+            f"update_rule={type(rule).__name__} with weights per step, and "
+            'start="kept". Use start="initial" or start="drawn", and as many '
+            "steps as the run has, or share rates among steps, as "
+            'learn="layer" does.'
         )
 
 

@@ -75,6 +75,11 @@ class GradientDescent(UpdateRule):
         self.clip_value = clip_value
         self.rates: list[keras.Variable] = []
 
+    @property
+    def counts_steps(self) -> bool:  # type: ignore[override]
+        """Whether each step has a rate of its own; see `UpdateRule`."""
+        return self.learn in ("step", "layer_step")
+
     def attach(self, variables: Sequence[keras.Variable], steps: int) -> None:
         """Creates the learned rates; see `UpdateRule.attach`."""
         owners = _owners(variables)
@@ -141,7 +146,7 @@ class GradientDescent(UpdateRule):
         rate = tf.convert_to_tensor(self.rates[0])
         if self.learn in ("layer", "layer_step"):
             rate = rate[self._layer_of[i]]
-        if self.learn in ("step", "layer_step"):
+        if self.counts_steps:
             # A slice would not be vectorized over tasks, each with a counter.
             last = self._steps - 1
             is_it = tf.one_hot(tf.minimum(step, last), self._steps)
