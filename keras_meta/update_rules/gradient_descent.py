@@ -274,9 +274,7 @@ def _owners(variables: Sequence[keras.Variable]) -> list[tuple[str, int]]:
     return owners
 
 
-def _at_step(
-    log_rates: tf.Tensor, step: tf.Tensor, steps: int
-) -> tf.Tensor:
+def _at_step(log_rates: tf.Tensor, step: tf.Tensor, steps: int) -> tf.Tensor:
     """Returns the rate of a schedule at a step.
 
     Args:

@@ -2,7 +2,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow as tf
 
 from keras_meta.update_rules.gradient_descent import GradientDescent
 
@@ -216,9 +215,7 @@ def test_logarithms_of_a_schedule_are_linear_between_knots():
         before = place[0].numpy()
         place, state = rule.update(place, [-tf.ones([1], tf.float64)], state)
         logs += [*np.log(place[0].numpy() - before)]
-    np.testing.assert_allclose(
-        logs, [0, 1, 2, 3, 1, -1, -3, -3, -3], atol=1e-6
-    )
+    np.testing.assert_allclose(logs, [0, 1, 2, 3, 1, -1, -3, -3, -3], atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, "ones"])
