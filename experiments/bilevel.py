@@ -28,10 +28,11 @@ from experiments import bilevel_figures
 from experiments import cleaning_run
 from experiments import results
 from experiments import run_folder
+from experiments import tuning
 from experiments.cleaning_run import Settings
 
 _TASK = flags.DEFINE_enum(
-    "task", "hyper_cleaning", ["hyper_cleaning"], "What to learn."
+    "task", "hyper_cleaning", ["hyper_cleaning", "tuning"], "What to learn."
 )
 _TRAINING = flags.DEFINE_integer(
     "training", 5000, "Training examples.", lower_bound=2
@@ -78,6 +79,13 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
     output = pathlib.Path(_OUTPUT.value or f"results/{_TASK.value}")
+    if _TASK.value == "tuning":
+        tuning.main(output, _DATA_DIR.value, _FIGURES.value)
+    else:
+        _clean(output)
+
+
+def _clean(output: pathlib.Path) -> None:
     settings = _settings()
     start = time.monotonic()
     print(

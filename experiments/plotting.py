@@ -47,6 +47,10 @@ _COLORS = {
     "huber": "#009E73",
     "mae": "#CC79A7",
     "learned": "#D55E00",
+    "gradient": "#D55E00",
+    "random": "#56B4E9",
+    "bayesian": "#0072B2",
+    "unrolled": "#009E73",
 }
 _NAMES = {
     "maml": "MAML",
@@ -72,6 +76,10 @@ _NAMES = {
     "huber": "Huber",
     "mae": "MAE",
     "learned": "Learned",
+    "gradient": "HyperparameterLearner",
+    "random": "Random search",
+    "bayesian": "Bayesian optimization",
+    "unrolled": "Whole run",
 }
 _STYLE = {
     "figure.dpi": 150,
