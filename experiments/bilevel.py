@@ -10,7 +10,17 @@ anew:
 
   python -m experiments.bilevel --task=hyper_cleaning
 
-On first use, TensorFlow Datasets prepares MNIST in --data_dir.
+`--task=tuning`: tunes L2, rates and momenta of a small network on
+Fashion-MNIST, by gradient and by random search and Bayesian optimization of
+KerasTuner (`pip install -e '.[benchmarks]'`), each for the same time. Prints
+and draws the losses of the best model against time. A comparison that is
+stopped continues after the last method that finished.
+
+`--task=schedule`: learns the first and the last rate of a schedule, on a toy
+problem and on MNIST, after each window of 10 steps, by truncated
+backpropagation and by persistent ES. It continues in the same way.
+
+On first use, TensorFlow Datasets prepares the images in --data_dir.
 """
 
 from __future__ import annotations
@@ -28,10 +38,15 @@ from experiments import bilevel_figures
 from experiments import cleaning_run
 from experiments import results
 from experiments import run_folder
+from experiments import schedule
+from experiments import tuning
 from experiments.cleaning_run import Settings
 
 _TASK = flags.DEFINE_enum(
-    "task", "hyper_cleaning", ["hyper_cleaning"], "What to learn."
+    "task",
+    "hyper_cleaning",
+    ["hyper_cleaning", "tuning", "schedule"],
+    "What to learn.",
 )
 _TRAINING = flags.DEFINE_integer(
     "training", 5000, "Training examples.", lower_bound=2
@@ -78,6 +93,15 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
     output = pathlib.Path(_OUTPUT.value or f"results/{_TASK.value}")
+    if _TASK.value == "tuning":
+        tuning.main(output, _DATA_DIR.value, _FIGURES.value)
+    elif _TASK.value == "schedule":
+        schedule.main(output, _DATA_DIR.value, _FIGURES.value)
+    else:
+        _clean(output)
+
+
+def _clean(output: pathlib.Path) -> None:
     settings = _settings()
     start = time.monotonic()
     print(

@@ -49,6 +49,10 @@ _COLORS = {
     "mae": "#CC79A7",
     "log_cosh": "#56B4E9",
     "learned": "#D55E00",
+    "gradient": "#D55E00",
+    "random": "#56B4E9",
+    "bayesian": "#0072B2",
+    "unrolled": "#009E73",
 }
 _NAMES = {
     "maml": "MAML",
@@ -76,6 +80,10 @@ _NAMES = {
     "mae": "MAE",
     "log_cosh": "Log-cosh",
     "learned": "Learned",
+    "gradient": "HyperparameterLearner",
+    "random": "Random search",
+    "bayesian": "Bayesian optimization",
+    "unrolled": "Whole run",
 }
 _STYLE = {
     "figure.dpi": 150,

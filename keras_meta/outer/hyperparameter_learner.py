@@ -32,8 +32,11 @@ from keras_meta.inner.training import TrainingProblem
 from keras_meta.learners.arguments import as_inner_loss
 from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_model
+from keras_meta.meta_gradients.evolution import Evolution
 from keras_meta.meta_gradients.get import as_meta_gradient
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.objective import Estimate
+from keras_meta.meta_gradients.persistent_es import PersistentES
 from keras_meta.outer.divergence import stops_on_failure
 from keras_meta.outer.hyperparameter_set import HyperparameterSet
 from keras_meta.outer.hyperparameter_set import as_hyperparameters
@@ -41,6 +44,7 @@ from keras_meta.outer.hyperparameter_set import find_hyperparameters
 from keras_meta.outer.influence import check_counted_steps
 from keras_meta.outer.influence import check_influence
 from keras_meta.outer.influence import check_meta_gradient
+from keras_meta.outer.kept_particles import KeptParticles
 from keras_meta.outer.training_objective import TrainingObjective
 from keras_meta.outer.training_state import STARTS
 from keras_meta.outer.training_state import TrainingState
@@ -198,7 +202,7 @@ class HyperparameterLearner(keras.Model):
         self._task_batched = TaskBatched(model, adapted)
         self._solver = Solver(self.update_rule)
         self._meta_gradient = as_meta_gradient(meta_gradient)
-        check_meta_gradient(self._meta_gradient, self.steps)
+        check_meta_gradient(self._meta_gradient, self.steps, start)
         self._meta_gradient.check(self.update_rule)
         if not self.trainable_variables:
             raise ValueError(
@@ -208,9 +212,16 @@ class HyperparameterLearner(keras.Model):
                 "Pass kernel_regularizer=keras_meta.LearnedL2(1e-4) to a "
                 "layer, for instance."
             )
+        windows = self.steps // self._window
         self._state = TrainingState.make(
-            start, self._task_batched, self.update_rule, seed, self.add_weight
+            start,
+            None if start == "kept" else windows,
+            self._task_batched,
+            self.update_rule,
+            seed,
+            self.add_weight,
         )
+        self._particles = self._make_particles()
         names = ("training_loss", *self._meta_gradient.logs)
         self._trackers = {name: keras.metrics.Mean(name) for name in names}
         self._health = Health()
@@ -241,6 +252,26 @@ class HyperparameterLearner(keras.Model):
     def losses(self) -> list[Any]:
         """Nothing, as regularizers act in training alone."""
         return []
+
+    @property
+    def _window(self) -> int:
+        """Training steps in a step of `fit`."""
+        return min(self.steps, self.meta_gradient.length or self.steps)
+
+    def _make_particles(self) -> KeptParticles | None:
+        """Makes what evolution strategies remember from window to window."""
+        strategy = self.meta_gradient
+        if not isinstance(strategy, Evolution) or self._state.windows == 1:
+            return None
+        if self.start == "kept" and not isinstance(strategy, PersistentES):
+            # It compares particles that begin where the run is.
+            return None
+        return KeptParticles.make(
+            strategy,
+            self.trainable_variables,
+            self._state.carry,
+            self.add_weight,
+        )
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the predictions of the model as it is trained so far.
@@ -339,8 +370,10 @@ class HyperparameterLearner(keras.Model):
         if self.train_function is None:
             self._check_influence(data.element_spec)
         if steps_per_epoch is None:
-            of_epoch = windows.batch_size * self.steps
+            of_epoch = windows.batch_size * self._window
             steps_per_epoch = max(windows.training.size // of_epoch, 1)
+            if self._state.windows not in (None, 1):
+                steps_per_epoch = self._state.windows
         validation = windows.validation
         if validation.sample_weight is None:
             validation = validation[:2]
@@ -365,8 +398,8 @@ class HyperparameterLearner(keras.Model):
             self.inner_loss or self.loss,
             self.loss,
             self.example_weights,
-            self.steps,
-            self.steps + further,
+            self._window,
+            self._window + further,
             self.seed,
         )
 
@@ -474,7 +507,7 @@ class HyperparameterLearner(keras.Model):
             self.meta_gradient,
             lambda theta: self._begin(problem, theta, data["number"]),
             self._first,
-            self.steps,
+            self._window,
             self._state.first_params,
             validate,
             data["number"],
@@ -482,11 +515,12 @@ class HyperparameterLearner(keras.Model):
         )
         changed = [
             *self._state.variables,
+            *(self._particles.memory if self._particles else []),
             *self.trainable_variables,
             *self.optimizer.variables,
         ]
         with undone_unless(lambda: self._health.is_ok, changed):
-            estimate = self.meta_gradient.estimate(objective)
+            estimate = self._estimate(objective)
             trained = estimate.predictions
             gradients = [*map(_dense, estimate.gradients)]
             self._health.report_inner_losses(trained.losses, objective.first)
@@ -496,7 +530,7 @@ class HyperparameterLearner(keras.Model):
             self.optimizer.apply_gradients(
                 zip(gradients, self.trainable_variables, strict=True)
             )
-            self._state.keep(trained.end, self.steps, data["number"])
+            self._state.keep(trained.end, self._window, data["number"])
         logs = {"training_loss": tf.reduce_mean(trained.losses)}
         for name, value in {**logs, **estimate.logs}.items():
             self._trackers[name].update_state(value)
@@ -504,6 +538,14 @@ class HyperparameterLearner(keras.Model):
         return self.compute_metrics(
             examples["x"], y, trained.predictions, sample_weight
         )
+
+    def _estimate(self, objective: TrainingObjective) -> Estimate:
+        """Returns what a window says; particles go on."""
+        if self._particles is None:
+            return self.meta_gradient.estimate(objective)
+        estimate, particles = self._particles.estimate(objective)
+        self._particles.keep(particles)
+        return estimate
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Evaluates the model on a batch."""

@@ -13,18 +13,22 @@ from keras_meta.inner.solver import Solver
 from keras_meta.inner.training import TrainingProblem
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
+from keras_meta.meta_gradients.noise_reuse_es import NoiseReuseES
 from keras_meta.update_rules.update_rule import UpdateRule
 
 
-def check_meta_gradient(meta_gradient: MetaGradient, steps: int) -> None:
+def check_meta_gradient(
+    meta_gradient: MetaGradient, steps: int, start: str
+) -> None:
     """Refuses a meta-gradient that cannot learn hyperparameters.
 
     Args:
         meta_gradient: How the gradient comes back.
-        steps: Inner steps of a meta-step.
+        steps: Steps of a run, or of a window of a kept run.
+        start: Where a run begins.
 
     Raises:
-        ValueError: If it learns something else, or takes shorter windows.
+        ValueError: If it learns something else, or its windows do not fit.
     """
     if isinstance(meta_gradient, Displacement):
         raise ValueError(
@@ -32,13 +36,29 @@ def check_meta_gradient(meta_gradient: MetaGradient, steps: int) -> None:
             f"meta_gradient={meta_gradient}, which learns initial weights "
             "only. Use keras_meta.Unrolled() or keras_meta.Implicit()."
         )
-    length = meta_gradient.length
-    if length is not None and length < steps:
+    if start == "kept" and isinstance(meta_gradient, NoiseReuseES):
         raise ValueError(
-            "A step of `fit` is one window: it takes `steps` inner steps, and "
-            "then the hyperparameters learn. Received: meta_gradient="
-            f"{meta_gradient}, steps={steps}. Use steps={length}, with "
-            'start="kept" to go on from window to window.'
+            "A kept run never ends, so it would see one direction alone. "
+            f"Received: meta_gradient={meta_gradient}, start='kept'. Use "
+            'keras_meta.PersistentES, or runs that end: start="initial" or '
+            '"drawn", with the steps of a run as `steps` and those of a '
+            "window as `length`."
+        )
+    length = meta_gradient.length
+    if length is None or length >= steps:
+        return
+    if start == "kept":
+        raise ValueError(
+            "In a kept run, a step of `fit` is a window of `steps` steps. "
+            f"Received: meta_gradient={meta_gradient}, steps={steps}. Use "
+            f'steps={length}; or start="initial" or "drawn", for runs of '
+            f"{steps} steps that begin anew."
+        )
+    if steps % length:
+        raise ValueError(
+            "The steps of a window must divide those of a run. Received: "
+            f"meta_gradient={meta_gradient}, steps={steps}. Use, for "
+            f"instance, steps={steps - steps % length}."
         )
 
 

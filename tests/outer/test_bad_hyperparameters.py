@@ -101,7 +101,7 @@ RATE = keras_meta.GradientDescent(0.1, learn="scalar")
         (
             {"steps": 6, "meta_gradient": keras_meta.Truncated(3)},
             ValueError,
-            'Use steps=3, with start="kept"',
+            'Use steps=3; or start="initial"',
         ),
         ({"start": "new"}, ValueError, "`start` must be one of 'kept'"),
         ({"steps": 0}, ValueError, "`steps` must be a positive integer"),
