@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 from keras.src.backend.tensorflow.layer import TFLayer
+from keras.src.models.functional import Functional
 from keras.src.saving.serialization_lib import ObjectSharingScope
 from keras.src.trainers.trainer import model_supports_jit
 from keras.src.utils.traceback_utils import inject_argument_info_in_traceback
@@ -29,6 +30,7 @@ __all__ = [
     "give_gradient",
     "is_compiled",
     "is_differentiable",
+    "is_made_of_layers",
     "is_recording_stopped",
     "is_rematerialized",
     "is_stateful",
@@ -232,3 +234,11 @@ def dispatch_layer_calls(
 
     # Unlike a method, a property adds no frame to tracebacks of plain calls.
     TFLayer.__call__ = property(next_call)
+
+
+def is_made_of_layers(model: Any) -> bool:
+    """Whether a model is sequential or functional, so Keras knows its layers.
+
+    `keras.models.clone_model` takes such models alone.
+    """
+    return isinstance(model, (keras.Sequential, Functional))
