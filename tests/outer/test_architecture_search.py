@@ -1,5 +1,7 @@
 """Choosing operations by gradient."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -50,20 +52,14 @@ def test_toy_ends_where_the_virtual_rate_says(xi):
 
 
 def two_ways(xi=None, rule=0.1, **options):
-    """A search between two dense layers."""
+    """A search among four layers, and what its variables are at first."""
     keras.utils.set_random_seed(0)
     x = keras.Input([3])
     candidates = [
         keras.layers.Identity(name="skip"),
         keras.layers.Dense(3, "tanh", name="tanh"),
         keras_meta.Zero(name="none"),
-        keras.Sequential(
-            [
-                keras.layers.Dense(3, "softplus"),
-                keras.layers.BatchNormalization(scale=False, center=False),
-            ],
-            name="normalized",
-        ),
+        keras.layers.BatchNormalization(scale=False, name="normalized"),
     ]
     mixed = keras_meta.MixedOperation(candidates, name="choice")
     mixed.logits.assign([0.3, -0.1, 0.2, 0.0])
@@ -75,80 +71,98 @@ def two_ways(xi=None, rule=0.1, **options):
     return search
 
 
-def weights_of(search):
-    """Values of all weights that training moves."""
-    logits = search.choices[0].logits.raw
-    return [
-        v.numpy() for v in search.model.trainable_variables if v is not logits
-    ]
+class Rewound:
+    """A search that takes each step from the same point.
+
+    The velocity of its weights is not zero there.
+    """
+
+    def __init__(self, xi):
+        self.search = two_ways(xi, keras_meta.Momentum(0.1))
+        fit(self.search, DATA, VALIDATION)
+        self.raw = self.search.choices[0].logits.raw
+        self.before = {id(v): v.numpy() for v in self.search.variables}
+
+    @property
+    def logits(self):
+        """The logits before a step."""
+        return self.before[id(self.raw)]
+
+    def step(self, move=0.0, data=DATA):
+        """Returns the logs of a step from the point, with moved logits."""
+        for variable in self.search.variables:
+            variable.assign(self.before[id(variable)])
+        self.raw.assign(self.raw + move)
+        return fit(self.search, data, VALIDATION)
+
+    def gradient(self, data=DATA):
+        """Returns the gradient by the logits."""
+        self.step(data=data)
+        return self.logits - self.raw.numpy()
 
 
+@pytest.fixture(scope="module")
+def rewound():
+    return functools.cache(Rewound)
+
+
+@pytest.mark.slow_variants("0.2")
 @pytest.mark.parametrize("xi", [0.0, 0.2, None])
-def test_gradients_are_central_differences(xi):
-    """Of the loss after the virtual step, which takes a full product."""
-    search = two_ways(xi, keras_meta.Momentum(0.1))
-    # Let the velocity be other than zero.
-    fit(search, DATA, VALIDATION)
-    raw = search.choices[0].logits.raw
-    variables = search.variables
-    before = [v.numpy() for v in variables]
-
-    def restore():
-        for v, value in zip(variables, before, strict=True):
-            v.assign(value)
-
-    found = gradients(search, DATA, VALIDATION)[0]
-    differences = np.zeros(4)
-    for i in range(4):
-        for sign in (1, -1):
-            restore()
-            raw.assign(raw + sign * 1e-5 * np.eye(4)[i])
-            loss = fit(search, DATA, VALIDATION)["loss"]
-            differences[i] += sign * loss / 2e-5
+def test_gradients_are_central_differences(rewound, xi):
+    """Of the loss after the virtual step, so the product is exact."""
+    found = rewound(xi).gradient()
+    differences = [
+        (rewound(xi).step(move)["loss"] - rewound(xi).step(-move)["loss"])
+        / 2e-5
+        for move in 1e-5 * np.eye(4)
+    ]
     np.testing.assert_allclose(found, differences, atol=1e-8)
 
 
+@pytest.mark.slow_variants("0.2-False")
+@pytest.mark.parametrize("xi, same", [(0.0, True), (0.2, False), (None, False)])
+def test_first_order_sees_no_training_data(rewound, xi, same):
+    first = rewound(xi).gradient()
+    second = rewound(xi).gradient(linear_data(seed=2))
+    assert np.array_equal(first, second) == same
+
+
+@pytest.mark.slow_variants("0.0", "0.2")
 @pytest.mark.parametrize("xi", [0.0, 0.2, None])
 def test_weights_take_the_step_of_keras_at_the_new_logits(xi):
-    """Not the virtual one, whose rate is another."""
+    """Not the virtual one, whose rate and logits are others."""
     search = two_ways(xi)
     plain = keras.models.clone_model(search.model)
     plain.set_weights(search.model.get_weights())
     fit(search, DATA, VALIDATION)
-    (mixed,) = [m for m in plain.layers if m.name == "choice"]
-    mixed.logits.assign(search.choices[0].logits.numpy())
-    mixed.logits.trainable = False
-    plain.compile(keras.optimizers.SGD(0.1), "mse")
+    logits = search.choices[0].logits.numpy()
+    assert np.abs(logits - [0.3, -0.1, 0.2, 0.0]).max() > 0.1
+    plain.get_layer("choice").logits.assign(logits)
+    plain.get_layer("choice").logits.trainable = False
+    plain.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
     plain.train_on_batch(*DATA)
     for a, b in zip(search.model.weights, plain.weights, strict=True):
         # Keras keeps its rate in float32.
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
 
 
-def test_each_step_moves_its_own():
+def test_each_step_moves_its_own(rewound):
     """The outer step only the logits, the training step only the weights."""
-    search = two_ways()
-    logits, weights = search.choices[0].logits.numpy(), weights_of(search)
-    search.optimizer.learning_rate = 0.0
-    fit(search, DATA, VALIDATION)
-    np.testing.assert_array_equal(search.choices[0].logits.numpy(), logits)
-    assert any(map(np.any, map(np.subtract, weights, weights_of(search))))
-    search = two_ways(rule=0.0)
-    fit(search, DATA, VALIDATION)
-    assert np.all(search.choices[0].logits.numpy() != logits)
-    for before, after in zip(weights, weights_of(search), strict=True):
-        np.testing.assert_array_equal(before, after)
+    kept = rewound(0.0)
+    optimizer = kept.search.optimizer
+    weights = kept.search.model.trainable_variables
+    kept.step()
+    after = [v.numpy() for v in weights]
+    optimizer.learning_rate = 0.0
+    kept.step()
+    optimizer.learning_rate = 1.0
+    for v, moved in zip(weights, after, strict=True):
+        before = kept.before[id(v)]
+        assert np.array_equal(before, v.numpy()) == (v is kept.raw)
+        assert np.any(before != moved)
 
 
-@pytest.mark.parametrize("xi, same", [(0.0, True), (0.2, False)])
-def test_first_order_sees_no_training_data(xi, same):
-    found = [
-        gradients(two_ways(xi), data, VALIDATION)[0]
-        for data in (DATA, linear_data(seed=2))
-    ]
-    assert np.array_equal(*found) == same
-
-
+@pytest.mark.slow
 def test_the_validation_loss_takes_the_statistics_that_are_asked_for():
     batch, running = (
         gradients(two_ways(0.0, batch_statistics=statistics), DATA, VALIDATION)[
@@ -159,22 +173,24 @@ def test_the_validation_loss_takes_the_statistics_that_are_asked_for():
     assert np.abs(batch - running).max() > 1e-3
 
 
-def test_logs_say_what_is_chosen():
-    search = two_ways()
-    search.optimizer.learning_rate = 0.0
-    logs = fit(search, DATA, VALIDATION)
-    shares = np.exp([0.3, -0.1, 0.2, 0.0])
-    shares /= shares.sum()
+def test_logs_say_what_is_chosen(rewound):
+    kept = rewound(0.0)
+    kept.search.optimizer.learning_rate = 0.0
+    logits = np.array([0.3, -0.1, 0.2, 0.0])
+    logs = kept.step(logits - kept.logits)
+    shares = np.exp(logits) / np.exp(logits).sum()
     entropy = -np.sum(shares * np.log(shares)) / np.log(4)
     assert logs["entropy"] == pytest.approx(entropy, rel=1e-9)
     assert logs["skips"] == 1
-    assert search.architecture == {"choice": "skip"}
+    assert kept.search.architecture == {"choice": "skip"}
     # `Zero` is the strongest, but not chosen.
-    search.choices[0].logits.assign([0.0, 1.0, 2.0, -1.0])
-    assert fit(search, DATA, VALIDATION)["skips"] == 0
-    assert search.architecture == {"choice": "tanh"}
+    logs = kept.step(np.array([0, 1, 2, -1]) - kept.logits)
+    assert logs["skips"] == 0
+    assert kept.search.architecture == {"choice": "tanh"}
+    kept.search.optimizer.learning_rate = 1.0
 
 
+@pytest.mark.slow
 def test_a_choice_may_be_shared():
     logits = keras_meta.Hyperparameter([0.0, 0.0], name="cell")
     x = y = keras.Input([3])
@@ -192,6 +208,7 @@ def test_a_choice_may_be_shared():
     assert len({*search.architecture.values()}) == 1
 
 
+@pytest.mark.slow
 def test_a_search_continues_from_a_file(tmp_path):
     search = two_ways(0.2, keras_meta.Momentum(0.1))
     search.compile(keras.optimizers.Adam(0.1), "mse", run_eagerly=True)
@@ -248,10 +265,9 @@ def test_what_cannot_be_learned_is_refused(make, words):
         make()
 
 
-def test_divergence_is_undone():
-    search = two_ways(rule=1e200)
-    before = [v.numpy() for v in search.model.variables]
-    with pytest.raises(FloatingPointError, match="The step was undone"):
-        fit(search, DATA, VALIDATION, steps=3)
-    assert all(np.isfinite(v.numpy()).all() for v in search.model.variables)
-    assert len(before) == len(search.model.variables)
+def test_divergence_of_weights_is_undone(rewound):
+    kept = rewound(0.0)
+    with pytest.raises(FloatingPointError, match="training loss.*undone"):
+        kept.step(data=(DATA[0], 1e200 * DATA[1]))
+    for v in kept.search.model.variables:
+        np.testing.assert_array_equal(v.numpy(), kept.before[id(v)])
