@@ -25,7 +25,7 @@ _SEARCH_EPOCHS = flags.DEFINE_integer(
 )
 _EPOCHS = flags.DEFINE_integer(
     "network_epochs",
-    6,
+    12,
     "Architecture: epochs of the training of a chosen network.",
     lower_bound=1,
 )
@@ -41,7 +41,7 @@ _CELLS = flags.DEFINE_integer(
     "Architecture: cells; each begins by halving the images, of 14 x 14 "
     "pixels at first.",
     lower_bound=1,
-    upper_bound=3,
+    upper_bound=2,
 )
 _RANDOM = flags.DEFINE_integer(
     "random", 5, "Architecture: random ones for each seed.", lower_bound=1
@@ -99,7 +99,7 @@ def _settings() -> Settings:
         search_rate=0.025,
         architecture_rate=0.005,
         epochs=_EPOCHS.value,
-        rate=0.05,
+        rate=0.1,
         random=_RANDOM.value,
         seeds=_SEEDS.value,
     )

@@ -21,8 +21,8 @@ def network(size: int, channels: int, nodes: int, cells: int) -> keras.Model:
 
     A node of a cell is the sum of operations on all nodes before it, the
     cell's input included. The output of a cell is the concatenation of its
-    nodes, and average pooling halves the images before each cell. All cells
-    share their choices.
+    nodes, and average pooling halves the images before each cell and before
+    the last layer. All cells share their choices.
 
     Args:
         size: Height and width of the images.
@@ -52,8 +52,9 @@ def network(size: int, channels: int, nodes: int, cells: int) -> keras.Model:
             ]
             found.append(keras.layers.Add()(arriving) if node else arriving[0])
         x = keras.layers.Concatenate()(found[1:]) if nodes > 1 else found[1]
-    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
-    return keras.Model(inputs, keras.layers.Dense(_CLASSES)(x))
+    x = keras.layers.AveragePooling2D(2)(keras.layers.ReLU()(x))
+    x = keras.layers.Dense(_CLASSES)(keras.layers.Flatten()(x))
+    return keras.Model(inputs, x)
 
 
 def edges(nodes: int) -> list[tuple[int, int]]:

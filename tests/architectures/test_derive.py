@@ -84,8 +84,8 @@ def test_weights_are_new_or_copies():
     np.testing.assert_array_equal(
         kept.get_layer("inner").layers[1].kernel, kernel
     )
-    kept.compile("sgd", "mse")
-    kept.fit(np.ones([4, 3]), np.ones([4, 3]), verbose=0)
+    for v in kept.variables:
+        v.assign(v + 1)
     for v, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(v, value)
 

@@ -46,7 +46,7 @@ def test_toy_ends_where_the_virtual_rate_says(xi):
     """At `a = w = 2 / (1 + 2 xi)`; the best is 1, as of a Newton step."""
     search = toy(xi)
     data = np.ones([1, 1]), np.ones([1, 1])
-    fit(search, data, data, steps=200)
+    fit(search, data, data, steps=80)
     found = search.predict(np.ones([1, 1]), verbose=0)[0]
     np.testing.assert_allclose(found, 2 / (1 + 2 * xi), atol=1e-6)
 
@@ -106,20 +106,19 @@ def rewound():
     return functools.cache(Rewound)
 
 
-@pytest.mark.slow_variants("0.2")
+@pytest.mark.slow_variants("0.0", "0.2")
 @pytest.mark.parametrize("xi", [0.0, 0.2, None])
 def test_gradients_are_central_differences(rewound, xi):
     """Of the loss after the virtual step, so the product is exact."""
-    found = rewound(xi).gradient()
-    differences = [
-        (rewound(xi).step(move)["loss"] - rewound(xi).step(-move)["loss"])
-        / 2e-5
-        for move in 1e-5 * np.eye(4)
-    ]
-    np.testing.assert_allclose(found, differences, atol=1e-8)
+    kept = rewound(xi)
+    # A wrong derivative by any of them shows in a random direction.
+    way = np.random.default_rng(0).normal(size=4)
+    difference = kept.step(1e-5 * way)["loss"] - kept.step(-1e-5 * way)["loss"]
+    slope = kept.gradient() @ way
+    assert difference / 2e-5 == pytest.approx(slope, rel=1e-7)
 
 
-@pytest.mark.slow_variants("0.2-False")
+@pytest.mark.slow_variants("0.2-False", "None-False")
 @pytest.mark.parametrize("xi, same", [(0.0, True), (0.2, False), (None, False)])
 def test_first_order_sees_no_training_data(rewound, xi, same):
     first = rewound(xi).gradient()
