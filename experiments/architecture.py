@@ -97,7 +97,7 @@ def _settings() -> Settings:
         batch_size=64,
         search_epochs=_SEARCH_EPOCHS.value,
         search_rate=0.025,
-        architecture_rate=0.005,
+        architecture_rate=0.02,
         epochs=_EPOCHS.value,
         rate=0.1,
         random=_RANDOM.value,

@@ -41,7 +41,7 @@ def derive(
             weights that were trained in a mixture are a poor start.
 
     Raises:
-        TypeError: If `model` is no Keras model.
+        TypeError: If `model` is no Keras model, or `choices` no dict.
         ValueError: If there is no mixed operation, a choice does not exist,
             or the model is subclassed.
 
@@ -121,6 +121,11 @@ def _chosen(
     }
     _check_names(mixed, by_name)
     choices = {} if choices is None else choices
+    if not isinstance(choices, Mapping):
+        raise TypeError(
+            "`choices` must be a dict from names of mixed operations to names "
+            f"of their candidates. Received: choices={describe(choices)}"
+        )
     for name, choice in choices.items():
         if name not in by_name or choice not in by_name[name]:
             known = {name: [*found] for name, found in by_name.items()}

@@ -94,7 +94,6 @@ class ArchitectureSearch(HyperparameterLearner):
 
     Example:
     >>> import keras_meta
-    >>> import numpy as np
     >>> x = keras.Input([4])
     >>> layers = [
     ...     keras.layers.Identity(name="skip"),
@@ -104,10 +103,9 @@ class ArchitectureSearch(HyperparameterLearner):
     >>> model = keras.Model(x, keras.layers.Dense(1)(mixed(x)))
     >>> search = keras_meta.ArchitectureSearch(model, 0.1)
     >>> search.compile(keras.optimizers.Adam(0.01), "mse")
-    >>> x, y = np.random.normal(size=[20, 4]), np.random.normal(size=[20, 1])
-    >>> history = search.fit(
-    ...     x, y, validation_data=(x + 0.1, y), epochs=2, verbose=0
-    ... )
+    >>> # ... search.fit(x, y, validation_data=(x_val, y_val)), and then:
+    >>> search.architecture
+    {'choice': 'skip'}
     >>> derived = search.derive()
 
     References:

@@ -79,6 +79,8 @@ class HyperparameterLearner(keras.Model):
       `LearnedHyperparameters`;
     - what is passed as `hyperparameters`.
 
+    For the operations of a network, use `ArchitectureSearch`.
+
     Which settings to choose, for
 
     - what shifts the minimum, such as regularizers and weights of examples:

@@ -135,6 +135,7 @@ def twice():
         (hidden, None, ValueError, "Received: 'hidden.*', a Hidden"),
         (network, {"lone": "conv"}, ValueError, "Received: 'lone': 'conv'"),
         (network, {"none": "skip"}, ValueError, "'lone': \\['none', 'skip'"),
+        (network, ["skip"], TypeError, "`choices` must be a dict.*'skip'"),
         (twice, None, ValueError, "several of the names.*cell_first"),
         (lambda: choice("mixed"), None, TypeError, "must be a keras.Model"),
     ],
