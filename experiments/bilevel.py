@@ -20,6 +20,13 @@ stopped continues after the last method that finished.
 problem and on MNIST, after each window of 10 steps, by truncated
 backpropagation and by persistent ES. It continues in the same way.
 
+`--task=architecture`: searches the operations of a small convolutional
+network on Fashion-MNIST by gradient, of second and of first order. Trains what
+is found and random networks alike, and prints their test accuracies. It takes
+about an hour of CPU time; if it is stopped, the same command continues it:
+
+  python -m experiments.bilevel --task=architecture
+
 On first use, TensorFlow Datasets prepares the images in --data_dir.
 """
 
@@ -34,6 +41,7 @@ import time
 from absl import app
 from absl import flags
 
+from experiments import architecture
 from experiments import bilevel_figures
 from experiments import cleaning_run
 from experiments import results
@@ -45,7 +53,7 @@ from experiments.cleaning_run import Settings
 _TASK = flags.DEFINE_enum(
     "task",
     "hyper_cleaning",
-    ["hyper_cleaning", "tuning", "schedule"],
+    ["hyper_cleaning", "tuning", "schedule", "architecture"],
     "What to learn.",
 )
 _TRAINING = flags.DEFINE_integer(
@@ -97,6 +105,9 @@ def main(argv):
         tuning.main(output, _DATA_DIR.value, _FIGURES.value)
     elif _TASK.value == "schedule":
         schedule.main(output, _DATA_DIR.value, _FIGURES.value)
+    elif _TASK.value == "architecture":
+        binary.announce("Searching architectures for Fashion-MNIST", output)
+        architecture.run(output, _DATA_DIR.value, _FIGURES.value)
     else:
         _clean(output)
 

@@ -16,6 +16,9 @@ from keras_meta import meta_gradients
 from keras_meta import models
 from keras_meta import optimizers
 from keras_meta import problems
+from keras_meta.architectures.derive import derive
+from keras_meta.architectures.mixed_operation import MixedOperation
+from keras_meta.architectures.zero import Zero
 from keras_meta.evaluation import Curve
 from keras_meta.evaluation import Interval
 from keras_meta.evaluation import adaptation_curve
@@ -43,6 +46,7 @@ from keras_meta.meta_gradients.noise_reuse_es import NoiseReuseES
 from keras_meta.meta_gradients.persistent_es import PersistentES
 from keras_meta.meta_gradients.truncated import Truncated
 from keras_meta.meta_gradients.unrolled import Unrolled
+from keras_meta.outer.architecture_search import ArchitectureSearch
 from keras_meta.outer.hyperparameter_learner import HyperparameterLearner
 from keras_meta.outer.kept import Kept
 from keras_meta.outer.optimizer_learner import OptimizerLearner
@@ -64,9 +68,11 @@ __all__ = [
     "Adam",
     "adaptation_curve",
     "ANIL",
+    "ArchitectureSearch",
     "callbacks",
     "CoordinatewiseLSTM",
     "Curve",
+    "derive",
     "Displacement",
     "Drawn",
     "episodes",
@@ -94,6 +100,7 @@ __all__ = [
     "MetaLearner",
     "MetaLearnerLSTM",
     "MetaSGD",
+    "MixedOperation",
     "models",
     "Momentum",
     "NoiseReuseES",
@@ -106,4 +113,5 @@ __all__ = [
     "Truncated",
     "Unrolled",
     "UpdateRule",
+    "Zero",
 ]

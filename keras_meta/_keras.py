@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 from keras.src.backend.tensorflow.layer import TFLayer
+from keras.src.models.functional import Functional
 from keras.src.saving.serialization_lib import ObjectSharingScope
 from keras.src.saving.serialization_lib import get_shared_object
 from keras.src.saving.serialization_lib import (
@@ -35,6 +36,7 @@ __all__ = [
     "give_gradient",
     "is_compiled",
     "is_differentiable",
+    "is_made_of_layers",
     "is_recorded",
     "is_recording_stopped",
     "is_rematerialized",
@@ -276,3 +278,11 @@ def dispatch_layer_calls(
 
     # Unlike a method, a property adds no frame to tracebacks of plain calls.
     TFLayer.__call__ = property(next_call)
+
+
+def is_made_of_layers(model: Any) -> bool:
+    """Whether a model is sequential or functional, so Keras knows its layers.
+
+    `keras.models.clone_model` takes such models alone.
+    """
+    return isinstance(model, (keras.Sequential, Functional))

@@ -45,6 +45,7 @@ from keras_meta.outer.influence import check_counted_steps
 from keras_meta.outer.influence import check_influence
 from keras_meta.outer.influence import check_meta_gradient
 from keras_meta.outer.kept_particles import KeptParticles
+from keras_meta.outer.training_objective import Trained
 from keras_meta.outer.training_objective import TrainingObjective
 from keras_meta.outer.training_state import STARTS
 from keras_meta.outer.training_state import TrainingState
@@ -79,6 +80,8 @@ class HyperparameterLearner(keras.Model):
       `Momentum(0.1, learn="scalar")`, or rates and momenta of
       `LearnedHyperparameters`;
     - what is passed as `hyperparameters`.
+
+    For the operations of a network, use `ArchitectureSearch`.
 
     Which settings to choose, for
 
@@ -416,16 +419,19 @@ class HyperparameterLearner(keras.Model):
         """Refuses hyperparameters that have no gradient."""
 
         def trace(data):
-            problem = self._problem(data)
-            check_influence(
-                self.meta_gradient,
-                self._solver,
-                problem,
-                lambda theta: self._begin(problem, theta, data["number"]),
-                self._learned.names,
-            )
+            self._check_objective(self._objective(data))
 
         tf.function(trace, autograph=False).get_concrete_function(spec)
+
+    def _check_objective(self, objective: TrainingObjective) -> None:
+        """Does so for one window; called in a graph."""
+        check_influence(
+            self.meta_gradient,
+            objective.solver,
+            objective.problem,
+            objective.begin,
+            self._learned.names,
+        )
 
     def _problem(self, data: dict[str, Any]) -> TrainingProblem:
         """Returns the training of a window, see `Windows.window`."""
@@ -478,8 +484,8 @@ class HyperparameterLearner(keras.Model):
         )
         return Carry(params, rule_state, state)
 
-    def train_step(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Trains for some steps, and learns from the loss after them."""
+    def _objective(self, data: dict[str, Any]) -> TrainingObjective:
+        """Returns the training of a window, and the loss after it."""
         problem = self._problem(data)
         examples = data["validation"]
         y, sample_weight = examples["y"], examples.get("sample_weight")
@@ -500,7 +506,7 @@ class HyperparameterLearner(keras.Model):
             )
             return loss, y_pred
 
-        objective = TrainingObjective(
+        return TrainingObjective(
             self.trainable_variables,
             self._solver,
             problem,
@@ -513,6 +519,24 @@ class HyperparameterLearner(keras.Model):
             data["number"],
             self.optimizer.scale_loss,
         )
+
+    def _train(
+        self, objective: TrainingObjective, trained: Trained
+    ) -> tuple[Carry, tf.Tensor]:
+        """Returns where training goes on, with the losses of its steps.
+
+        Called where the hyperparameters have learned.
+
+        Args:
+            objective: The training of the window.
+            trained: What the hyperparameters learned from.
+        """
+        return trained.end, trained.losses
+
+    def train_step(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Trains for some steps, and learns from the loss after them."""
+        objective = self._objective(data)
+        examples = data["validation"]
         changed = [
             *self._state.variables,
             *(self._particles.memory if self._particles else []),
@@ -523,20 +547,28 @@ class HyperparameterLearner(keras.Model):
             estimate = self._estimate(objective)
             trained = estimate.predictions
             gradients = [*map(_dense, estimate.gradients)]
-            self._health.report_inner_losses(trained.losses, objective.first)
+            if trained.losses is not None:
+                self._health.report_inner_losses(
+                    trained.losses, objective.first
+                )
             self._health.report_outer(
                 can_learn_from(estimate.loss, gradients, self.optimizer)
             )
             self.optimizer.apply_gradients(
                 zip(gradients, self.trainable_variables, strict=True)
             )
-            self._state.keep(trained.end, self._window, data["number"])
-        logs = {"training_loss": tf.reduce_mean(trained.losses)}
+            end, losses = self._train(objective, trained)
+            self._state.keep(end, self._window, data["number"])
+        logs = {"training_loss": tf.reduce_mean(losses)}
         for name, value in {**logs, **estimate.logs}.items():
             self._trackers[name].update_state(value)
+        y = examples["y"]
         self._loss_tracker.update_state(estimate.loss, tf.shape(y)[0])
         return self.compute_metrics(
-            examples["x"], y, trained.predictions, sample_weight
+            examples["x"],
+            y,
+            trained.predictions,
+            examples.get("sample_weight"),
         )
 
     def _estimate(self, objective: TrainingObjective) -> Estimate:
@@ -624,14 +656,15 @@ class HyperparameterLearner(keras.Model):
         """Makes a learner from `get_config`'s dict."""
         config = dict(config)
         deserialize = keras.saving.deserialize_keras_object
+        objects = (
+            "model",
+            "update_rule",
+            "meta_gradient",
+            "inner_loss",
+            "example_weights",
+        )
         with shared_by_name():
-            for key in (
-                "model",
-                "update_rule",
-                "meta_gradient",
-                "inner_loss",
-                "example_weights",
-            ):
+            for key in config.keys() & objects:
                 config[key] = deserialize(config[key])
             config["hyperparameters"] = [
                 deserialize(h) for h in config["hyperparameters"]
