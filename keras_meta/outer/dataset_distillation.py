@@ -356,24 +356,23 @@ class DatasetDistillation(TrainingLearner):
 
         @tf.function(autograph=False)
         def train(number):
-            start = self._starts.drawn(_EVALUATION_STREAM, number, self.starts)
-            end = self._trained(start)
+            end = self._trained(self._evaluation_start(number, 1))
             return end.params, end.state
 
         @tf.function(autograph=False, reduce_retracing=True)
         def predict(params, state, x):
-            return self._predict(x, Carry(params, (), state))
+            return self._predict(x, Carry(params, (), state))[0]
 
         x = tf.convert_to_tensor(x)
         found = []
-        for first in range(0, starts, self.starts):
-            trained = train(tf.constant(first, tf.int64))
+        for number in range(starts):
+            trained = train(tf.constant(number, tf.int64))
             parts = [
                 predict(*trained, x[at : at + batch_size]).numpy()
                 for at in range(0, x.shape[0], batch_size)
             ]
-            found.append(np.concatenate(parts, axis=1))
-        return np.concatenate(found)[:starts]
+            found.append(np.concatenate(parts))
+        return np.stack(found)
 
     def fit(
         self,
@@ -590,7 +589,7 @@ class DatasetDistillation(TrainingLearner):
         )
         return self.compute_metrics(x, y, merge_tasks(y_pred), sample_weight)
 
-    def _evaluation_start(self, number: int, runs: int) -> Start:
+    def _evaluation_start(self, number: int | tf.Tensor, runs: int) -> Start:
         if self.start == "drawn":
             return self._starts.drawn(_EVALUATION_STREAM, number, runs)
         return self._starts.of_model()
