@@ -22,8 +22,6 @@ _CLASSES = 10
 _MEAN, _DEVIATION = 0.1307, 0.3081
 _BASELINE = "real_images.json"
 _EPOCHS = 20
-# Momentum of Adam's means, as published.
-_MOMENTUM = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +188,7 @@ def _learner(settings: Settings) -> keras_meta.DatasetDistillation:
 def _compile(learner, rate: float, steps: int) -> None:
     schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
     learner.compile(
-        keras.optimizers.Adam(schedule, beta_1=_MOMENTUM),
+        keras.optimizers.Adam(schedule),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

@@ -96,7 +96,8 @@ def _cross_entropy_of_logits(op, upstream, upstream_of_gradient):
     to_logits = upstream * by_logits
     to_labels = -upstream * tf.nn.log_softmax(logits)
     # Nothing comes back to it unless there is a second derivative.
-    if not getattr(upstream_of_gradient, "_is_zeros_tensor", False):
+    is_zero = getattr(upstream_of_gradient, "_is_zeros_tensor", False)
+    if upstream_of_gradient is not None and not is_zero:
         softmax = tf.nn.softmax(logits)
         along = tf.reduce_sum(upstream_of_gradient * softmax, 1, keepdims=True)
         to_logits += (upstream_of_gradient - along) * softmax

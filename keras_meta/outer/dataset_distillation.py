@@ -72,11 +72,11 @@ class DatasetDistillation(TrainingLearner):
     draws which are none of `fit`'s, the same each time. `predict` takes the
     first of them.
 
-    The model itself is left as it is. Its regularizers act in training, and
-    layers that normalize batches use those of the distilled examples. Their
-    moving averages begin at the model's values, change in training as in
-    Keras, and are used on real examples. They are not kept for several
-    draws at a time, so such models need `starts=1`.
+    The model itself is left as it is. Its regularizers and its dropout act in
+    training. Layers that change moving averages are refused, as the gradient
+    would not go back through those; normalize by
+    `keras.layers.GroupNormalization` or `LayerNormalization` instead, or
+    freeze the layer.
 
     It is saved, loaded and continued as any Keras model. Real examples are
     read into memory once.
@@ -189,7 +189,6 @@ class DatasetDistillation(TrainingLearner):
             DistilledSteps(self.learning_rate, self.steps * self.epochs),
             self.steps * self.epochs,
         )
-        _check_state(self._task_batched, self.starts)
         self._starts = Starts.make(
             self._task_batched, start == "drawn", self.seed, self.add_weight
         )
@@ -457,6 +456,11 @@ class DatasetDistillation(TrainingLearner):
         def trace():
             problem = self._problem(1)
             start = self._starts.of_model()
+            carry = self._begin(problem, self._theta, start)
+            end, _ = self._solver.step(problem, self._theta, (), carry, 0)
+            _check_state(
+                self._task_batched.state_variables, start.state, end.state
+            )
             check_influence(
                 self.meta_gradient,
                 self._solver,
@@ -473,7 +477,7 @@ class DatasetDistillation(TrainingLearner):
         def batch_of_step(step):
             def of_all_runs(variable):
                 values = tf.gather(variable, step % self.steps)
-                return tf.repeat(values[tf.newaxis], runs, axis=0)
+                return _for_each(values, runs)
 
             return Batch(of_all_runs(self.x), of_all_runs(self.y))
 
@@ -484,6 +488,11 @@ class DatasetDistillation(TrainingLearner):
             inner_loss=InnerLoss(self.training_loss, labels="y"),
             batch_of_step=batch_of_step,
         )
+
+    @property
+    def _theta(self) -> list[tf.Tensor]:
+        """The values of what is learned."""
+        return [tf.convert_to_tensor(v) for v in self.trainable_variables]
 
     def _begin(
         self,
@@ -497,10 +506,7 @@ class DatasetDistillation(TrainingLearner):
 
     def train_step(self, data: dict[str, Any]) -> dict[str, Any]:
         """Trains on the distilled examples, and learns from real ones."""
-        start = self._starts.of_model()
-        if self.start == "drawn":
-            first = data["number"] * self.starts
-            start = self._starts.drawn(_TRAINING_STREAM, first, self.starts)
+        start = self._training_start(data["number"])
         problem = self._problem(self.starts)
         examples = data["examples"]
         sample_weight = examples.get("sample_weight")
@@ -528,8 +534,10 @@ class DatasetDistillation(TrainingLearner):
         )
         estimate = self._learn(
             objective,
-            [*self._seeds, self._clock],
-            lambda end: self._keep(end, data["number"]),
+            [self._clock],
+            # In a graph, what begins to read data reads the clock at any
+            # time before a batch is there, so it must not change earlier.
+            lambda end: self._clock.assign(data["number"] + 1),
         )
         return self._logs(
             examples["x"],
@@ -538,23 +546,6 @@ class DatasetDistillation(TrainingLearner):
             sample_weight,
             estimate.loss,
         )
-
-    @property
-    def _seeds(self) -> list[keras.Variable]:
-        """Seeds of the model, which training changes."""
-        return [v for v in self._task_batched.state_variables if is_seed(v)]
-
-    def _keep(self, end: Carry, number: tf.Tensor) -> None:
-        """Keeps what the next step depends on."""
-        # In a graph, what begins to read data reads the clock at any time
-        # before a batch is there, so it must not change earlier.
-        self._clock.assign(number + 1)
-        for variable, value in zip(
-            self._task_batched.state_variables, end.state, strict=True
-        ):
-            if is_seed(variable):
-                # Dropout goes on with new masks.
-                variable.assign(value)
 
     def _mean_loss(self, x, y, y_pred, sample_weight) -> tf.Tensor:
         """Returns the compiled loss, its mean over the runs.
@@ -589,6 +580,24 @@ class DatasetDistillation(TrainingLearner):
         )
         return self.compute_metrics(x, y, merge_tasks(y_pred), sample_weight)
 
+    def _training_start(self, number: tf.Tensor) -> Start:
+        """Returns where the runs of a step of `fit` begin."""
+        start = self._starts.of_model()
+        if self.start == "drawn":
+            first = number * self.starts
+            start = self._starts.drawn(_TRAINING_STREAM, first, self.starts)
+        # Each step of `fit` has dropout masks of its own.
+        count = number * (self.steps * self.epochs)
+        state = [
+            value + tf.cast(tf.stack([tf.zeros_like(count), count]), value.dtype)
+            if is_seed(variable)
+            else value
+            for variable, value in zip(
+                self._task_batched.state_variables, start.state, strict=True
+            )
+        ]
+        return start._replace(state=state)
+
     def _evaluation_start(self, number: int | tf.Tensor, runs: int) -> Start:
         if self.start == "drawn":
             return self._starts.drawn(_EVALUATION_STREAM, number, runs)
@@ -597,13 +606,12 @@ class DatasetDistillation(TrainingLearner):
     def _trained(self, start: Start) -> Carry:
         """Returns what training on the distilled examples ends with."""
         problem = self._problem(start.params[0].shape[0])
-        theta = [tf.convert_to_tensor(v) for v in self.trainable_variables]
         end, _ = InnerLoop(
             self._solver,
             problem,
-            theta,
+            self._theta,
             (),
-            self._begin(problem, theta, start),
+            self._begin(problem, self._theta, start),
             self.steps * self.epochs,
         ).run()
         return end
@@ -611,9 +619,8 @@ class DatasetDistillation(TrainingLearner):
     def _predict(self, x: Any, end: Carry) -> tf.Tensor:
         """Returns predictions of trained models, `[runs, n, ...]`."""
         runs = end.params[0].shape[0]
-        theta = [tf.convert_to_tensor(v) for v in self.trainable_variables]
         return self._problem(runs).predict(
-            theta, _for_each(x, runs), end.params, end.state
+            self._theta, _for_each(x, runs), end.params, end.state
         )
 
     def _predictions(self, x: Any, start: Start) -> tf.Tensor:
@@ -696,19 +703,33 @@ def check_reach(meta_gradient: MetaGradient, steps: int) -> None:
     )
 
 
-def _check_state(task_batched: Any, starts: int) -> None:
-    """Refuses moving averages that several runs would share."""
-    averages = [
-        v.path
-        for v in task_batched.state_variables
-        if tf.as_dtype(v.dtype).is_floating
+def _check_state(
+    variables: Sequence[keras.Variable],
+    before: Sequence[tf.Tensor],
+    after: Sequence[tf.Tensor],
+) -> None:
+    """Refuses a step that changes more than the weights.
+
+    Args:
+        variables: The model's other variables.
+        before: Their values before the step.
+        after: Those after it.
+
+    Raises:
+        ValueError: If one of them changes.
+    """
+    changed = [
+        variable.path
+        for variable, old, new in zip(variables, before, after, strict=True)
+        if new is not old and not is_seed(variable)
     ]
-    if averages and starts > 1:
+    if changed:
         raise ValueError(
-            "Several runs side by side would share the moving averages of the "
-            f"model. Received: starts={starts}, and averages {averages}. Use "
-            "starts=1, or layers without moving averages, such as "
-            "keras.layers.GroupNormalization."
+            "Training must change nothing but the weights: the gradient would "
+            "not go back through moving averages, which the runs would share. "
+            f"Received: a model that changes {changed}. Use "
+            "keras.layers.GroupNormalization or LayerNormalization instead of "
+            "BatchNormalization, or freeze it: layer.trainable = False."
         )
 
 
@@ -741,4 +762,4 @@ def _input_shape(model: keras.Model, x: Any) -> list[int]:
 
 def _for_each(values: tf.Tensor, runs: int) -> tf.Tensor:
     """Repeats values for each run, `[runs, ...]`."""
-    return tf.repeat(values[tf.newaxis], runs, axis=0)
+    return tf.stack([values] * runs)

@@ -116,6 +116,11 @@ class TrainingLearner(keras.Model):
             as_inner_loss(loss)
         super().compile(optimizer, loss, **kwargs)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a learner that is read from a file."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def _classes(self, loss: Any, x: Any) -> ClassNumbers | None:
         """Returns what labels a loss takes, or `None` for any numbers."""
         if isinstance(loss, (dict, list, tuple)):
