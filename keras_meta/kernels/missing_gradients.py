@@ -4,7 +4,7 @@ The gradient of an operation consists of gradient operations, which a second
 derivative differentiates. For most of those below, TensorFlow has no
 derivative and fails. It declares that of bilinear resizing not differentiable:
 its derivative counts as zero, so the second derivative of resizing is silently
-wrong.
+wrong. The same holds for the cross-entropy of logits and its labels.
 
 This module supplies the correct derivatives. It registers them with
 TensorFlow, so they apply in the whole process, including to operations in a
