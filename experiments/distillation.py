@@ -19,6 +19,12 @@ _DEFAULTS = {
     "drawn": {"steps": 10, "epochs": 3, "starts": 2, "first_images": "real"},
 }
 
+_NETWORK = flags.DEFINE_enum(
+    "distill_network",
+    "lenet",
+    distillation_run.NETWORKS,
+    "Network that trains on the images: LeNet, or its dense layers alone.",
+)
 _START = flags.DEFINE_enum(
     "distill_start",
     "initial",
@@ -129,6 +135,7 @@ def _settings(seed: int) -> Settings:
         "first_images": _FIRST_IMAGES.value,
     }
     return Settings(
+        network=_NETWORK.value,
         start=_START.value,
         meta_steps=_META_STEPS.value,
         meta_rate=_META_RATE.value,
