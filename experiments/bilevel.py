@@ -94,9 +94,7 @@ def main(argv):
     output = pathlib.Path(_OUTPUT.value or f"results/{_TASK.value}")
     if _TASK.value == "distillation":
         binary.announce("Learning images that stand for MNIST", output)
-        distillation.run(
-            output, _DATA_DIR.value, _SEED.value, _FIGURES.value
-        )
+        distillation.run(output, _DATA_DIR.value, _SEED.value, _FIGURES.value)
         return
     settings = _settings()
     start = time.monotonic()

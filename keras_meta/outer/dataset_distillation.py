@@ -22,7 +22,6 @@ from keras_meta.checks import check_finite_values
 from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_positive_number
-from keras_meta.checks import describe
 from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.solver import Carry
@@ -589,7 +588,8 @@ class DatasetDistillation(TrainingLearner):
         # Each step of `fit` has dropout masks of its own.
         count = number * (self.steps * self.epochs)
         state = [
-            value + tf.cast(tf.stack([tf.zeros_like(count), count]), value.dtype)
+            value
+            + tf.cast(tf.stack([tf.zeros_like(count), count]), value.dtype)
             if is_seed(variable)
             else value
             for variable, value in zip(

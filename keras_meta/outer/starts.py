@@ -74,9 +74,7 @@ class Starts:
         params = [tf.convert_to_tensor(v)[tf.newaxis] for v in self.first]
         return Start(params, self.task_batched.initial_state())
 
-    def drawn(
-        self, stream: int, number: int | tf.Tensor, count: int
-    ) -> Start:
+    def drawn(self, stream: int, number: int | tf.Tensor, count: int) -> Start:
         """Draws the weights of some runs.
 
         Args:
