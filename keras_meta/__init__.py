@@ -47,6 +47,7 @@ from keras_meta.meta_gradients.persistent_es import PersistentES
 from keras_meta.meta_gradients.truncated import Truncated
 from keras_meta.meta_gradients.unrolled import Unrolled
 from keras_meta.outer.architecture_search import ArchitectureSearch
+from keras_meta.outer.dataset_distillation import DatasetDistillation
 from keras_meta.outer.hyperparameter_learner import HyperparameterLearner
 from keras_meta.outer.kept import Kept
 from keras_meta.outer.optimizer_learner import OptimizerLearner
@@ -72,6 +73,7 @@ __all__ = [
     "callbacks",
     "CoordinatewiseLSTM",
     "Curve",
+    "DatasetDistillation",
     "derive",
     "Displacement",
     "Drawn",
