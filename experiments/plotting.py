@@ -47,7 +47,12 @@ _COLORS = {
     "mse": "#0072B2",
     "huber": "#009E73",
     "mae": "#CC79A7",
+    "log_cosh": "#56B4E9",
     "learned": "#D55E00",
+    "gradient": "#D55E00",
+    "random": "#56B4E9",
+    "bayesian": "#0072B2",
+    "unrolled": "#009E73",
 }
 _NAMES = {
     "maml": "MAML",
@@ -73,7 +78,12 @@ _NAMES = {
     "mse": "MSE",
     "huber": "Huber",
     "mae": "MAE",
+    "log_cosh": "Log-cosh",
     "learned": "Learned",
+    "gradient": "HyperparameterLearner",
+    "random": "Random search",
+    "bayesian": "Bayesian optimization",
+    "unrolled": "Whole run",
 }
 _STYLE = {
     "figure.dpi": 150,

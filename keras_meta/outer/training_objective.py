@@ -105,14 +105,31 @@ class TrainingObjective:
         """Returns losses of other values; see `MetaObjective.task_losses`."""
 
         def loss_of_copy(theta):
-            carry = self.begin(theta)
-            end, losses = self._run(InnerLoop.run, theta, carry)
-            return self._loss_of(theta, end, losses)[0]
+            return self.window(theta, self.begin(theta))[0]
 
-        dtype = self.problem.task_batched.adapted[0].dtype
         return tf.map_fn(
-            loss_of_copy, list(theta), fn_output_signature=tf.as_dtype(dtype)
+            loss_of_copy, list(theta), fn_output_signature=self.dtype
         )
+
+    def window(
+        self, theta: Sequence[tf.Tensor], carry: Carry
+    ) -> tuple[tf.Tensor, Carry]:
+        """Trains, without a derivative.
+
+        Args:
+            theta: Values of the meta-parameters.
+            carry: The carry before the first step.
+
+        Returns:
+            The loss after the last step, and the carry there.
+        """
+        end, losses = self._run(InnerLoop.run, theta, carry)
+        return self._loss_of(theta, end, losses)[0], end
+
+    @property
+    def dtype(self) -> tf.DType:
+        """Type of the loss."""
+        return tf.as_dtype(self.problem.task_batched.adapted[0].dtype)
 
     def penalty(self) -> tf.Tensor:
         """Returns 0: regularizers act in training alone."""

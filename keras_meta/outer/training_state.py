@@ -28,18 +28,20 @@ class TrainingState:
     """The state of training. The model's variables are part of it.
 
     Attributes:
-        start: Where a window begins; see `HyperparameterLearner`.
+        start: Where a run begins; see `HyperparameterLearner`.
+        windows: Windows of a run, or `None` if it goes on for good.
         task_batched: The model.
         initializers: What draws its weights, see `initializers_of`.
         seed: Seed of what is drawn.
         initial: The model's first weights and other variables.
         rule_like: The update rule's state, for its structure.
-        rule_state: The update rule's state, if it is kept.
-        position: Steps of the run so far, if it is kept.
+        rule_state: The update rule's state, if runs have several windows.
+        position: Steps of the run so far.
         clock: Number of the next window.
     """
 
     start: str
+    windows: int | None
     task_batched: TaskBatched
     initializers: Sequence[Any]
     seed: int
@@ -53,6 +55,7 @@ class TrainingState:
     def make(
         cls,
         start: str,
+        windows: int | None,
         task_batched: TaskBatched,
         rule: UpdateRule,
         seed: int,
@@ -62,6 +65,7 @@ class TrainingState:
 
         Args:
             start: See the class.
+            windows: See the class.
             task_batched: See the class.
             rule: The update rule.
             seed: See the class.
@@ -83,9 +87,10 @@ class TrainingState:
         model = [*task_batched.adapted, *task_batched.state_variables]
         params = [v.value[tf.newaxis] for v in task_batched.adapted]
         rule_like = rule.init_state(params)
-        leaves = keras.tree.flatten(rule_like) if start == "kept" else []
+        leaves = [] if windows == 1 else keras.tree.flatten(rule_like)
         return cls(
             start,
+            windows,
             task_batched,
             initial_weights.initializers_of(
                 task_batched.model, task_batched.adapted
@@ -123,16 +128,43 @@ class TrainingState:
         """Number of the first step of a window, int32."""
         return tf.cast(self.position.value, tf.int32)
 
+    @property
+    def carry(self) -> Carry:
+        """What a run carries where it is."""
+        batched = self.task_batched
+        return Carry(
+            [v.value[tf.newaxis] for v in batched.adapted],
+            self.rule_like,
+            batched.initial_state(),
+        )
+
     def window_start(self, number: tf.Tensor) -> Start:
         """Returns the weights and the state before a window.
 
         Args:
             number: Number of the window.
         """
-        batched = self.task_batched
+        if self.windows == 1:
+            return self._run_start(number)
         if self.start == "kept":
-            params = [v.value[tf.newaxis] for v in batched.adapted]
-            return Start(params, batched.initial_state())
+            return self._present()
+        params, state = tf.cond(
+            tf.equal(self.position.value, 0),
+            lambda: self._run_start(number),
+            self._present,
+        )
+        return Start(params, state)
+
+    def _present(self) -> Start:
+        """Returns the weights and the state that the model has."""
+        batched = self.task_batched
+        params = [v.value[tf.newaxis] for v in batched.adapted]
+        state = map(tf.convert_to_tensor, batched.initial_state())
+        return Start(params, list(state))
+
+    def _run_start(self, number: tf.Tensor) -> Start:
+        """Returns the weights and the state before a run."""
+        batched = self.task_batched
         # Dropout goes on with new masks.
         state = [
             tf.convert_to_tensor((v if is_seed(v) else first).value)
@@ -162,7 +194,7 @@ class TrainingState:
         Args:
             fresh: Returns that before the first step of a run.
         """
-        if self.start != "kept":
+        if self.windows == 1:
             return fresh()
         kept = [
             tf.cast(variable.value, like.dtype)
@@ -196,9 +228,12 @@ class TrainingState:
             batched.state_variables, end.state, strict=True
         ):
             variable.assign(value)
-        if self.start != "kept":
+        if self.windows == 1:
             return
-        self.position.assign_add(steps)
+        position = self.position.value + steps
+        if self.windows is not None:
+            position %= self.windows * steps
+        self.position.assign(position)
         leaves = keras.tree.flatten(end.rule_state)
         for variable, value in zip(self.rule_state, leaves, strict=True):
             variable.assign(tf.cast(value, variable.dtype))

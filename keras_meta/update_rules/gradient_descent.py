@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from keras_meta.checks import check_at_least
 from keras_meta.checks import check_choice
 from keras_meta.checks import check_finite_number
 from keras_meta.checks import check_finite_values
@@ -17,7 +19,15 @@ from keras_meta.checks import describe
 from keras_meta.checks import is_number
 from keras_meta.update_rules.update_rule import UpdateRule
 
-_SHARINGS = (None, "scalar", "layer", "step", "layer_step", "parameter")
+_SHARINGS = (
+    None,
+    "scalar",
+    "layer",
+    "step",
+    "layer_step",
+    "parameter",
+    "schedule",
+)
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -29,13 +39,17 @@ class GradientDescent(UpdateRule):
             float or a Keras initializer.
         learn: How rates are learned: `None` (a fixed rate), `"scalar"` (one
             rate for everything), `"layer"` (one per layer), `"step"` (one per
-            step), `"layer_step"` (one per layer and step, as in MAML++) or
-            `"parameter"` (one per weight, as in Meta-SGD). Learned rates may
-            become negative. Steps beyond the trained number use the last
-            step's rate.
+            step), `"layer_step"` (one per layer and step, as in MAML++),
+            `"parameter"` (one per weight, as in Meta-SGD) or `"schedule"`
+            (`knots` numbers for all steps). Rates of a schedule stay
+            positive, others may become negative. Steps beyond the trained
+            number use the last step's rate.
         clip_norm: If given, scales each task's gradient over all variables to
             at most this Euclidean norm.
         clip_value: If given, clips gradients to `[-clip_value, clip_value]`.
+        knots: Logarithms of rates that a schedule learns, at equal distances
+            from the first step to the last. It is linear in between. So 2
+            learn an exponential decay, and 3 a rise before it as well.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -61,6 +75,7 @@ class GradientDescent(UpdateRule):
         *,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        knots: int = 2,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -69,11 +84,18 @@ class GradientDescent(UpdateRule):
         check_positive_number(
             **{k: v for k, v in bounds.items() if v is not None}
         )
+        check_at_least(2, knots=knots)
         self.learning_rate = _as_rate(learning_rate, learn)
         self.learn = learn
         self.clip_norm = clip_norm
         self.clip_value = clip_value
+        self.knots = int(knots)
         self.rates: list[keras.Variable] = []
+
+    @property
+    def counts_steps(self) -> bool:  # type: ignore[override]
+        """Whether each step has a rate of its own; see `UpdateRule`."""
+        return self.learn in ("step", "layer_step")
 
     def attach(self, variables: Sequence[keras.Variable], steps: int) -> None:
         """Creates the learned rates; see `UpdateRule.attach`."""
@@ -88,8 +110,11 @@ class GradientDescent(UpdateRule):
             "layer": [("rates", (len(layers),))],
             "layer_step": [("rates", (len(layers), steps))],
             "parameter": [(f"rate_{v.name}", v.shape) for v in variables],
+            "schedule": [("log_rates", (self.knots,))],
         }
         initializer = self.learning_rate
+        if self.learn == "schedule":
+            initializer = math.log(initializer)
         if isinstance(initializer, float):
             initializer = keras.initializers.Constant(initializer)
         self.rates = [
@@ -139,9 +164,11 @@ class GradientDescent(UpdateRule):
         if self.learn == "parameter":
             return tf.convert_to_tensor(self.rates[i])
         rate = tf.convert_to_tensor(self.rates[0])
+        if self.learn == "schedule":
+            return _at_step(rate, step, self._steps)
         if self.learn in ("layer", "layer_step"):
             rate = rate[self._layer_of[i]]
-        if self.learn in ("step", "layer_step"):
+        if self.counts_steps:
             # A slice would not be vectorized over tasks, each with a counter.
             last = self._steps - 1
             is_it = tf.one_hot(tf.minimum(step, last), self._steps)
@@ -168,12 +195,16 @@ class GradientDescent(UpdateRule):
             "learn": self.learn,
             "clip_norm": self.clip_norm,
             "clip_value": self.clip_value,
+            "knots": self.knots,
         }
 
 
 def _as_rate(
     rate: Any, learn: str | None
 ) -> float | keras.initializers.Initializer:
+    if learn == "schedule":
+        check_positive_number(learning_rate=rate)
+        return float(rate)
     if is_number(rate):
         check_finite_number(learning_rate=rate)
         return float(rate)
@@ -246,3 +277,21 @@ def _owners(variables: Sequence[keras.Variable]) -> list[tuple[str, int]]:
         owners.append((variable.path.rpartition("/")[0], seen[variable.path]))
         seen[variable.path] += 1
     return owners
+
+
+def _at_step(log_rates: tf.Tensor, step: tf.Tensor, steps: int) -> tf.Tensor:
+    """Returns the rate of a schedule at a step.
+
+    Args:
+        log_rates: Logarithms of rates at equal distances, `[knots]`.
+        step: Number of the step.
+        steps: Steps from the first knot to the last.
+    """
+    knots = log_rates.shape[0]
+    last = max(steps - 1, 1)
+    share = tf.cast(tf.minimum(step, last), log_rates.dtype) / last
+    places = tf.range(knots, dtype=log_rates.dtype)
+    # Of the two knots beside the step. A gather would not be vectorized over
+    # tasks, each with a counter.
+    weights = tf.nn.relu(1 - tf.abs(share * (knots - 1) - places))
+    return tf.exp(tf.reduce_sum(weights * log_rates))

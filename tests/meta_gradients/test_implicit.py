@@ -262,6 +262,7 @@ def test_step_weights_are_refused():
             steps=2,
             step_weights="uniform",
             meta_gradient="implicit",
+            proximal=1.0,
         )
 
 

@@ -13,7 +13,15 @@ from .problems import normal
 from .problems import run
 from .problems import start
 
-SHARINGS = [None, "scalar", "layer", "step", "layer_step", "parameter"]
+SHARINGS = [
+    None,
+    "scalar",
+    "layer",
+    "step",
+    "layer_step",
+    "parameter",
+    "schedule",
+]
 RATE_SHAPES = {
     None: [],
     "scalar": [()],
@@ -21,6 +29,7 @@ RATE_SHAPES = {
     "step": [(3,)],
     "layer_step": [(2, 3)],
     "parameter": list(SHAPES.values()),
+    "schedule": [(3,)],
 }
 LAYER_OF = [0, 0, 1]
 
@@ -36,22 +45,25 @@ def expected_rate(rule, i, step):
         "step": lambda: rates[0][step],
         "layer_step": lambda: rates[0][LAYER_OF[i], step],
         "parameter": lambda: rates[i],
+        # Three knots at as many steps.
+        "schedule": lambda: np.exp(rates[0][step]),
     }[rule.learn]()
 
 
 @pytest.mark.parametrize("learn", SHARINGS)
 def test_rates_have_one_entry_for_each_layer_step_or_weight(learn):
-    rule = attached(GradientDescent(0.25, learn))
+    rule = attached(GradientDescent(0.25, learn, knots=3))
     assert [tuple(w.shape) for w in rule.weights] == RATE_SHAPES[learn]
     assert len(rule.trainable_weights) == len(rule.weights)
+    first = np.log(0.25) if learn == "schedule" else 0.25
     for weight in rule.weights:
-        assert np.all(weight.numpy() == 0.25)
+        np.testing.assert_allclose(weight, first, rtol=1e-7)
 
 
 @pytest.mark.parametrize("tasks", [None, 4])
 @pytest.mark.parametrize("learn", SHARINGS)
 def test_steps_equal_explicit_steps_beyond_the_trained_number_too(learn, tasks):
-    rule = attached(GradientDescent(0.25, learn))
+    rule = attached(GradientDescent(0.25, learn, knots=3))
     for i, weight in enumerate(rule.weights):
         # Some of these rates are negative.
         weight.assign(normal(weight.shape, 9 + i))
@@ -191,6 +203,25 @@ def test_parameters_of_lower_precision_keep_their_type():
     params = [tf.cast(p, tf.float32) for p in start()]
     (params,) = run(rule, params, 1)
     assert {p.dtype for p in params} == {tf.float32}
+
+
+def test_logarithms_of_a_schedule_are_linear_between_knots():
+    rule = GradientDescent(1.0, learn="schedule", knots=3)
+    rule.attach([keras.Variable([0.0])], steps=7)
+    rule.rates[0].assign([0.0, 3.0, -3.0])
+    place, state = [tf.zeros([1], tf.float64)], rule.init_state([])
+    logs = []
+    for _ in range(9):
+        before = place[0].numpy()
+        place, state = rule.update(place, [-tf.ones([1], tf.float64)], state)
+        logs += [*np.log(place[0].numpy() - before)]
+    np.testing.assert_allclose(logs, [0, 1, 2, 3, 1, -1, -3, -3, -3], atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, "ones"])
+def test_a_schedule_begins_with_a_positive_rate(rate):
+    with pytest.raises(ValueError, match="`learning_rate` must be"):
+        GradientDescent(rate, learn="schedule")
 
 
 def test_layers_of_the_same_name_have_separate_rates():
