@@ -33,9 +33,13 @@ from keras_meta.learners.anil import ANIL
 from keras_meta.learners.implicit_maml import ImplicitMAML
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.maml import MAML
+from keras_meta.learners.matching_network import MatchingNetwork
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.meta_sgd import MetaSGD
+from keras_meta.learners.metric_learner import MetricLearner
+from keras_meta.learners.prototypical_network import PrototypicalNetwork
 from keras_meta.learners.reptile import Reptile
+from keras_meta.learners.ridge_head import RidgeHead
 from keras_meta.learners.starts import Drawn
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.evolution_strategies import EvolutionStrategies
@@ -97,11 +101,13 @@ __all__ = [
     "Learner",
     "LossNetwork",
     "MAML",
+    "MatchingNetwork",
     "meta_gradients",
     "MetaGradient",
     "MetaLearner",
     "MetaLearnerLSTM",
     "MetaSGD",
+    "MetricLearner",
     "MixedOperation",
     "models",
     "Momentum",
@@ -110,7 +116,9 @@ __all__ = [
     "optimizers",
     "PersistentES",
     "problems",
+    "PrototypicalNetwork",
     "Reptile",
+    "RidgeHead",
     "RMSprop",
     "Truncated",
     "Unrolled",

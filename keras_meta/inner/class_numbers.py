@@ -43,16 +43,16 @@ class ClassNumbers:
         if self.ways is None:
             return "Labels must be whole numbers of at least 0."
         return (
-            f"Labels must be in 0..{self.ways - 1}: the model has {self.ways} "
-            "outputs."
+            f"Labels must be in 0..{self.ways - 1}: the model tells {self.ways} "
+            "classes apart."
         )
 
     @property
     def way_out(self) -> str:
         """The sentence of an error that names the way out."""
         return (
-            "Relabel the classes with whole numbers from 0 on, or give the "
-            "model more outputs."
+            "Relabel the classes with whole numbers from 0 on, or make a model "
+            "for more classes."
         )
 
     def contain(self, labels: tf.Tensor) -> tf.Tensor:

@@ -34,13 +34,13 @@ class FullContext(keras.layers.Layer):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the LSTMs for embeddings `[tasks, n, d]`."""
         size = input_shape[-1]
-        self._reader = keras.layers.Bidirectional(
+        self.reader = keras.layers.Bidirectional(
             keras.layers.LSTM(size, return_sequences=True, use_cudnn=False),
             merge_mode="sum",
         )
-        self._reader.build((None, None, size))
-        self._cell = keras.layers.LSTMCell(size)
-        self._cell.build((None, 2 * size))
+        self.reader.build((None, None, size))
+        self.cell = keras.layers.LSTMCell(size)
+        self.cell.build((None, 2 * size))
         self.built = True
 
     def of_support(self, x: tf.Tensor) -> tf.Tensor:
@@ -49,7 +49,7 @@ class FullContext(keras.layers.Layer):
         Args:
             x: Embedded support sets, `[tasks, n, d]`.
         """
-        return x + self._reader(x)
+        return x + self.reader(x)
 
     def of_queries(self, x: tf.Tensor, support: tf.Tensor) -> tf.Tensor:
         """Returns queries in context, `[tasks, q, d]`.
@@ -64,7 +64,7 @@ class FullContext(keras.layers.Layer):
         for _ in range(self.steps):
             inputs = tf.reshape(tf.concat([x, read], -1), [-1, 2 * size])
             before = tf.reshape(state, [-1, size])
-            output, (_, carry) = self._cell(inputs, [before, carry])
+            output, (_, carry) = self.cell(inputs, [before, carry])
             state = tf.reshape(output, shape) + x
             attention = tf.matmul(state, support, transpose_b=True)
             read = tf.matmul(tf.nn.softmax(attention), support)

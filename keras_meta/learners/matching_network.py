@@ -63,10 +63,10 @@ class MatchingNetwork(MetricLearner):
             shape=(),
             initializer=keras.initializers.Constant(math.log(temperature)),
         )
-        self._context = None
+        self.context = None
         if self.context_steps:
-            self._context = FullContext(self.context_steps)
-            self._context.build((None, None, self.size_of_embedding))
+            self.context = FullContext(self.context_steps)
+            self.context.build((None, None, self.size_of_embedding))
 
     @property
     def temperature(self) -> float:
@@ -77,8 +77,8 @@ class MatchingNetwork(MetricLearner):
         self, x: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns embedded examples and their weighted classes."""
-        if self._context is not None:
-            x = self._context.of_support(x)
+        if self.context is not None:
+            x = self.context.of_support(x)
         return x, weighted(classes, weights)
 
     def compare(
@@ -86,8 +86,8 @@ class MatchingNetwork(MetricLearner):
     ) -> tf.Tensor:
         """Returns logits; see `MetricLearner.compare`."""
         support, classes = adapted
-        if self._context is not None:
-            x = self._context.of_queries(x, support)
+        if self.context is not None:
+            x = self.context.of_queries(x, support)
         cosines = tf.matmul(_unit(x), _unit(support), transpose_b=True)
         attention = tf.exp(tf.cast(self._log_temperature, x.dtype)) * cosines
         # [tasks, q, n, ways]; a weight of 0 leaves an example out.

@@ -63,7 +63,7 @@ def test_wrong_labels_of_the_second_output_stop(jit_compile):
     y = {"digit": _labels(3), "letter": _labels(5, wrong=5)}
     before = weights(learner.model)
     message = (
-        r"Labels must be in 0..4: the model has 5 outputs. Task 1 .*"
+        r"Labels must be in 0..4: the model tells 5 classes apart. Task 1 .*"
         r"`query_y\['letter'\]`.*label 5"
     )
     data = tf.data.Dataset.from_tensors((_inputs(), y))
