@@ -43,8 +43,8 @@ class ClassNumbers:
         if self.ways is None:
             return "Labels must be whole numbers of at least 0."
         return (
-            f"Labels must be in 0..{self.ways - 1}: the model tells {self.ways} "
-            "classes apart."
+            f"Labels must be in 0..{self.ways - 1}: the model tells "
+            f"{self.ways} classes apart."
         )
 
     @property

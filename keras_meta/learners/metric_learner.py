@@ -19,6 +19,7 @@ from keras_meta.learners.episode import Episode
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.query_labels import label_rules
 from keras_meta.learners.signature import signature_of_classes
+from keras_meta.learners.tensors import as_nested_tensors
 from keras_meta.learners.texts import takes_texts
 
 # The logit of a class without a support example.
@@ -163,6 +164,7 @@ class MetricLearner(MetaLearner):
         Returns:
             The embeddings, `[tasks, n, d]`.
         """
+        x = as_nested_tensors("x", x)
         before = self._task_batched.initial_state()
         is_running = self.batch_statistics == "running"
         result = self._task_batched(

@@ -9,12 +9,13 @@ from keras import layers
 import keras_meta
 from tests.conftest import computing_in
 from tests.contracts.test_learners import ROWS
+from tests.contracts.test_learners import loss_of
+from tests.contracts.test_learners import tasks_of
 from tests.learners.helpers import WAYS
 from tests.learners.helpers import classification
 from tests.learners.helpers import compiled
 from tests.learners.helpers import crossentropy
 from tests.learners.helpers import dataset
-from tests.learners.helpers import regression
 from tests.learners.helpers import run_python
 from tests.learners.helpers import weights
 
@@ -75,8 +76,10 @@ NETWORKS = {
 
 
 def _train_row(name, jit_compile):
-    learner = compiled(ROWS[name](), jit_compile=jit_compile)
-    learner.fit(dataset(regression(2)), verbose=0)
+    learner = compiled(
+        ROWS[name](), loss=loss_of(name), jit_compile=jit_compile
+    )
+    learner.fit(dataset(tasks_of(name, 2)), verbose=0)
     return learner
 
 

@@ -11,11 +11,15 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
+from tests.learners.helpers import WAYS
 from tests.learners.helpers import assert_same_weights
 from tests.learners.helpers import batch
+from tests.learners.helpers import classification
 from tests.learners.helpers import compiled
+from tests.learners.helpers import crossentropy
 from tests.learners.helpers import dataset
 from tests.learners.helpers import mlp
+from tests.learners.helpers import normalized_mlp
 from tests.learners.helpers import refuses
 from tests.learners.helpers import regression
 from tests.learners.helpers import run_python
@@ -90,9 +94,25 @@ STARTS = {
         start=keras_meta.Drawn(seed=1),
     ),
 }
-ROWS = {**LEARNERS, **RULES, **META_GRADIENTS, **INNER_LOSSES, **STARTS}
+METRIC_LEARNERS = {
+    "MatchingNetwork": lambda: keras_meta.MatchingNetwork(
+        mlp(4), WAYS, context_steps=2
+    ),
+    "PrototypicalNetwork": lambda: keras_meta.PrototypicalNetwork(
+        normalized_mlp(4), WAYS
+    ),
+    "RidgeHead": lambda: keras_meta.RidgeHead(mlp(4), WAYS),
+}
+ROWS = {
+    **LEARNERS,
+    **RULES,
+    **META_GRADIENTS,
+    **INNER_LOSSES,
+    **STARTS,
+    **METRIC_LEARNERS,
+}
 # The others take the same ways.
-FAST = ("ImplicitMAML",)
+FAST = ("ImplicitMAML", "PrototypicalNetwork")
 
 each_row = pytest.mark.parametrize(
     "name",
@@ -116,14 +136,31 @@ def _public(base):
 
 def test_the_tables_are_complete():
     assert _public(keras_meta.Learner) == set(LEARNERS)
+    assert _public(keras_meta.MetricLearner) == set(METRIC_LEARNERS)
     assert _public(keras_meta.UpdateRule) == set(RULES)
     assert _public(keras_meta.MetaGradient) == set(META_GRADIENTS)
 
 
+def tasks_of(name, batches, tasks=3, seed=0):
+    """Returns what a learner of a row can learn, `batches` of them."""
+    kind = classification if name in METRIC_LEARNERS else regression
+    return kind(batches, tasks=tasks, seed=seed)
+
+
+def loss_of(name):
+    """Returns a loss for a row."""
+    return crossentropy() if name in METRIC_LEARNERS else "mse"
+
+
 def _new(name, **options):
     keras.utils.set_random_seed(0)
+    metric = "accuracy" if name in METRIC_LEARNERS else "mae"
     return compiled(
-        ROWS[name](), keras.optimizers.Adam(0.01), metrics=["mae"], **options
+        ROWS[name](),
+        keras.optimizers.Adam(0.01),
+        loss_of(name),
+        metrics=[metric],
+        **options,
     )
 
 
@@ -136,21 +173,22 @@ def trained():
         if name not in known:
             learner = _new(name)
             before = weights(learner)
-            history = learner.fit(dataset(regression(3)), verbose=0).history
+            history = learner.fit(dataset(tasks_of(name, 3)), verbose=0).history
             known[name] = learner, before, history
         return known[name]
 
     return get
 
 
-def _fit(learner):
-    return learner.fit(dataset(regression(2, seed=5)), verbose=0).history
+def _fit(name, learner):
+    data = dataset(tasks_of(name, 2, seed=5))
+    return learner.fit(data, verbose=0).history
 
 
 @each_row
 def test_training_moves_what_is_learned(name, trained):
     learner, before, history = trained(name)
-    assert np.all(np.isfinite(history["loss"] + history["mae"]))
+    assert np.all(np.isfinite([*history.values()]))
     learned = {id(v) for v in learner.trainable_variables}
     moved = [
         not np.array_equal(a, b)
@@ -168,10 +206,11 @@ def test_training_continues_from_a_file(name, trained, tmp_path):
     learner.save(tmp_path / "learner.keras")
     loaded = keras.saving.load_model(tmp_path / "learner.keras")
     assert type(loaded) is type(learner)
-    assert loaded.meta_gradient == learner.meta_gradient
-    x, _ = batch(regression(1, seed=7), 0)
+    if name not in METRIC_LEARNERS:
+        assert loaded.meta_gradient == learner.meta_gradient
+    x, _ = batch(tasks_of(name, 1, seed=7), 0)
     np.testing.assert_array_equal(loaded(x), learner(x))
-    assert _fit(loaded) == _fit(learner)
+    assert _fit(name, loaded) == _fit(name, learner)
     assert_same_weights(loaded, learner)
 
 
@@ -180,7 +219,7 @@ def test_a_served_learner_predicts_the_same(name, trained, tmp_path):
     learner, *_ = trained(name)
     learner.export(tmp_path / "served", verbose=False)
     served = tf.saved_model.load(tmp_path / "served")
-    x, _ = batch(regression(1, seed=7), 0)
+    x, _ = batch(tasks_of(name, 1, seed=7), 0)
     np.testing.assert_allclose(
         served.serve(x), learner(x), rtol=1e-5, atol=1e-6
     )
@@ -189,7 +228,7 @@ def test_a_served_learner_predicts_the_same(name, trained, tmp_path):
 @each_row
 def test_a_step_that_fails_changes_nothing(name, trained):
     learner, *_ = trained(name)
-    x, y = batch(regression(1), 0)
+    x, y = batch(tasks_of(name, 1), 0)
     x["support_x"][1, 0, 0] = np.nan
     state = [v.numpy() for v in learner.weights + learner.optimizer.variables]
     with refuses(FloatingPointError, "task 1 in the batch.*undone"):
@@ -201,7 +240,7 @@ def test_a_step_that_fails_changes_nothing(name, trained):
 @each_row
 def test_bad_inputs_are_refused(name, trained):
     learner, *_ = trained(name)
-    x, _ = batch(regression(1), 0)
+    x, _ = batch(tasks_of(name, 1), 0)
     with refuses(ValueError, "`support_x` must have the shape"):
         learner({**x, "support_x": x["support_x"][..., :1]})
     with refuses(ValueError, "Missing: .'query_x'."):
@@ -215,7 +254,7 @@ def test_xla_computes_the_same(name, trained):
     learner, before, _ = trained(name)
     other = _new(name, jit_compile=True)
     assert_same_weights(before, weights(other))
-    history = other.fit(dataset(regression(3)), verbose=0).history
+    history = other.fit(dataset(tasks_of(name, 3)), verbose=0).history
     np.testing.assert_allclose(
         history["loss"], trained(name)[2]["loss"], rtol=1e-4
     )
@@ -235,8 +274,9 @@ _TWO_DEVICES = """
     )
 
     from tests.contracts.test_learners import ROWS
+    from tests.contracts.test_learners import loss_of
+    from tests.contracts.test_learners import tasks_of
     from tests.learners.helpers import dataset
-    from tests.learners.helpers import regression
 
     one = tf.distribute.OneDeviceStrategy("/cpu:0")
     two = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
@@ -248,8 +288,8 @@ _TWO_DEVICES = """
             with strategy.scope():
                 keras.utils.set_random_seed(0)
                 learner = ROWS[name]()
-                learner.compile("sgd", "mse", jit_compile=False)
-            data = dataset(regression(2, tasks=4))
+                learner.compile("sgd", loss_of(name), jit_compile=False)
+            data = dataset(tasks_of(name, 2, tasks=4))
             losses.append(learner.fit(data, verbose=0).history["loss"])
             losses[-1].append(learner.evaluate(data, verbose=0))
         report[name] = losses

@@ -161,8 +161,8 @@ def test_a_data_set_is_read_once_and_kept_unchanged():
         (
             (arrays()[0], np.full([20], 7)),
             CROSSENTROPY,
-            "in 0..1: the model tells 2 classes apart. Received: 20 other labels, "
-            "such as 7",
+            "in 0..1: the model tells 2 classes apart. Received: 20 other "
+            "labels, such as 7",
         ),
         (arrays(), None, "`loss` must be a Keras loss"),
     ],
