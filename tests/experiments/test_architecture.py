@@ -98,7 +98,7 @@ def test_a_search_is_continued(run_binary, tmp_path):
     command = (
         "bilevel",
         "--task=architecture",
-        "--search_examples=128",
+        "--search_examples=640",
         "--search_epochs=1",
         "--network_epochs=1",
         "--channels=2",
