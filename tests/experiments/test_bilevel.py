@@ -87,7 +87,7 @@ def test_a_network_is_tuned_by_gradient(run_binary, tmp_path):
         "bilevel",
         "--task=tuning",
         "--tuning_method=gradient",
-        "--tuning_seconds=10",
+        "--tuning_seconds=30",
         "--tuning_seeds=1",
         "--tuning_training=100",
         "--tuning_validation=100",
