@@ -86,17 +86,18 @@ class HyperparameterLearner(keras.Model):
 
     | what is learned | `start` | `meta_gradient` |
     | --- | --- | --- |
-    | what shifts the minimum: regularizers, weights of examples | `"kept"` |
-      `"unrolled"`, with 10 to 100 steps |
-    | the same, and training converges | `"kept"` | `Implicit()`, with whole
-      batches and as many steps as it takes to stay at the minimum |
-    | rates, momenta, schedules | `"initial"`, or `"drawn"` to be good from
-      any initial weights | `"unrolled"`, with the steps of a whole run |
-    | the same of long runs | the same | `Unrolled(checkpoint="sqrt")`, which
-      keeps little; `"first_order"`, approximate and in half the time |
-    | a few numbers of long or chaotic runs | the same | `PersistentES` or
-      `NoiseReuseES` with a `length` |
+    | regularizers, weights of examples | `"kept"` | `"unrolled"` |
+    | the same, if training converges | `"kept"` | `Implicit()` |
+    | rates, momenta, schedules | `"initial"`, `"drawn"` | `"unrolled"` |
+    | the same, long runs | the same | `Unrolled(checkpoint="sqrt")` |
+    | the same, roughly, in half the time | the same | `"first_order"` |
+    | a few numbers, very long runs | the same | `PersistentES(length=10)` |
 
+    What shifts the minimum shows within 10 to 100 steps of a kept run. With
+    `Implicit()`, take whole batches, and as many steps as it takes to stay at
+    the minimum; nothing of the steps is kept. Rates, momenta and schedules
+    need the steps of a whole run, and `"drawn"` to be good from any initial
+    weights; `NoiseReuseES` is the other choice on windows.
     Short windows that are differentiated learn rates that are too small,
     because they do not see what a high rate gains later.
 
