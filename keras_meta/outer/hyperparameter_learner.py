@@ -98,6 +98,7 @@ class HyperparameterLearner(keras.Model):
     the minimum; nothing of the steps is kept. Rates, momenta and schedules
     need the steps of a whole run, and `"drawn"` to be good from any initial
     weights; `NoiseReuseES` is the other choice on windows.
+
     Short windows that are differentiated learn rates that are too small,
     because they do not see what a high rate gains later.
 
