@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import multiprocessing
 import pathlib
 from collections.abc import Callable
@@ -104,22 +105,20 @@ def main(output: pathlib.Path, data_dir: str | None, figures: bool) -> None:
         f"to {output}.",
         flush=True,
     )
-    with run_folder.owned(output):
+    with run_folder.owned(output), _process() as process:
+        measured = functools.partial(_measured, process, settings)
         toy = {}
         for method in _TOY_METHODS:
-            toy[method] = _measured(
-                output / f"toy_{method}.json", settings, _toy, method, settings
+            toy[method] = measured(
+                output / f"toy_{method}.json", _toy, method, settings
             )
             _print_toy(method, toy[method])
-        first = _measured(
-            output / "first.json", settings, _first, settings, data_dir
-        )
+        first = measured(output / "first.json", _first, settings, data_dir)
         mnist = {method: [] for method in methods}
         for seed in range(settings.seeds):
             for method in methods:
-                record = _measured(
+                record = measured(
                     output / f"{method}_{seed}.json",
-                    settings,
                     _mnist,
                     method,
                     settings,
@@ -165,8 +164,22 @@ def _settings() -> Settings:
     )
 
 
+def _process() -> concurrent.futures.ProcessPoolExecutor:
+    """Returns a process in which nothing else runs."""
+    return concurrent.futures.ProcessPoolExecutor(
+        1,
+        # A forked process cannot use TensorFlow.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_use_one_thread,
+    )
+
+
 def _measured(
-    path: pathlib.Path, settings: Settings, measure: Callable, *arguments: Any
+    process: concurrent.futures.Executor,
+    settings: Settings,
+    path: pathlib.Path,
+    measure: Callable,
+    *arguments: Any,
 ) -> dict[str, Any]:
     """Returns what is measured, from a file if it was there before."""
     record = run_folder.read_json(path, "it is measured again")
@@ -179,16 +192,10 @@ def _measured(
             may_differ=["seeds"],
         )
         return record
-    with concurrent.futures.ProcessPoolExecutor(
-        1,
-        # A forked process cannot use TensorFlow.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_use_one_thread,
-    ) as pool:
-        record = {
-            "settings": dataclasses.asdict(settings),
-            **pool.submit(measure, *arguments).result(),
-        }
+    record = {
+        "settings": dataclasses.asdict(settings),
+        **process.submit(measure, *arguments).result(),
+    }
     durable_files.write_json(path, record)
     return record
 

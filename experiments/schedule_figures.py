@@ -69,7 +69,11 @@ def draw(
 def _draw_surface(panel, toy, settings: Settings) -> None:
     grid = np.stack(np.meshgrid(_GRID, _GRID, indexing="ij"), axis=-1)
     values = schedule_run.toy_loss(grid, settings)
-    panel.contourf(_GRID, _GRID, values.T, _LEVELS, cmap="Greys")
+    # High rates at the end are worse by orders of magnitude.
+    start = np.full([2], settings.toy_log_rate)
+    top = 1.2 * schedule_run.toy_loss(start, settings)
+    levels = np.linspace(np.nanmin(values), top, _LEVELS)
+    panel.contourf(_GRID, _GRID, values.T, levels, cmap="Greys", extend="max")
     for method, record in toy.items():
         path = np.asarray(record["path"])
         color = plotting.color_of(method)

@@ -284,7 +284,16 @@ class _Best:
         self.trainings.append(float(self.elapsed[0]))
 
     def tuned(self) -> Tuned:
-        """Returns what was found."""
+        """Returns what was found.
+
+        Raises:
+            ValueError: If the time was too short for a training.
+        """
+        if not (self.trainings and self.points):
+            raise ValueError(
+                f"No training has ended within {self._limit:g} s of CPU time. "
+                "Take more: --tuning_seconds."
+            )
         seconds, wall = self.elapsed
         return Tuned(
             self.points,

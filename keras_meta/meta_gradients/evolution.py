@@ -356,5 +356,5 @@ class Evolution(MetaGradient, abc.ABC):
                 "step, so `length` of the meta-gradient must be None or at "
                 f"least `steps`. Received: steps={steps}, and "
                 f"meta_gradient={self}. Use length=None; windows are for "
-                "keras_meta.OptimizerLearner."
+                "keras_meta.OptimizerLearner and HyperparameterLearner."
             )

@@ -83,20 +83,32 @@ class HyperparameterLearner(keras.Model):
 
     For the operations of a network, use `ArchitectureSearch`.
 
-    Which settings to choose, for
+    Which settings to choose:
 
-    - what shifts the minimum, such as regularizers and weights of examples:
-      `start="kept"` and `"unrolled"` with 10 to 100 steps. It is cheap, and
-      sees as far back as it has steps.
-    - the same where training converges, such as a convex problem:
-      `start="kept"` and `Implicit()`, with whole batches and as many steps as
-      it takes to stay at the minimum. Nothing of the steps is kept.
-    - rates, momenta and schedules: `"unrolled"` over the whole run, with
-      `start="initial"`, or `"drawn"` to be good from any initial weights.
-      Short windows learn rates that are too small.
-    - rates and momenta of long runs: `Unrolled(checkpoint="sqrt")` with the
-      same starts, which keeps little; or `EvolutionStrategies()`, for few
-      numbers; or `"first_order"`, approximately and in half the time.
+    | what is learned | `start` | `meta_gradient` |
+    | --- | --- | --- |
+    | regularizers, weights of examples | `"kept"` | `"unrolled"` |
+    | the same, if training converges | `"kept"` | `Implicit()` |
+    | rates, momenta, schedules | `"initial"`, `"drawn"` | `"unrolled"` |
+    | the same, long runs | the same | `Unrolled(checkpoint="sqrt")` |
+    | the same, roughly, in half the time | the same | `"first_order"` |
+    | a few numbers, very long runs | the same | `PersistentES(length=10)` |
+
+    What shifts the minimum shows within 10 to 100 steps of a kept run. With
+    `Implicit()`, take whole batches, and as many steps as it takes to stay at
+    the minimum; nothing of the steps is kept. Rates, momenta and schedules
+    need the steps of a whole run, and `"drawn"` to be good from any initial
+    weights; `NoiseReuseES` is the other choice on windows.
+
+    Short windows that are differentiated learn rates that are too small,
+    because they do not see what a high rate gains later.
+
+    With `start="initial"` or `"drawn"` and a meta-gradient that has a
+    `length`, the hyperparameters learn after each window: a step of `fit`
+    takes `length` steps of a run of `steps`, and the next one goes on. What
+    is minimized is the mean over windows of the validation loss after each.
+    The particles of evolution strategies are kept, and trained one after
+    another; the model and the logs are those of a run without noise.
 
     Each refuses hyperparameters whose gradient would be zero.
 
@@ -107,13 +119,15 @@ class HyperparameterLearner(keras.Model):
         model: A built Keras model. `fit` trains it.
         update_rule: An update rule, or a number for `GradientDescent` with
             that rate.
-        steps: Training steps in a step of `fit`.
+        steps: Training steps of a run, or of a window of it with
+            `start="kept"`.
         meta_gradient: How the gradient comes back through them; a
             `keras_meta.MetaGradient`, or a name.
-        start: Where they begin: `"kept"`, where the step of `fit` before has
-            ended; `"initial"`, at the weights that the model has now;
-            `"drawn"`, at new weights each time. A rule with rates of its own
-            for each step needs one of the last two.
+        start: Where a run begins: `"initial"`, at the weights that the model
+            has now; `"drawn"`, at new weights each time. With `"kept"`, there
+            is one run, which begins at the weights that the model has now and
+            never ends. A rule with rates of its own for each step needs
+            one of the first two.
         inner_loss: The training loss, if it is another than the compiled
             one; whatever `compile` takes as a loss.
         example_weights: `ExampleWeights`, one for each training example.
@@ -347,8 +361,8 @@ class HyperparameterLearner(keras.Model):
             sample_weight: Weights of the training examples, `[n]`.
             initial_epoch: See `keras.Model.fit`.
             steps_per_epoch: Steps of an epoch, each of which takes `steps`
-                training steps; by default as many as go through the training
-                examples once.
+                training steps, or a window of them; by default as many as go
+                through the training examples once, or all windows of a run.
             validation_batch_size: Validation examples of a step; by default
                 `batch_size`.
             validation_freq: See `keras.Model.fit`.
