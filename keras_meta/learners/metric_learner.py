@@ -56,6 +56,34 @@ class MetricLearner(MetaLearner):
 
     Raises:
         ValueError: If `ways` is below 2 or the encoder is not built.
+
+    Example:
+    Cosines to the means of the classes.
+
+    >>> import keras
+    >>> import keras_meta
+    >>> import tensorflow as tf
+    >>>
+    >>> @keras.saving.register_keras_serializable("example")
+    ... class Cosines(keras_meta.MetricLearner):
+    ...     def adapt_embedded(self, x, classes, weights):
+    ...         shares = classes * weights[..., tf.newaxis]
+    ...         return tf.matmul(shares, x, transpose_a=True)
+    ...
+    ...     def compare(self, adapted, x):
+    ...         x = tf.math.l2_normalize(x, axis=-1)
+    ...         means = tf.math.l2_normalize(adapted, axis=-1)
+    ...         return 10.0 * tf.matmul(x, means, transpose_b=True)
+    >>>
+    >>> encoder = keras.Sequential([keras.Input([2]), keras.layers.Dense(4)])
+    >>> learner = Cosines(encoder, ways=3)
+    >>> x = {
+    ...     "support_x": tf.random.normal([8, 6, 2]),
+    ...     "support_y": tf.tile(tf.constant([[0, 1, 2] * 2]), [8, 1]),
+    ...     "query_x": tf.random.normal([8, 5, 2]),
+    ... }
+    >>> learner.predict(x, verbose=0).shape
+    (8, 5, 3)
     """
 
     def __init__(
