@@ -16,10 +16,15 @@ from keras_meta.meta_gradients.implicit import Implicit
 from keras_meta.update_rules.adam import Adam
 from keras_meta.update_rules.momentum import Momentum
 
+# Algorithms with a proximal term, which take `ImplicitOptions`.
+HAS_PROXIMAL_TERM = ("implicit_maml", "proximal_maml")
+
 
 @dataclasses.dataclass(frozen=True)
 class ImplicitOptions:
     """What implicit MAML has besides MAML's options.
+
+    MAML through the same inner loop takes its own of them.
 
     Attributes:
         proximal: Strength of the proximal term.
@@ -58,7 +63,8 @@ def make_learner(
     """Makes an uncompiled learner.
 
     Args:
-        algorithm: `"maml"`, `"fomaml"`, `"implicit_maml"`, `"anil"`,
+        algorithm: `"maml"`, `"fomaml"`, `"implicit_maml"`, `"proximal_maml"`
+            (MAML through the inner loop of implicit MAML), `"anil"`,
             `"meta_sgd"` or `"reptile"`.
         model: A built model.
         inner_rate: Rate of the inner loop. For Reptile, the rate of Adam
@@ -69,7 +75,8 @@ def make_learner(
         batch_size: Number of support examples in a step of Reptile.
         seed: Seed of the learner's random numbers.
         batch_statistics: See `keras_meta.learners.learner.Learner`.
-        implicit: Options of implicit MAML; `None` for the others.
+        implicit: Options of implicit and of proximal MAML; `None` for the
+            others.
     """
     options = {
         "steps": steps,
@@ -83,13 +90,13 @@ def make_learner(
         return MetaSGD(model, inner_rate, seed=seed, **options)
     if algorithm == "anil":
         return ANIL(model, inner_rate, **options)
-    if algorithm == "implicit_maml":
+    if algorithm in HAS_PROXIMAL_TERM:
+        rule = Momentum(inner_rate, momentum=implicit.momentum)
+        options["proximal"] = implicit.proximal
+        if algorithm == "proximal_maml":
+            return MAML(model, rule, **options)
         return ImplicitMAML(
-            model,
-            Momentum(inner_rate, momentum=implicit.momentum),
-            proximal=implicit.proximal,
-            meta_gradient=implicit.meta_gradient,
-            **options,
+            model, rule, meta_gradient=implicit.meta_gradient, **options
         )
     meta_gradient = "first_order" if algorithm == "fomaml" else "unrolled"
     return MAML(model, inner_rate, meta_gradient=meta_gradient, **options)

@@ -20,6 +20,23 @@ stopped continues after the last method that finished.
 problem and on MNIST, after each window of 10 steps, by truncated
 backpropagation and by persistent ES. It continues in the same way.
 
+`--task=architecture`: searches the operations of a small convolutional
+network on Fashion-MNIST by gradient, of second and of first order. Trains what
+is found and random networks alike, and prints their test accuracies. It takes
+about an hour of CPU time; if it is stopped, the same command continues it:
+
+  python -m experiments.bilevel --task=architecture
+
+`--task=distillation`: learns 10 images on which a network with given initial
+weights trains, in three steps, to classify MNIST; or, with
+`--distill_start=drawn`, 100 images for any initial weights. Prints the test
+accuracy, beside that of random real images whose rates are tuned, and draws
+the images. A run that is stopped goes on with the same command:
+
+  python -m experiments.bilevel --task=distillation
+  python -m experiments.bilevel --task=distillation --distill_start=drawn \
+    --output=results/distillation_drawn
+
 On first use, TensorFlow Datasets prepares the images in --data_dir.
 """
 
@@ -34,8 +51,10 @@ import time
 from absl import app
 from absl import flags
 
+from experiments import architecture
 from experiments import bilevel_figures
 from experiments import cleaning_run
+from experiments import distillation
 from experiments import results
 from experiments import run_folder
 from experiments import schedule
@@ -45,7 +64,7 @@ from experiments.cleaning_run import Settings
 _TASK = flags.DEFINE_enum(
     "task",
     "hyper_cleaning",
-    ["hyper_cleaning", "tuning", "schedule"],
+    ["hyper_cleaning", "tuning", "schedule", "distillation", "architecture"],
     "What to learn.",
 )
 _TRAINING = flags.DEFINE_integer(
@@ -97,6 +116,12 @@ def main(argv):
         tuning.main(output, _DATA_DIR.value, _FIGURES.value)
     elif _TASK.value == "schedule":
         schedule.main(output, _DATA_DIR.value, _FIGURES.value)
+    elif _TASK.value == "distillation":
+        binary.announce("Learning images that stand for MNIST", output)
+        distillation.run(output, _DATA_DIR.value, _SEED.value, _FIGURES.value)
+    elif _TASK.value == "architecture":
+        binary.announce("Searching architectures for Fashion-MNIST", output)
+        architecture.run(output, _DATA_DIR.value, _FIGURES.value)
     else:
         _clean(output)
 

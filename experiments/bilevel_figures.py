@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments import plotting
 from experiments.cleaning_run import Cleaned
+from keras_meta.outer.distilled import Distilled
 
 _BINS = np.linspace(0, 1, 26)
 
@@ -43,3 +44,30 @@ def draw_cleaning(
             scores.plot(share, cleaned.history[name], label=label)
         scores.set_xlabel("fraction of the meta-steps")
         scores.legend()
+
+
+def draw_distilled(distilled: Distilled, path: pathlib.Path) -> None:
+    """Draws distilled images, one step of training in each row.
+
+    Args:
+        distilled: Images, `[steps, n, height, width, 1]`, and their labels.
+        path: Where to, without a suffix.
+    """
+    steps, count = distilled.y.shape[:2]
+    # The same gray means the same value in all images but the extreme ones.
+    bound = np.quantile(np.abs(distilled.x), 0.995)
+    with plotting.saved_figure(path, steps, count, size=(0.7, 0.75)) as (
+        _,
+        panels,
+    ):
+        for step, row in enumerate(panels):
+            for i, panel in enumerate(row):
+                panel.imshow(
+                    distilled.x[step, i, ..., 0],
+                    cmap="gray",
+                    vmin=-bound,
+                    vmax=bound,
+                )
+                panel.set_axis_off()
+                if step == 0:
+                    panel.set_title(str(distilled.y[step, i]))

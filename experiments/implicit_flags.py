@@ -1,9 +1,14 @@
-"""Flags of implicit MAML, which several programs share."""
+"""Flags of implicit MAML, which several programs share.
+
+Proximal MAML, the unrolled gradient of the same inner loop, takes those of the
+inner loop.
+"""
 
 from __future__ import annotations
 
 from absl import flags
 
+from experiments.algorithms import HAS_PROXIMAL_TERM
 from experiments.algorithms import ImplicitOptions
 
 
@@ -17,12 +22,13 @@ def define(proximal: float, momentum: float) -> None:
     flags.DEFINE_float(
         "proximal",
         proximal,
-        "Implicit MAML: strength of the proximal term of the inner loss.",
+        "Implicit and proximal MAML: strength of the proximal term of the "
+        "inner loss.",
     )
     flags.DEFINE_float(
         "momentum",
         momentum,
-        "Implicit MAML: momentum of the inner loop.",
+        "Implicit and proximal MAML: momentum of the inner loop.",
         lower_bound=0.0,
     )
     flags.DEFINE_integer(
@@ -45,7 +51,7 @@ def define(proximal: float, momentum: float) -> None:
 
 def options(algorithm: str) -> ImplicitOptions | None:
     """Returns the values of the flags, `None` for other algorithms."""
-    if algorithm != "implicit_maml":
+    if algorithm not in HAS_PROXIMAL_TERM:
         return None
     values = flags.FLAGS
     return ImplicitOptions(

@@ -3,9 +3,9 @@
 Trains MAML on sine waves with each inner loss, and tests it on new waves. In
 one setting all labels are right; in another, 30 % of the support labels are
 wrong. All losses have the same network, steps and tasks, and learn their
-rates, one for each layer and step. Prints errors (mean ± 95 % interval over
-tasks) and draws the derivative of each loss against the residual. It always
-starts anew:
+rates, one for each layer and step. The learned loss begins as log-cosh, which
+is compared too. Prints errors (mean ± 95 % interval over tasks) and draws the
+derivative of each loss against the residual. It always starts anew:
 
   python -m experiments.learned_loss
 """
@@ -32,6 +32,10 @@ from experiments.learned_loss_run import Settings
 from experiments.plotting import name_of
 
 _RESIDUALS = np.linspace(-6, 6, 241)
+# Labels at which the learned loss is drawn; the others depend on residuals
+# alone.
+_LABELS = (0.0, 2.0, 4.0)
+_DASHES = ("-", "--", ":")
 
 _LOSS = flags.DEFINE_multi_enum(
     "loss",
@@ -96,7 +100,7 @@ def main(argv):
         for wrong in settings.wrong:
             for loss in _LOSS.value:
                 measured[wrong, loss] = learned_loss_run.measure(
-                    loss, wrong, settings, _RESIDUALS
+                    loss, wrong, settings, _LABELS, _RESIDUALS
                 )
                 print(_row(wrong, loss, measured[wrong, loss]), flush=True)
         results.write(
@@ -153,18 +157,26 @@ def _draw(
     settings: Settings,
     path: pathlib.Path,
 ) -> None:
-    """Draws the derivative of each loss, scaled to be 1 at the residual 1."""
+    """Draws the derivative of each loss.
+
+    It is scaled to be 1 at the residual 1 and the label 0.
+    """
     columns = len(settings.wrong)
     with plotting.saved_figure(path, 1, columns) as (_, panels):
         for wrong, panel in zip(settings.wrong, panels[0], strict=True):
             for loss in _LOSS.value:
                 slopes = measured[wrong, loss].slopes
-                panel.plot(
-                    _RESIDUALS,
-                    slopes / np.interp(1.0, _RESIDUALS, slopes),
-                    color=plotting.color_of(loss),
-                    label=name_of(loss),
-                )
+                unit = np.interp(1.0, _RESIDUALS, slopes[0])
+                drawn = len(_LABELS) if loss == "learned" else 1
+                for i in range(drawn):
+                    label = f", label {_LABELS[i]:g}" if drawn > 1 else ""
+                    panel.plot(
+                        _RESIDUALS,
+                        slopes[i] / unit,
+                        _DASHES[i],
+                        color=plotting.color_of(loss),
+                        label=name_of(loss) + label,
+                    )
             panel.set_title(f"{wrong:.0%} of the support labels wrong")
             panel.set_ylim(-4, 4)
             panel.set_xlabel("residual, prediction less label")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -14,7 +15,7 @@ import keras_meta
 from keras_meta import episodes
 from keras_meta.evaluation import Interval
 
-LOSSES = ("mse", "huber", "mae", "learned")
+LOSSES = ("mse", "huber", "mae", "log_cosh", "learned")
 # Keeps test tasks apart from training tasks of any reasonable seed.
 _TEST_SEED_OFFSET = 2**32
 _TESTED_AT_ONCE = 100
@@ -62,7 +63,7 @@ class Measured(NamedTuple):
         rate: The first rate that was chosen.
         validation: Query error on training tasks, with that rate.
         test: Query error on new tasks.
-        slopes: Derivative of the loss by the residual, `[residuals]`.
+        slopes: Derivative of the loss by the residual, `[labels, residuals]`.
         seconds: Time of training, all rates together.
     """
 
@@ -74,7 +75,11 @@ class Measured(NamedTuple):
 
 
 def measure(
-    loss: str, wrong: float, settings: Settings, residuals: np.ndarray
+    loss: str,
+    wrong: float,
+    settings: Settings,
+    labels: Sequence[float],
+    residuals: np.ndarray,
 ) -> Measured:
     """Trains with each first rate and tests the best of the learners.
 
@@ -82,7 +87,8 @@ def measure(
         loss: One of `LOSSES`.
         wrong: Share of support labels that are wrong.
         settings: The settings.
-        residuals: Where to look at the derivative of the loss.
+        labels: Labels at which to look at the derivative of the loss.
+        residuals: Predictions less label, where to look at it.
     """
     start = time.monotonic()
     found = {}
@@ -100,7 +106,12 @@ def measure(
         rate,
         validation,
         test["loss"],
-        slopes_of(learner.inner_loss, residuals),
+        np.stack(
+            [
+                slopes_of(learner.inner_loss, label, residuals)
+                for label in labels
+            ]
+        ),
         seconds,
     )
 
@@ -115,18 +126,26 @@ def make_loss(name: str, settings: Settings) -> keras.losses.Loss | keras.Layer:
         "mse": keras.losses.MeanSquaredError(),
         "huber": keras.losses.Huber(),
         "mae": keras.losses.MeanAbsoluteError(),
+        "log_cosh": keras.losses.LogCosh(),
     }[name]
 
 
 def slopes_of(
-    loss: keras.losses.Loss | keras.Layer, residuals: np.ndarray
+    loss: keras.losses.Loss | keras.Layer, label: float, residuals: np.ndarray
 ) -> np.ndarray:
-    """Returns the derivative of a loss by the prediction, at the label 0."""
+    """Returns the derivative of a loss by the prediction.
+
+    Args:
+        loss: The loss.
+        label: The label.
+        residuals: Predictions less the label.
+    """
     function = loss if isinstance(loss, keras.Layer) else loss.call
-    predictions = tf.constant(residuals[:, np.newaxis], tf.float32)
+    predictions = tf.constant(label + residuals[:, np.newaxis], tf.float32)
+    labels = tf.fill(tf.shape(predictions), label)
     with tf.GradientTape() as tape:
         tape.watch(predictions)
-        values = function(tf.zeros_like(predictions), predictions)
+        values = function(labels, predictions)
     return tape.gradient(values, predictions).numpy()[:, 0]
 
 
@@ -180,6 +199,8 @@ def _trained(
         keras.optimizers.Adam(schedule, clipnorm=10.0),
         "mse",
         steps_per_execution=min(_STEPS_PER_EXECUTION, settings.iterations),
+        # XLA takes longer to compile a network as a loss than it saves here.
+        jit_compile=False,
     )
     learner.fit(
         tasks(wrong, settings, settings.seed, settings.meta_batch),

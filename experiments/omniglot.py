@@ -41,7 +41,15 @@ from experiments.plotting import name_of
 _ALGORITHM = flags.DEFINE_enum(
     "algorithm",
     "maml",
-    ["maml", "fomaml", "implicit_maml", "anil", "reptile", "meta_sgd"],
+    [
+        "maml",
+        "fomaml",
+        "implicit_maml",
+        "proximal_maml",
+        "anil",
+        "reptile",
+        "meta_sgd",
+    ],
     "What to train.",
 )
 _NETWORK = flags.DEFINE_enum(
@@ -61,20 +69,20 @@ _STEPS = flags.DEFINE_integer(
     "steps",
     None,
     "Inner steps in training. Default: 1 (20 ways: 5); Reptile: 5 (20 ways: "
-    "10); implicit MAML: 16 (20 ways: 25).",
+    "10); implicit and proximal MAML: 16 (20 ways: 25).",
 )
 _EVALUATION_STEPS = flags.DEFINE_integer(
     "evaluation_steps",
     None,
     "Inner steps in tests. Default: 3 (20 ways: 5); Reptile: 50; Meta-SGD and "
-    "implicit MAML: as in training.",
+    "implicit or proximal MAML: as in training.",
 )
 _INNER_RATE = flags.DEFINE_float(
     "inner_rate",
     None,
     "Rate of the inner loop for the mean loss. Default: 0.4; Reptile (rate of "
-    "Adam): 0.001 (20 ways: 0.0005); implicit MAML: 0.1; Meta-SGD: drawn from "
-    "U[0.005, 0.1].",
+    "Adam): 0.001 (20 ways: 0.0005); implicit and proximal MAML: 0.1; "
+    "Meta-SGD: drawn from U[0.005, 0.1].",
 )
 implicit_flags.define(proximal=2.0, momentum=0.0)
 _META_RATE = flags.DEFINE_float(
@@ -189,6 +197,7 @@ def _settings() -> Settings:
     rates = {
         "reptile": 5e-4 if many else 1e-3,
         "implicit_maml": 0.1,
+        "proximal_maml": 0.1,
         "meta_sgd": None,
     }
     steps = _or(_STEPS.value, _default_steps(many))
@@ -230,9 +239,11 @@ def _iterations() -> int:
 
 
 def _default_steps(many: bool) -> int:
-    few_ways, many_ways = {"reptile": (5, 10), "implicit_maml": (16, 25)}.get(
-        _ALGORITHM.value, (1, 5)
-    )
+    few_ways, many_ways = {
+        "reptile": (5, 10),
+        "implicit_maml": (16, 25),
+        "proximal_maml": (16, 25),
+    }.get(_ALGORITHM.value, (1, 5))
     return many_ways if many else few_ways
 
 

@@ -60,7 +60,8 @@ class Settings:
         validation_tasks: Number of tasks in a validation.
         test_tasks: Number of tasks in the test.
         curve_steps: Largest number of inner steps in the test's curve.
-        implicit: Options of implicit MAML; `None` for the others.
+        implicit: Options of implicit and of proximal MAML; `None` for the
+            others.
 
     `MAY_DIFFER` lists settings that may change when a stopped run continues,
     because neither training nor validation depends on them.

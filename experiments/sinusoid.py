@@ -36,6 +36,7 @@ from experiments import published
 from experiments import results
 from experiments import sinusoid_figures
 from experiments import sinusoid_run
+from experiments.algorithms import HAS_PROXIMAL_TERM
 from experiments.plotting import name_of
 from experiments.sinusoid_run import Settings
 from keras_meta import durable_files
@@ -45,12 +46,13 @@ _ALGORITHMS = (
     "meta_sgd",
     "fomaml",
     "implicit_maml",
+    "proximal_maml",
     "anil",
     "reptile",
     "pretrained",
 )
-# Implicit MAML takes as long as all others together.
-_IN_TABLE = tuple(a for a in _ALGORITHMS if a != "implicit_maml")
+# Those with a proximal term take many inner steps, as long as all others.
+_IN_TABLE = tuple(a for a in _ALGORITHMS if a not in HAS_PROXIMAL_TERM)
 # Algorithms whose fits are drawn.
 _SHOWN = ("maml", "meta_sgd", "pretrained")
 _SHOTS = (5, 10, 20)
@@ -66,7 +68,8 @@ _ALGORITHM = flags.DEFINE_multi_enum(
 _TABLE = flags.DEFINE_bool(
     "table",
     False,
-    "Train all algorithms but implicit MAML at all shots, at published length.",
+    "Train all algorithms but implicit and proximal MAML, at all shots and at "
+    "published length.",
 )
 _TRAIN_SHOTS = flags.DEFINE_multi_integer(
     "shots", [5], "Number of support and of query points in training."
@@ -89,19 +92,21 @@ _META_BATCH = flags.DEFINE_integer(
 _STEPS = flags.DEFINE_integer(
     "steps",
     None,
-    "Inner steps in training. Default: 1; Reptile: 5; implicit MAML: 16.",
+    "Inner steps in training. Default: 1; Reptile: 5; implicit and proximal "
+    "MAML: 16.",
 )
 _TEST_STEPS = flags.DEFINE_integer(
     "test_steps",
     None,
-    "Inner steps in tests. Default: 1; Reptile: 10; implicit MAML: 16.",
+    "Inner steps in tests. Default: 1; Reptile: 10; implicit and proximal "
+    "MAML: 16.",
 )
 _INNER_RATE = flags.DEFINE_float(
     "inner_rate",
     None,
     "Rate of the inner loop. Default: 0.01 (Reptile: rate of Adam); "
-    "fine-tuning: 0.02; implicit MAML: 0.001; Meta-SGD: drawn from "
-    "U[0.005, 0.1].",
+    "fine-tuning: 0.02; implicit and proximal MAML: 0.001; Meta-SGD: drawn "
+    "from U[0.005, 0.1].",
 )
 implicit_flags.define(proximal=10.0, momentum=0.8)
 _META_RATE = flags.DEFINE_float(
@@ -181,9 +186,11 @@ def _chosen_shots() -> Iterable[int]:
 
 def _settings(algorithm: str, shots: int) -> Settings:
     reptile = algorithm == "reptile"
-    rates = {"meta_sgd": None, "pretrained": 0.02, "implicit_maml": 0.001}
-    steps = {"reptile": 5, "implicit_maml": 16}
-    test_steps = {"reptile": 10, "implicit_maml": 16}
+    proximal = dict.fromkeys(HAS_PROXIMAL_TERM, 16)
+    rates = {"meta_sgd": None, "pretrained": 0.02}
+    rates |= dict.fromkeys(HAS_PROXIMAL_TERM, 0.001)
+    steps = {"reptile": 5, **proximal}
+    test_steps = {"reptile": 10, **proximal}
     return Settings(
         algorithm=algorithm,
         shots=shots,

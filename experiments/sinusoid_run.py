@@ -48,7 +48,8 @@ class Settings:
         seed: Seed of weights and tasks.
         test_tasks: Number of tasks in each test.
         test_shots: Number of support and of query points in each test.
-        implicit: Options of implicit MAML; `None` for the others.
+        implicit: Options of implicit and of proximal MAML; `None` for the
+            others.
 
     `MAY_DIFFER` lists settings that may change when a stopped run continues,
     because training does not depend on them.

@@ -16,6 +16,9 @@ from keras_meta import meta_gradients
 from keras_meta import models
 from keras_meta import optimizers
 from keras_meta import problems
+from keras_meta.architectures.derive import derive
+from keras_meta.architectures.mixed_operation import MixedOperation
+from keras_meta.architectures.zero import Zero
 from keras_meta.evaluation import Curve
 from keras_meta.evaluation import Interval
 from keras_meta.evaluation import adaptation_curve
@@ -33,6 +36,7 @@ from keras_meta.learners.maml import MAML
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.reptile import Reptile
+from keras_meta.learners.starts import Drawn
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.evolution_strategies import EvolutionStrategies
 from keras_meta.meta_gradients.first_order import FirstOrder
@@ -42,6 +46,8 @@ from keras_meta.meta_gradients.noise_reuse_es import NoiseReuseES
 from keras_meta.meta_gradients.persistent_es import PersistentES
 from keras_meta.meta_gradients.truncated import Truncated
 from keras_meta.meta_gradients.unrolled import Unrolled
+from keras_meta.outer.architecture_search import ArchitectureSearch
+from keras_meta.outer.dataset_distillation import DatasetDistillation
 from keras_meta.outer.hyperparameter_learner import HyperparameterLearner
 from keras_meta.outer.kept import Kept
 from keras_meta.outer.optimizer_learner import OptimizerLearner
@@ -63,10 +69,14 @@ __all__ = [
     "Adam",
     "adaptation_curve",
     "ANIL",
+    "ArchitectureSearch",
     "callbacks",
     "CoordinatewiseLSTM",
     "Curve",
+    "DatasetDistillation",
+    "derive",
     "Displacement",
+    "Drawn",
     "episodes",
     "evaluate_tasks",
     "EvolutionStrategies",
@@ -92,6 +102,7 @@ __all__ = [
     "MetaLearner",
     "MetaLearnerLSTM",
     "MetaSGD",
+    "MixedOperation",
     "models",
     "Momentum",
     "NoiseReuseES",
@@ -104,4 +115,5 @@ __all__ = [
     "Truncated",
     "Unrolled",
     "UpdateRule",
+    "Zero",
 ]

@@ -11,12 +11,19 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 from keras.src.backend.tensorflow.layer import TFLayer
+from keras.src.models.functional import Functional
 from keras.src.saving.serialization_lib import ObjectSharingScope
+from keras.src.saving.serialization_lib import get_shared_object
+from keras.src.saving.serialization_lib import (
+    record_object_after_deserialization,
+)
 from keras.src.trainers.trainer import model_supports_jit
 from keras.src.utils.traceback_utils import inject_argument_info_in_traceback
 from tensorflow.python import pywrap_tfe
+from tensorflow.python.eager import record
 from tensorflow.python.framework import op_def_registry
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util
@@ -29,14 +36,18 @@ __all__ = [
     "give_gradient",
     "is_compiled",
     "is_differentiable",
+    "is_made_of_layers",
+    "is_recorded",
     "is_recording_stopped",
     "is_rematerialized",
+    "is_sharing_objects",
     "is_stateful",
     "is_traced_for_xla",
     "loss_weights",
     "model_supports_jit",
     "ObjectSharingScope",
     "raises_as_is",
+    "shared_object",
     "step_counter",
 ]
 
@@ -113,6 +124,15 @@ def is_recording_stopped() -> bool:
     return pywrap_tfe.TFE_Py_TapeSetIsStopped()
 
 
+def is_recorded(tensor: tf.Tensor) -> bool:
+    """Whether a gradient tape of this thread records what comes of a tensor.
+
+    Args:
+        tensor: A tensor, of any graph around or of none.
+    """
+    return tensor.dtype.is_floating and record.should_record_backprop([tensor])
+
+
 def is_rematerialized(operation: tf.Operation) -> bool:
     """Whether an operation stands for a call by `tf.recompute_grad`."""
     if operation.type != "IdentityN":
@@ -164,6 +184,32 @@ def is_traced_for_xla() -> bool:
         return False
     graph = tf.compat.v1.get_default_graph()
     return control_flow_util.GraphOrParentsInXlaContext(graph)
+
+
+def is_sharing_objects() -> bool:
+    """Whether Keras is writing or reading a whole model.
+
+    Configs may say then which objects are the same one.
+    """
+    return get_global_attribute("shared_objects/id_to_obj_map") is not None
+
+
+def shared_object(key: Any, make: Callable[[], Any]) -> Any:
+    """Returns the object of a key, and makes it where it comes first.
+
+    Keras does the same for the objects that it deserializes, but loses those
+    that are nested in the configs of others: it marks the first config where
+    it sees the object again, and by then has copied that config.
+
+    Args:
+        key: What all configs of the object hold.
+        make: Returns the object.
+    """
+    known = get_shared_object(key)
+    if known is None:
+        known = make()
+        record_object_after_deserialization(known, key)
+    return known
 
 
 def raises_as_is(call: Callable) -> Callable:
@@ -232,3 +278,11 @@ def dispatch_layer_calls(
 
     # Unlike a method, a property adds no frame to tracebacks of plain calls.
     TFLayer.__call__ = property(next_call)
+
+
+def is_made_of_layers(model: Any) -> bool:
+    """Whether a model is sequential or functional, so Keras knows its layers.
+
+    `keras.models.clone_model` takes such models alone.
+    """
+    return isinstance(model, (keras.Sequential, Functional))

@@ -225,6 +225,7 @@ def test_an_interval_of_several_values_shows_each():
         interval[1][0]
 
 
+@pytest.mark.slow
 def test_a_callback_logs_an_array_for_a_metric_of_several_values():
     learner = _learner([metrics.F1Score(average=None)], run_eagerly=True)
     callback = keras_meta.callbacks.TaskEvaluation(_batches(), tasks=_TASKS)

@@ -598,6 +598,10 @@ ENTRY_POINTS = {
     "AnnealStepWeights": EntryPoint(
         callbacks.AnnealStepWeights, given_arguments(epochs=1, rest=0.1)
     ),
+    "CollapseAlarm": EntryPoint(
+        callbacks.CollapseAlarm,
+        given_arguments(max_skips=0.5, max_entropy=0.9, stop=False),
+    ),
     "LengthenUnroll": EntryPoint(
         callbacks.LengthenUnroll, given_arguments(steps={0: 1})
     ),

@@ -13,10 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from keras_meta._keras import is_sharing_objects
+from keras_meta._keras import shared_object
 from keras_meta.checks import check_finite_number
 from keras_meta.checks import check_finite_values
 from keras_meta.checks import describe
 
+# What a config in a file says of the object it is from.
+_SAME = "same"
 # What configs of a name stand for, while several objects are made of configs.
 _KNOWN: contextvars.ContextVar[dict[str, Hyperparameter] | None] = (
     contextvars.ContextVar("known_hyperparameters", default=None)
@@ -46,7 +50,9 @@ class Hyperparameter(keras.layers.Layer):
     optimizer is a relative one.
 
     It is a Keras layer, so a layer that has it as an attribute saves it too.
-    To leave it as it is, set `trainable=False`.
+    Layers or regularizers that share one share it again in a model that is
+    loaded from a `.keras` file. `keras.models.clone_model` and `to_json` make
+    a copy for each. To leave it as it is, set `trainable=False`.
 
     Args:
         value: The first value, a number or an array.
@@ -150,18 +156,29 @@ class Hyperparameter(keras.layers.Layer):
         return value
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor, with the present value."""
-        return {
+        """Returns the arguments of the constructor, with the present value.
+
+        In a file of a model, it also says which object this is, for the
+        others that share it.
+        """
+        config = {
             **super().get_config(),
             "value": self.numpy().tolist(),
             "minimum": self.minimum,
             "maximum": self.maximum,
         }
+        if is_sharing_objects():
+            config[_SAME] = f"hyperparameter_{id(self)}"
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Hyperparameter:
         """Makes a hyperparameter from `get_config`'s dict."""
+        config = dict(config)
+        same = config.pop(_SAME, None)
         known = _KNOWN.get()
+        if known is None and same is not None:
+            return shared_object(same, lambda: cls(**config))
         if known is None:
             return cls(**config)
         name = config["name"]

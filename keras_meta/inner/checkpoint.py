@@ -22,6 +22,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta._keras import is_recorded
 from keras_meta.batching import task_axis
 from keras_meta.inner.loop import TracedStep
 from keras_meta.inner.loop import unroll
@@ -74,8 +75,8 @@ def checkpointed_unroll(
 
     Args:
         step: Maps the number of the step, a carry and `constants` to the
-            next carry and an output. Gradients reach only its arguments; what
-            it closes over counts as constant.
+            next carry and an output. Gradients reach its arguments, variables
+            that it reads, and tensors around it that a tape records.
         carry: The first carry.
         constants: What all steps use, nested tensors.
         steps: Number of steps, at least 0.
@@ -131,7 +132,16 @@ def _unroll_segments(step, carry, constants, first, segments: int, size: int):
         )
         return traced.split(end)[0], outputs
 
-    values = keras.tree.flatten(structure)
+    # What the step takes from around itself, such as a value that a loss
+    # closes over, has a gradient like what it is given.
+    given = keras.tree.flatten(structure)
+    known = set(map(id, given))
+    around = [
+        tensor
+        for tensor in traced.captured
+        if id(tensor) not in known and is_recorded(tensor)
+    ]
+    values = [*given, *around]
     flat_outputs = [
         tf.TensorSpec([size, *y.shape], y.dtype)
         for y in keras.tree.flatten(traced.outputs)
@@ -139,18 +149,24 @@ def _unroll_segments(step, carry, constants, first, segments: int, size: int):
 
     @tf.custom_gradient
     def function(*values):
+        constants = values[kept : len(values) - len(around)]
         end, stacked, starts = _run(
-            segment, values[:kept], values[kept:], flat_outputs, segments
+            segment, values[:kept], constants, flat_outputs, segments
         )
 
         def gradient(*cotangents, variables=()):
+            # TensorFlow passes the variables that a step reads.
             gradients = _backpropagate(
-                segment, values[kept:], starts, cotangents, segments
+                segment,
+                constants,
+                [*around, *variables],
+                starts,
+                cotangents,
+                segments,
             )
-            # TensorFlow passes trainable variables that a step reads, such as
-            # a frozen rate of a rule. What is taken from around is constant.
+            count = len(values)
             if variables:
-                return gradients, [None] * len(variables)
+                return gradients[:count], gradients[count:]
             return gradients
 
         return (*end, *stacked), gradient
@@ -189,8 +205,19 @@ def _run(segment, carry, constants, outputs, segments: int):
     return carry, stacked, [array.stack() for array in starts]
 
 
-def _backpropagate(segment, constants, starts, cotangents, segments: int):
-    """Returns gradients for the first carry and the constants."""
+def _backpropagate(
+    segment, constants, around, starts, cotangents, segments: int
+):
+    """Returns gradients for the first carry, the constants, and the rest.
+
+    Args:
+        segment: Computes a segment, see `_unroll_segments`.
+        constants: What all segments are given.
+        around: Tensors and variables that they take from around themselves.
+        starts: The carries before each segment, `[segments, ...]`.
+        cotangents: Gradients of the last carry and of the outputs.
+        segments: Number of segments.
+    """
     kept = len(starts)
     of_outputs = [
         task_axis.split(g, segments) if _is_float(g) else g
@@ -201,7 +228,7 @@ def _backpropagate(segment, constants, starts, cotangents, segments: int):
         number = segments - 1 - done
         carry = [start[number] for start in starts]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            sources = _floats([*carry, *constants])
+            sources = [*_floats([*carry, *constants]), *around]
             tape.watch(sources)
             end, outputs = segment(number, [*carry, *constants])
             targets = _floats([*end, *keras.tree.flatten(outputs)])
@@ -212,6 +239,8 @@ def _backpropagate(segment, constants, starts, cotangents, segments: int):
             output_gradients=[*of_carry, *arriving],
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
+        # Those of variables may be sparse.
+        gradients = list(map(tf.convert_to_tensor, gradients))
         count = len(of_carry)
         return (
             done + 1,
@@ -230,7 +259,7 @@ def _backpropagate(segment, constants, starts, cotangents, segments: int):
             (
                 tf.zeros([], tf.int32),
                 list(differentiable),
-                [tf.zeros_like(x) for x in _floats(constants)],
+                [tf.zeros_like(x) for x in [*_floats(constants), *around]],
             ),
             maximum_iterations=segments,
         )
@@ -238,7 +267,8 @@ def _backpropagate(segment, constants, starts, cotangents, segments: int):
 
     gradients = iter(once(*_floats(cotangents[:kept])))
     return [
-        next(gradients) if _is_float(x) else None for x in [*starts, *constants]
+        next(gradients) if _is_float(x) else None
+        for x in [*starts, *constants, *around]
     ]
 
 

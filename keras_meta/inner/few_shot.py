@@ -21,6 +21,10 @@ from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.problem import Derivatives
 from keras_meta.inner.problem import InnerProblem
 
+# Where tasks begin, if initial weights are not learned: an entry of the data,
+# with a list of tensors `[tasks, *shape]`, one for each adapted variable.
+DRAWN_WEIGHTS = "drawn_weights"
+
 
 class Support(NamedTuple):
     """What one step learns from.
@@ -54,7 +58,8 @@ def whole_support(data: Mapping[str, Any], step: int | tf.Tensor) -> Support:
 class FewShotProblem(InnerProblem):
     """Few-shot tasks: a model adapts to support sets and predicts queries.
 
-    Its data are the inputs of `Learner.call`.
+    Its data are the inputs of `Learner.call`, and `DRAWN_WEIGHTS` where tasks
+    begin at drawn weights. All others begin at the learned initialization.
 
     Attributes:
         task_batched: The model. Its adapted variables are the parameters,
@@ -86,7 +91,10 @@ class FewShotProblem(InnerProblem):
         return self.task_batched.layers + ([] if loss is None else loss.layers)
 
     def start(self, theta, data):
-        """Begins at the learned initialization; see `InnerProblem.start`."""
+        """Begins at learned or drawn weights; see `InnerProblem.start`."""
+        drawn = data.get(DRAWN_WEIGHTS)
+        if drawn is not None:
+            return list(drawn), self.task_batched.initial_state()
         tasks = task_axis.size(data["support_y"], 0)
         values = self._adapted_values(theta)
         values = values[: len(values) - self.fixed]
@@ -115,7 +123,7 @@ class FewShotProblem(InnerProblem):
                 weights=self._weights_of_loss(theta),
             )
         if self.proximal:
-            losses += self._proximal_terms(theta, params, losses.dtype)
+            losses += self._proximal_terms(theta, data, params, losses.dtype)
         return losses, result.state
 
     def prepared(self, theta, data, params, state, derivatives):
@@ -190,11 +198,15 @@ class FewShotProblem(InnerProblem):
                     values[id(layer.moving_variance)] = variance[0]
         return values
 
-    def _proximal_terms(self, theta, params, dtype: tf.DType) -> tf.Tensor:
+    def _proximal_terms(
+        self, theta, data, params, dtype: tf.DType
+    ) -> tf.Tensor:
         """Returns the proximal term of each task, `[tasks]`."""
-        starts = self._adapted_values(theta)[: len(params)]
-        if not self.theta_per_task:
-            starts = [start[tf.newaxis] for start in starts]
+        starts = data.get(DRAWN_WEIGHTS)
+        if starts is None:
+            starts = self._adapted_values(theta)[: len(params)]
+            if not self.theta_per_task:
+                starts = [start[tf.newaxis] for start in starts]
         squares = [
             tf.reduce_sum(tf.square(p - s), list(range(1, p.shape.rank)))
             for p, s in zip(params, starts, strict=True)

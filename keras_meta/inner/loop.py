@@ -94,11 +94,13 @@ class TracedStep:
         outputs: Specs of the step's outputs.
         changes: For each tensor of the flat carry, whether the step returns
             another one.
+        captured: Tensors that the step takes from around itself.
     """
 
     carry: Any
     outputs: Any
     changes: list[bool]
+    captured: Sequence[tf.Tensor]
 
     @classmethod
     def of(cls, step: Callable, carry: Any) -> TracedStep:
@@ -119,7 +121,9 @@ class TracedStep:
         traced = tf.function(trace, autograph=False).get_concrete_function(
             tf.TensorSpec([], tf.int32), specs
         )
-        return cls(specs, traced.structured_outputs, changes)
+        return cls(
+            specs, traced.structured_outputs, changes, traced.captured_inputs
+        )
 
     def split(self, carry: Any) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Returns what steps change in a carry, and what they do not."""

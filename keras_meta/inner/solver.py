@@ -40,10 +40,7 @@ InnerGradient = Callable[
 
 
 class Record(Protocol):
-    """What is returned of the steps of a run.
-
-    Gradients reach only the arguments, not what a function closes over.
-    """
+    """What is returned of the steps of a run."""
 
     def __call__(
         self,
@@ -254,7 +251,7 @@ class Solver:
             The carry after the last step, and what was recorded, stacked
             along a new first axis of size `steps` (`None` without steps).
         """
-        # The gradient of a segment reaches only what it is given.
+        # The gradient of a segment is sure to reach only what it is given.
         if segment is None and steps > 1:
             problem = problem.prepared(
                 theta, data, carry.params, carry.state, derivatives

@@ -101,11 +101,14 @@ class TrainingProblem(InnerProblem):
         inner_loss: The loss of a batch.
         batch_of_step: Maps the number of a step to its batch. It is called
             where `variables` have their values, so it may read them.
+        statistics: What batch normalization predicts with: `"running"`,
+            moving averages, or `"batch"`, what is predicted.
     """
 
     task_batched: TaskBatched
     inner_loss: InnerLoss
     batch_of_step: Callable[[int | tf.Tensor], Batch]
+    statistics: str = "running"
 
     @property
     def layers(self) -> Sequence[keras.Layer]:
@@ -166,18 +169,31 @@ class TrainingProblem(InnerProblem):
             state: The state after training.
         """
         with self.scope(theta):
-            return self._call(x, params, state, training=False).outputs
+            return self._call(
+                x,
+                params,
+                state,
+                training=False,
+                statistics=self.statistics,
+            ).outputs
 
     def _call(
-        self, x, params, state, *, training: bool, second_order: bool = False
+        self,
+        x,
+        params,
+        state,
+        *,
+        training: bool,
+        statistics: str = "running",
+        second_order: bool = False,
     ) -> TaskOutputs:
         return self.task_batched(
             params,
             state,
             x,
             training=training,
-            # In training, that is a batch's own, as in Keras.
-            statistics="running",
+            # In training, running ones are a batch's own, as in Keras.
+            statistics=statistics,
             second_order=second_order,
             xla=self.xla,
         )

@@ -4,7 +4,7 @@ The gradient of an operation consists of gradient operations, which a second
 derivative differentiates. For most of those below, TensorFlow has no
 derivative and fails. It declares that of bilinear resizing not differentiable:
 its derivative counts as zero, so the second derivative of resizing is silently
-wrong.
+wrong. The same holds for the cross-entropy of logits and its labels.
 
 This module supplies the correct derivatives. It registers them with
 TensorFlow, so they apply in the whole process, including to operations in a
@@ -81,6 +81,28 @@ def _resize_bilinear(op, upstream):
 
     is_on_tape = not isinstance(op, tf.Operation)
     return (transpose_on_tape if is_on_tape else transpose)(upstream), None
+
+
+@_gradient_of("SoftmaxCrossEntropyWithLogits", replace=True)
+def _cross_entropy_of_logits(op, upstream, upstream_of_gradient):
+    """TensorFlow's, and how the gradient depends on the labels.
+
+    The second output is the gradient of the first by the logits, `softmax -
+    labels`. TensorFlow takes the labels in it for constants, so whatever
+    learns labels would learn nothing of them.
+    """
+    logits, by_logits = op.inputs[0], op.outputs[1]
+    upstream = upstream[:, tf.newaxis]
+    to_logits = upstream * by_logits
+    to_labels = -upstream * tf.nn.log_softmax(logits)
+    # Nothing comes back to it unless there is a second derivative.
+    is_zero = getattr(upstream_of_gradient, "_is_zeros_tensor", False)
+    if upstream_of_gradient is not None and not is_zero:
+        softmax = tf.nn.softmax(logits)
+        along = tf.reduce_sum(upstream_of_gradient * softmax, 1, keepdims=True)
+        to_logits += (upstream_of_gradient - along) * softmax
+        to_labels -= upstream_of_gradient
+    return to_logits, to_labels
 
 
 @_gradient_of("ScaleAndTranslateGrad")

@@ -2,7 +2,6 @@
 
 Several kinds are known. `tf.nn.moments` hides its mean from differentiation.
 `tf.recompute_grad` has no second derivative. Max pooling is wrong under XLA.
-The cross-entropy of logits omits how its gradient depends on the labels, and
 `tf.nn.ctc_loss` gives NaN. Finally, some gradient operations have no
 derivative, or one that TensorFlow treats as zero; `missing_gradients` supplies
 some of these.
@@ -120,23 +119,17 @@ def differentiate(
     ]
     if again and not tf.executing_eagerly():
         backward = _operations()[start + len(forward) :]
-        _refuse_wrong_losses(forward, weights, layers)
+        _refuse_wrong_losses(forward, layers)
         _refuse_rematerialization(forward, weights, layers)
         _refuse_last_derivatives(forward, backward, gradients, layers)
     return gradients, others
 
 
-def _refuse_wrong_losses(operations, weights, layers) -> None:
+def _refuse_wrong_losses(operations, layers) -> None:
     for operation in operations:
-        message = None
         if re.search(r"(^|/)ctc_loss_dense(_\d+)?/", operation.name):
-            message = _CTC
-        elif operation.type == "SoftmaxCrossEntropyWithLogits":
-            _, labels = operation.inputs
-            message = _LABELS if _depends(labels, weights) else None
-        if message is not None:
             where = _where(operation, layers)
-            raise ValueError(message.format(where, operation.name))
+            raise ValueError(_CTC.format(where, operation.name))
 
 
 def _refuse_rematerialization(operations, weights, layers) -> None:
@@ -326,13 +319,6 @@ _MAX_POOL = (
     "is wrong under XLA, so the meta-gradient would be wrong. Use a "
     "keras.layers.MaxPooling or AdaptiveMaxPooling layer, "
     "compile(jit_compile=False), or " + _OR_FIRST_ORDER
-)
-_LABELS = (
-    "{} computes the cross-entropy of logits with labels that depend on the "
-    "adapted weights ({}). TensorFlow omits the labels from its second "
-    "derivative, so the meta-gradient would be wrong. Compute "
-    "`-ops.sum(labels * ops.log_softmax(logits), -1)` instead, stop the "
-    "gradient of the labels, or pass " + _OR_FIRST_ORDER
 )
 _CTC = (
     "{} calls tf.nn.ctc_loss or keras.ops.ctc_loss ({}). TensorFlow cannot "

@@ -54,7 +54,7 @@ class ImplicitMAML(Learner):
             counts in units of the support loss, by default a mean.
         meta_gradient: A `keras_meta.Implicit`, or another meta-gradient to
             compare it with.
-        **kwargs: `evaluation_steps`, `adapt`, `inner_loss`,
+        **kwargs: `evaluation_steps`, `adapt`, `inner_loss`, `start`,
             `batch_statistics`, `name`; see `Learner`.
 
     Raises:

@@ -52,6 +52,11 @@ def prepare_inner_loss(inner_loss: Any, model: keras.Model) -> None:
                 "Call it once on example labels and predictions."
             )
         loss.build(*stand_ins)
+    if not loss.layer.trainable:
+        # Made with `trainable=False`, a layer does not freeze those within,
+        # and Keras ignores an attribute that is set to what it is.
+        for layer in loss.layer._flatten_layers(include_self=False):
+            layer.trainable = False
     shared = {id(v) for v in model.variables}
     both = [v.path for v in loss.layer.variables if id(v) in shared]
     if both:

@@ -20,7 +20,6 @@ from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.checks import check_at_least
 from keras_meta.execution.task_blocks import Inseparable
 from keras_meta.execution.undoing import Change
-from keras_meta.inner.class_numbers import ClassNumbers
 from keras_meta.inner.class_numbers import LabelRule
 from keras_meta.inner.few_shot import FewShotProblem
 from keras_meta.inner.few_shot import Support
@@ -29,18 +28,15 @@ from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import Solver
-from keras_meta.learners.arguments import as_inner_loss
 from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_arguments
 from keras_meta.learners.arguments import warn_of_low_rank
 from keras_meta.learners.batched_over_all import BatchedOverAll
+from keras_meta.learners.chosen_losses import ChosenLosses
 from keras_meta.learners.cloning import clone_model
 from keras_meta.learners.episode import Episode
-from keras_meta.learners.inner_losses import compares_class_numbers
 from keras_meta.learners.inner_losses import is_learned
 from keras_meta.learners.inner_losses import prepare_inner_loss
-from keras_meta.learners.inner_losses import refuse_layers
-from keras_meta.learners.inner_losses import takes_class_numbers
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.recording import record_losses
 from keras_meta.learners.recording import record_predictions
@@ -50,8 +46,12 @@ from keras_meta.learners.selection import require_same_choice
 from keras_meta.learners.selection import select_adapted
 from keras_meta.learners.signature import default_signature
 from keras_meta.learners.single_task import inputs_of_one_task
+from keras_meta.learners.starts import Drawn
+from keras_meta.learners.starts import DrawnStart
+from keras_meta.learners.starts import LearnedStart
+from keras_meta.learners.starts import as_drawn
+from keras_meta.learners.starts import others
 from keras_meta.learners.task_losses import Tasks
-from keras_meta.learners.task_losses import as_query_loss
 from keras_meta.learners.task_losses import task_losses
 from keras_meta.learners.texts import takes_texts
 from keras_meta.meta_gradients.get import as_meta_gradient
@@ -69,8 +69,8 @@ class Learner(MetaLearner):
 
     Args:
         model: A built Keras model of any kind; its weights are the learned
-            initialization. Its layers compute task-batched where they have
-            a rule, and once per task otherwise.
+            initialization (see `start`). Its layers compute task-batched
+            where they have a rule, and once per task otherwise.
         update_rule: An update rule, or a number for `GradientDescent` with
             that rate.
         steps: Steps of the inner loop in training.
@@ -99,6 +99,11 @@ class Learner(MetaLearner):
             `keras_meta.MetaGradient`, or a name such as `"unrolled"`,
             `"first_order"` or `"evolution_strategies"` for one with its
             default options. It may be changed later.
+        start: Where the inner loop begins: `"learned"`, at the model's
+            weights, which are learned; `"drawn"` or a
+            `keras_meta.Drawn(seed)`, at newly drawn weights for each task of
+            each meta-step. Then rates, a rule, a loss, or what does not
+            adapt is learned, and the weights that adapt are not.
         batch_statistics: What batch normalization normalizes with:
             `"batch"`, the statistics of the set that is passed through, so
             that a query's prediction depends on the other queries of its
@@ -107,9 +112,11 @@ class Learner(MetaLearner):
             moving averages otherwise.
 
     Raises:
-        ValueError: If an argument is out of range, the model is not built or
-            nothing is adapted.
+        ValueError: If an argument is out of range, the model is not built,
+            nothing is adapted, or nothing is learned.
     """
+
+    _start: LearnedStart | DrawnStart = LearnedStart()
 
     def __init__(
         self,
@@ -126,10 +133,12 @@ class Learner(MetaLearner):
         | None = None,
         proximal: float = 0.0,
         meta_gradient: MetaGradient | str = "unrolled",
+        start: Drawn | str = "learned",
         batch_statistics: str = "batch",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        drawn = as_drawn(start)
         check_arguments(
             model,
             steps,
@@ -156,10 +165,53 @@ class Learner(MetaLearner):
         self._task_batched = TaskBatched(model, adapted)
         self._batched_over_all = BatchedOverAll(model)
         self._solver = Solver(self.update_rule)
+        if drawn is not None:
+            self._start = DrawnStart.make(
+                drawn, model, adapted, self.add_weight
+            )
         self.meta_gradient = meta_gradient
         # XLA has no strings.
         self.supports_jit = not takes_texts(model)
         self.built = True
+
+    @property
+    def start(self) -> Drawn | str:
+        """Where the inner loop begins: `"learned"`, or a `Drawn`."""
+        return self._start.settings
+
+    def redraw(self, seed: int) -> None:
+        """Draws new weights for the model, at which evaluation begins.
+
+        With `start="drawn"`, what the learner predicts depends on these
+        weights, and what it learns does not; see `keras_meta.Drawn`.
+
+        Args:
+            seed: Seed of the draw.
+
+        Raises:
+            ValueError: If the initial weights are learned.
+        """
+        self._start.redraw(seed)
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """What is learned, without weights that are drawn."""
+        return others(super().trainable_variables, self._start.variables)
+
+    @property
+    def trainable_weights(self) -> list[keras.Variable]:
+        """The same, without states of metrics and seeds."""
+        return others(super().trainable_weights, self._start.variables)
+
+    @property
+    def non_trainable_variables(self) -> list[keras.Variable]:
+        """All variables that are not learned."""
+        return others(self.variables, self.trainable_variables)
+
+    @property
+    def non_trainable_weights(self) -> list[keras.Variable]:
+        """The same, without states of metrics and seeds."""
+        return others(self.weights, self.trainable_weights)
 
     @property
     def meta_gradient(self) -> MetaGradient:
@@ -180,6 +232,12 @@ class Learner(MetaLearner):
         value.check(self.update_rule, self.steps)
         if is_learned(self.inner_loss):
             value.check_learned_loss(self.inner_loss)
+        self._start.check(
+            value,
+            self.trainable_variables,
+            self._task_batched.adapted,
+            self.proximal,
+        )
 
     # Adaptation.
 
@@ -314,6 +372,7 @@ class Learner(MetaLearner):
         """
         loss = self._query_loss
         data = self._with_valid_support(Episode.from_inputs(x, self.model))
+        data = self._start.into(data)
         return task_losses(
             self._solver,
             self._problem_of_each(),
@@ -411,7 +470,7 @@ class Learner(MetaLearner):
             variables=self.trainable_variables,
             xla=self._is_compiled_by_xla,
             task_batched=self._task_batched,
-            inner_loss=self._resolved_inner_loss,
+            inner_loss=self._chosen_losses.of_support,
             proximal=self.proximal,
             batch_statistics=self.batch_statistics,
             training=training,
@@ -462,6 +521,8 @@ class Learner(MetaLearner):
         # Another learner may have attached the same rule in the meantime.
         self.update_rule.ensure_attached(adapted, self.steps)
         data = self._with_valid_support(Episode.from_inputs(inputs, self.model))
+        if training:
+            data = self._start.into(data)
         theta = self._theta()
         start = self._solver.init(problem, theta, data)
         record = record_losses
@@ -508,6 +569,7 @@ class Learner(MetaLearner):
             )
             if new is not old
         ]
+        changes += self._start.changes()
         self._model_state.change(changes, self._health.is_ok)
 
     @property
@@ -518,18 +580,10 @@ class Learner(MetaLearner):
         return bool(self.jit_compile)
 
     @property
-    def _resolved_inner_loss(self) -> InnerLoss:
-        if self.compiled:
-            refuse_layers(self.loss)
-        loss = self.inner_loss
-        if loss is None and self.compiled:
-            loss = self.loss
-        if loss is None:
-            raise ValueError(
-                "The inner loop needs a loss. Call `compile(loss=...)` or "
-                "pass `inner_loss=` to the constructor."
-            )
-        return as_inner_loss(loss)
+    def _chosen_losses(self) -> ChosenLosses:
+        if not self.compiled:
+            return ChosenLosses(self.inner_loss)
+        return ChosenLosses(self.inner_loss, self.loss, loss_weights(self))
 
     @property
     def _query_loss(self) -> InnerLoss:
@@ -540,8 +594,7 @@ class Learner(MetaLearner):
                 "evolution strategies cannot compute for each task alone. "
                 "Override `task_losses` too, or use keras_meta.Unrolled()."
             )
-        loss = self.loss if self.compiled else None
-        return as_query_loss(loss, loss_weights(self))
+        return self._chosen_losses.of_queries
 
     @property
     def _predictor(self) -> keras.Model:
@@ -556,29 +609,23 @@ class Learner(MetaLearner):
         return self.meta_gradient
 
     @property
+    def _draws_random_numbers(self) -> bool:
+        return self._start.draws or super()._draws_random_numbers
+
+    @property
     def _settings_of_calls(self) -> tuple:
         # The loss as it was given: a name becomes a new object each time.
         return self._number_of_steps(False), self.inner_loss
 
     def _support_rule(self, inputs: dict[str, Any]) -> LabelRule | None:
-        loss = self._resolved_inner_loss
-        if not loss.is_sparse and loss.layer_loss is None:
-            return None
-        specs = self._output_specs.of(inputs["support_x"], axes=2)
-        if not takes_class_numbers(loss, inputs["support_y"], specs):
-            return None
-        ways = self._output_specs.ways(inputs["support_x"], axes=2)
-        return LabelRule("support_y", ClassNumbers(ways, loss.ignored_class))
+        return self._chosen_losses.support_rule(inputs, self._output_specs)
 
     # Saving and serving.
 
     def _default_signature(self) -> dict[str, Any]:
-        loss = self._resolved_inner_loss
-        is_sparse = loss.is_sparse
-        if loss.layer_loss is not None and self.compiled:
-            # It takes labels of both kinds; those of queries have one.
-            is_sparse = compares_class_numbers(self.loss)
-        return default_signature(self.model, is_sparse)
+        return default_signature(
+            self.model, self._chosen_losses.takes_class_numbers
+        )
 
     def save_own_variables(self, store: Any) -> None:
         """Saves weights of the learner's own; warns of what a file loses."""
@@ -600,6 +647,7 @@ class Learner(MetaLearner):
             "inner_loss": serialize(self.inner_loss),
             "proximal": self.proximal,
             "meta_gradient": serialize(self.meta_gradient),
+            "start": serialize(self.start),
             "batch_statistics": self.batch_statistics,
         }
 
@@ -613,6 +661,7 @@ class Learner(MetaLearner):
             "inner_loss",
             "adapt",
             "meta_gradient",
+            "start",
         ):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key])

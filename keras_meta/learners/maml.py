@@ -37,7 +37,8 @@ class MAML(Learner):
             sum of the weights. `keras_meta.callbacks.AnnealStepWeights`
             shifts them to the last step over the first epochs.
         **kwargs: `evaluation_steps`, `adapt`, `inner_loss`, `proximal`,
-            `meta_gradient`, `batch_statistics`, `name`; see `Learner`.
+            `meta_gradient`, `start`, `batch_statistics`, `name`; see
+            `Learner`.
 
     Example:
     ```python

@@ -90,6 +90,11 @@ class MetaTraining(MetaEvaluation):
         """
         return MetaGradient()
 
+    @property
+    def _draws_random_numbers(self) -> bool:
+        """Whether a step draws for all its tasks, as blocks could not."""
+        return self._estimator.draws_random_numbers
+
     fit = refuses_endless(keras.Model.fit)
 
     def _log_of(self, names: Sequence[str]) -> None:
@@ -214,7 +219,7 @@ class MetaTraining(MetaEvaluation):
             return None
         if not averages_examples(self.loss, sample_weight is not None):
             return None
-        if self._estimator.draws_random_numbers:
+        if self._draws_random_numbers:
             return None
         if not self.jit_compile and not task_blocks.has_plain_kernels(
             self._predictor

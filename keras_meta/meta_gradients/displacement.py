@@ -54,6 +54,16 @@ class Displacement(MetaGradient):
                 "learn=None, or use keras_meta.MAML or keras_meta.MetaSGD."
             )
 
+    def check_start(self, learned: bool, proximal: float) -> None:
+        """Refuses drawn weights; see `MetaGradient.check_start`."""
+        if not learned:
+            raise ValueError(
+                "A displacement moves learned initial weights, and nothing "
+                "else. Received: initial weights that are drawn or frozen, and "
+                f'meta_gradient={self}. Use start="learned", or '
+                "meta_gradient=keras_meta.Unrolled()."
+            )
+
     def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:
         """Runs the inner loop; see `MetaGradient.solve`."""
         return loop.as_constant().run()

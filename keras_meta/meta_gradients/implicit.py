@@ -57,10 +57,11 @@ class Implicit(MetaGradient):
       downwards, so that conjugate gradient stops early.
 
     The initialization matters only through the inner loss, by a proximal
-    term (see `ImplicitMAML`). Without one its gradient is zero, which is
-    refused unless the inner loss is learned: then the loss alone learns. A
-    factor of the loss does not move its minimum, so without a proximal term
-    it learns nothing. Training data are constants.
+    term (see `ImplicitMAML`). Without one its gradient is zero, so few-shot
+    learners refuse `start="learned"` then. With `start="drawn"` an inner loss
+    can be learned, or layers that do not adapt. A factor of the loss does not
+    move its minimum, so without a proximal term it learns nothing. Training
+    data are constants.
 
     Args:
         method: How `H w = b` is solved: `"conjugate_gradient"`; `"neumann"`,
@@ -121,6 +122,19 @@ class Implicit(MetaGradient):
                 f"rules. Received: update_rule={type(rule).__name__}, which "
                 f"learns, and meta_gradient={self}. Pass a rule with "
                 "learn=None, or meta_gradient=keras_meta.Unrolled()."
+            )
+
+    def check_start(self, learned: bool, proximal: float) -> None:
+        """Refuses initial weights that stay; see `MetaGradient.check_start`."""
+        if learned and not proximal:
+            raise ValueError(
+                "Without a proximal term a minimum does not depend on where "
+                "the inner loop began, so an implicit gradient is zero for "
+                "learned initial weights. Received: proximal=0, "
+                f'start="learned", and meta_gradient={self}. Use '
+                "keras_meta.ImplicitMAML, whose inner loss has a proximal "
+                'term; start="drawn", to learn an inner loss or layers that '
+                "do not adapt; or keras_meta.Unrolled()."
             )
 
     @property

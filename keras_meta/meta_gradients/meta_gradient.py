@@ -139,6 +139,20 @@ class MetaGradient:
                 "freeze the loss: inner_loss.trainable = False."
             )
 
+    def check_start(self, learned: bool, proximal: float) -> None:
+        """Refuses initial weights whose gradient would be wrong.
+
+        Learners of few-shot tasks call it. By default every start will do.
+
+        Args:
+            learned: Whether initial weights are learned.
+            proximal: Strength of the proximal term of the inner loss.
+
+        Raises:
+            ValueError: If the meta-gradient cannot learn the initial weights,
+                or nothing else.
+        """
+
     def solve(self, loop: InnerLoop) -> tuple[Carry, Any]:
         """Runs the inner loop, so that its result has the right derivative.
 

@@ -181,11 +181,7 @@ class Windows:
             first: Called where an iterator begins; returns the number of the
                 first window.
         """
-        numbers = tf.data.Dataset.from_generator(
-            lambda: itertools.count(first()),
-            output_signature=tf.TensorSpec([], tf.int64),
-        )
-        return numbers.map(self.window).prefetch(1)
+        return _numbered(first, self.window)
 
     def window(self, number: tf.Tensor) -> dict[str, Any]:
         """Returns what a window learns from.
@@ -201,40 +197,99 @@ class Windows:
         found = {"number": number, "validation": self._validation(number)}
         if self.batch_size >= self.training.size:
             return {**found, "whole": self.training.whole()}
-        index = self._shuffled(
+        index = shuffled(
             number * self.stride * self.batch_size,
             self.batches * self.batch_size,
             self.training.size,
+            self.seed,
             _TRAINING_STREAM,
         )
         shape = [self.batches, self.batch_size]
         return {**found, "by_step": self.training.at(tf.reshape(index, shape))}
 
     def _validation(self, number: tf.Tensor) -> dict[str, Any]:
-        size = self.validation_batch_size
-        if size >= self.validation.size:
-            return self.validation.whole()
-        return self.validation.at(
-            self._shuffled(
-                number * size, size, self.validation.size, _VALIDATION_STREAM
-            )
+        return _batch(
+            self.validation,
+            self.validation_batch_size,
+            number,
+            self.seed,
+            _VALIDATION_STREAM,
         )
 
-    def _shuffled(
-        self, first: tf.Tensor, count: int, size: int, stream: int
-    ) -> tf.Tensor:
-        """Returns numbers of examples: all in some order, then in another."""
-        places = first + tf.range(count, dtype=tf.int64)
-        seeds = tf.stack(
-            [
-                tf.fill([count], tf.constant(self.seed, tf.int64)),
-                tf.fill([count], tf.constant(stream, tf.int64)),
-                places // size,
-            ],
-            axis=1,
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Batches of examples, which `Windows` describes.
+
+    Attributes:
+        examples: All examples.
+        size: Examples of a batch. If there are no more, each batch has all.
+        seed: Seed of the orders.
+    """
+
+    examples: Examples
+    size: int
+    seed: int
+
+    def dataset(self, first: Callable[[], int]) -> tf.data.Dataset:
+        """Returns an endless data set of batches.
+
+        Args:
+            first: Called where an iterator begins; returns the number of the
+                first batch.
+        """
+        return _numbered(first, self.batch)
+
+    def batch(self, number: tf.Tensor) -> dict[str, Any]:
+        """Returns the number of a batch, and its examples."""
+        examples = _batch(
+            self.examples, self.size, number, self.seed, _TRAINING_STREAM
         )
-        last = tf.fill([count], tf.constant(size - 1, tf.int64))
-        # Its public form takes one seed for all.
-        return tf.raw_ops.RandomIndexShuffle(
-            index=places % size, seed=seeds, max_index=last, rounds=4
-        )
+        return {"number": number, "examples": examples}
+
+
+def _numbered(
+    first: Callable[[], int], element: Callable[[tf.Tensor], Any]
+) -> tf.data.Dataset:
+    numbers = tf.data.Dataset.from_generator(
+        lambda: itertools.count(first()),
+        output_signature=tf.TensorSpec([], tf.int64),
+    )
+    return numbers.map(element).prefetch(1)
+
+
+def _batch(
+    examples: Examples, size: int, number: tf.Tensor, seed: int, stream: int
+) -> dict[str, Any]:
+    if size >= examples.size:
+        return examples.whole()
+    index = shuffled(number * size, size, examples.size, seed, stream)
+    return examples.at(index)
+
+
+def shuffled(
+    first: tf.Tensor, count: int, size: int, seed: int, stream: int
+) -> tf.Tensor:
+    """Returns numbers of examples: all in some order, then in another.
+
+    Args:
+        first: Place of the first number in this sequence.
+        count: How many numbers to return.
+        size: Number of examples.
+        seed: Seed of the orders.
+        stream: Which sequence of the seed.
+    """
+    places = first + tf.range(count, dtype=tf.int64)
+    seeds = tf.stack(
+        [
+            tf.fill([count], tf.constant(seed, tf.int64)),
+            tf.fill([count], tf.constant(stream, tf.int64)),
+            places // size,
+        ],
+        axis=1,
+    )
+    last = tf.fill([count], tf.constant(size - 1, tf.int64))
+    # Its public form takes one seed for all.
+    return tf.raw_ops.RandomIndexShuffle(
+        index=places % size, seed=seeds, max_index=last, rounds=4
+    )

@@ -12,22 +12,18 @@ import tensorflow as tf
 
 from keras_meta._keras import model_supports_jit
 from keras_meta.batching.annotations import map_annotated
-from keras_meta.batching.output_specs import OutputSpecs
 from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.checks import check_choice
 from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
 from keras_meta.checks import describe
-from keras_meta.execution.failures import Failure
 from keras_meta.execution.health import Health
 from keras_meta.execution.not_finite import can_learn_from
 from keras_meta.execution.undoing import undone_unless
 from keras_meta.execution.warn_once import WarnOnce
 from keras_meta.hyperparameters.example_weights import ExampleWeights
 from keras_meta.hyperparameters.hyperparameter import Hyperparameter
-from keras_meta.hyperparameters.hyperparameter import hyperparameters_of
 from keras_meta.hyperparameters.hyperparameter import shared_by_name
-from keras_meta.inner.class_numbers import ClassNumbers
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import Solver
@@ -41,17 +37,20 @@ from keras_meta.meta_gradients.get import as_meta_gradient
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.objective import Estimate
 from keras_meta.meta_gradients.persistent_es import PersistentES
-from keras_meta.outer import example_data
-from keras_meta.outer.example_data import Windows
+from keras_meta.outer.divergence import stops_on_failure
+from keras_meta.outer.hyperparameter_set import HyperparameterSet
+from keras_meta.outer.hyperparameter_set import as_hyperparameters
+from keras_meta.outer.hyperparameter_set import find_hyperparameters
+from keras_meta.outer.influence import check_counted_steps
 from keras_meta.outer.influence import check_influence
 from keras_meta.outer.influence import check_meta_gradient
 from keras_meta.outer.kept_particles import KeptParticles
+from keras_meta.outer.training_objective import Trained
 from keras_meta.outer.training_objective import TrainingObjective
 from keras_meta.outer.training_state import STARTS
 from keras_meta.outer.training_state import TrainingState
+from keras_meta.outer.window_data import WindowMaker
 from keras_meta.update_rules.update_rule import UpdateRule
-
-_DEFAULT_BATCH = 32
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -81,6 +80,8 @@ class HyperparameterLearner(keras.Model):
       `Momentum(0.1, learn="scalar")`, or rates and momenta of
       `LearnedHyperparameters`;
     - what is passed as `hyperparameters`.
+
+    For the operations of a network, use `ArchitectureSearch`.
 
     Which settings to choose:
 
@@ -125,7 +126,8 @@ class HyperparameterLearner(keras.Model):
         start: Where a run begins: `"initial"`, at the weights that the model
             has now; `"drawn"`, at new weights each time. With `"kept"`, there
             is one run, which begins at the weights that the model has now and
-            never ends.
+            never ends. A rule with rates of its own for each step needs one
+            of the first two.
         inner_loss: The training loss, if it is another than the compiled
             one; whatever `compile` takes as a loss.
         example_weights: `ExampleWeights`, one for each training example.
@@ -197,19 +199,22 @@ class HyperparameterLearner(keras.Model):
         self.seed = int(seed)
         self.inner_loss = inner_loss
         self.example_weights = _checked_weights(example_weights)
-        self._passed = _checked(hyperparameters)
-        self._found = _found_in(
+        # Attributes of the learner, which Keras saves with it.
+        self._passed = as_hyperparameters(hyperparameters)
+        self._found = find_hyperparameters(
             model, inner_loss, [example_weights, *self._passed]
         )
-        _check_names(self._found)
-        held = {id(h.raw) for h in self._found} | set(map(id, self._passed))
-        adapted = [v for v in model.trainable_variables if id(v) not in held]
+        self.update_rule = as_update_rule(update_rule)
+        self._learned = HyperparameterSet(
+            self._found, self._passed, self.update_rule
+        )
+        adapted = self._learned.others(model.trainable_variables)
         if not adapted:
             raise ValueError(
                 "`model` must have trainable weights that are not "
                 f"hyperparameters. Received: model={model.name!r} without any."
             )
-        self.update_rule = as_update_rule(update_rule)
+        check_counted_steps(self.update_rule, start, self.steps)
         self.update_rule.ensure_attached(adapted, self.steps)
         self._task_batched = TaskBatched(model, adapted)
         self._solver = Solver(self.update_rule)
@@ -248,16 +253,12 @@ class HyperparameterLearner(keras.Model):
     @property
     def hyperparameters(self) -> dict[str, np.ndarray]:
         """The values of all hyperparameters, by name."""
-        values = {h.name: h.numpy() for h in self._found}
-        for variable in self._plain_variables:
-            values[variable.path] = variable.numpy()
-        return values
+        return self._learned.values
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
         """What the outer optimizer learns: the hyperparameters."""
-        found = [h.raw for h in self._found] + self._plain_variables
-        return [v for v in found if v.trainable]
+        return self._learned.trainable_variables
 
     @property
     def trainable_weights(self) -> list[keras.Variable]:
@@ -268,18 +269,6 @@ class HyperparameterLearner(keras.Model):
     def losses(self) -> list[Any]:
         """Nothing, as regularizers act in training alone."""
         return []
-
-    @property
-    def _plain_variables(self) -> list[keras.Variable]:
-        """Hyperparameters that are variables, as those of the rule."""
-        passed = [v for v in self._passed if isinstance(v, keras.Variable)]
-        return [*self.update_rule.trainable_variables, *passed]
-
-    @property
-    def _names(self) -> list[str]:
-        """Names of `trainable_variables`."""
-        names = {id(h.raw): h.name for h in self._found}
-        return [names.get(id(v), v.path) for v in self.trainable_variables]
 
     @property
     def _window(self) -> int:
@@ -382,7 +371,7 @@ class HyperparameterLearner(keras.Model):
             A Keras `History`.
         """
         self._assert_compile_called("fit")
-        windows = self._windows(
+        windows = self._window_maker.windows(
             x,
             y,
             sample_weight,
@@ -418,70 +407,18 @@ class HyperparameterLearner(keras.Model):
             validation_freq=validation_freq,
         )
 
-    def _windows(
-        self,
-        x: Any,
-        y: Any,
-        sample_weight: Any,
-        validation_data: Any,
-        batch_size: int | None,
-        validation_batch_size: int | None,
-    ) -> Windows:
-        """Returns which examples each step learns from; checks all data."""
-        if validation_data is None:
-            raise ValueError(
-                "`validation_data` must be given: hyperparameters are learned "
-                "from the loss on data that the model does not train on. "
-                "Received: validation_data=None."
-            )
-        data = (x, y, sample_weight)
-        if isinstance(x, tf.data.Dataset):
-            if y is not None or sample_weight is not None:
-                raise ValueError(
-                    "A data set yields labels and weights too. Received: x, a "
-                    "tf.data.Dataset, with `y` or `sample_weight`."
-                )
-            data = x
-        training, size = example_data.load("x, y", data)
-        validation, _ = example_data.load("validation_data", validation_data)
-        if batch_size is None:
-            batch_size = size or _DEFAULT_BATCH
-        if validation_batch_size is None:
-            validation_batch_size = batch_size
-        check_positive(
-            batch_size=batch_size, validation_batch_size=validation_batch_size
-        )
-        weights = self.example_weights
-        if weights is not None and weights.count != training.size:
-            raise ValueError(
-                "`example_weights` must have one weight for each training "
-                f"example. Received: {weights.count} weights, and "
-                f"{training.size} examples."
-            )
-        training_loss = self.inner_loss or self.loss
-        training.check_labels("y", self._classes(training_loss, training.x))
-        validation.check_labels(
-            "validation_data", self._classes(self.loss, validation.x)
-        )
-        # An implicit gradient is taken after the last step, on its own batch.
+    @property
+    def _window_maker(self) -> WindowMaker:
         further = not self.meta_gradient.differentiates_steps
-        return Windows(
-            training,
-            validation,
-            batch_size,
-            validation_batch_size,
-            self._window + further,
+        return WindowMaker(
+            self.model,
+            self.inner_loss or self.loss,
+            self.loss,
+            self.example_weights,
             self._window,
+            self._window + further,
             self.seed,
         )
-
-    def _classes(self, loss: Any, x: Any) -> ClassNumbers | None:
-        """Returns what labels a loss takes, or `None` for any numbers."""
-        if isinstance(loss, (dict, list, tuple)):
-            # There are several labels, for several outputs.
-            return None
-        ways = OutputSpecs(self.model).ways(x, axes=1)
-        return ClassNumbers.of(InnerLoss(loss), ways)
 
     def _check_one_replica(self) -> None:
         replicas = self.distribute_strategy.num_replicas_in_sync
@@ -496,16 +433,19 @@ class HyperparameterLearner(keras.Model):
         """Refuses hyperparameters that have no gradient."""
 
         def trace(data):
-            problem = self._problem(data)
-            check_influence(
-                self.meta_gradient,
-                self._solver,
-                problem,
-                lambda theta: self._begin(problem, theta, data["number"]),
-                self._names,
-            )
+            self._check_objective(self._objective(data))
 
         tf.function(trace, autograph=False).get_concrete_function(spec)
+
+    def _check_objective(self, objective: TrainingObjective) -> None:
+        """Does so for one window; called in a graph."""
+        check_influence(
+            self.meta_gradient,
+            objective.solver,
+            objective.problem,
+            objective.begin,
+            self._learned.names,
+        )
 
     def _problem(self, data: dict[str, Any]) -> TrainingProblem:
         """Returns the training of a window, see `Windows.window`."""
@@ -558,8 +498,8 @@ class HyperparameterLearner(keras.Model):
         )
         return Carry(params, rule_state, state)
 
-    def train_step(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Trains for some steps, and learns from the loss after them."""
+    def _objective(self, data: dict[str, Any]) -> TrainingObjective:
+        """Returns the training of a window, and the loss after it."""
         problem = self._problem(data)
         examples = data["validation"]
         y, sample_weight = examples["y"], examples.get("sample_weight")
@@ -580,7 +520,7 @@ class HyperparameterLearner(keras.Model):
             )
             return loss, y_pred
 
-        objective = TrainingObjective(
+        return TrainingObjective(
             self.trainable_variables,
             self._solver,
             problem,
@@ -593,6 +533,24 @@ class HyperparameterLearner(keras.Model):
             data["number"],
             self.optimizer.scale_loss,
         )
+
+    def _train(
+        self, objective: TrainingObjective, trained: Trained
+    ) -> tuple[Carry, tf.Tensor]:
+        """Returns where training goes on, with the losses of its steps.
+
+        Called where the hyperparameters have learned.
+
+        Args:
+            objective: The training of the window.
+            trained: What the hyperparameters learned from.
+        """
+        return trained.end, trained.losses
+
+    def train_step(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Trains for some steps, and learns from the loss after them."""
+        objective = self._objective(data)
+        examples = data["validation"]
         changed = [
             *self._state.variables,
             *(self._particles.memory if self._particles else []),
@@ -603,20 +561,28 @@ class HyperparameterLearner(keras.Model):
             estimate = self._estimate(objective)
             trained = estimate.predictions
             gradients = [*map(_dense, estimate.gradients)]
-            self._health.report_inner_losses(trained.losses, objective.first)
+            if trained.losses is not None:
+                self._health.report_inner_losses(
+                    trained.losses, objective.first
+                )
             self._health.report_outer(
                 can_learn_from(estimate.loss, gradients, self.optimizer)
             )
             self.optimizer.apply_gradients(
                 zip(gradients, self.trainable_variables, strict=True)
             )
-            self._state.keep(trained.end, self._window, data["number"])
-        logs = {"training_loss": tf.reduce_mean(trained.losses)}
+            end, losses = self._train(objective, trained)
+            self._state.keep(end, self._window, data["number"])
+        logs = {"training_loss": tf.reduce_mean(losses)}
         for name, value in {**logs, **estimate.logs}.items():
             self._trackers[name].update_state(value)
+        y = examples["y"]
         self._loss_tracker.update_state(estimate.loss, tf.shape(y)[0])
         return self.compute_metrics(
-            examples["x"], y, trained.predictions, sample_weight
+            examples["x"],
+            y,
+            trained.predictions,
+            examples.get("sample_weight"),
         )
 
     def _estimate(self, objective: TrainingObjective) -> Estimate:
@@ -646,27 +612,15 @@ class HyperparameterLearner(keras.Model):
         if self.train_function is None or force:
             super().make_train_function(force)
             self.train_function = self._warner.around(
-                self._checked_step(self.train_function),
+                stops_on_failure(
+                    self.train_function,
+                    self._health,
+                    self.meta_gradient.hint,
+                ),
                 self.meta_gradient.logs,
                 self.meta_gradient.warning,
             )
         return self.train_function
-
-    def _checked_step(
-        self, function: Callable[[Any], Any]
-    ) -> Callable[[Any], Any]:
-        def call_and_check(iterator):
-            logs = function(iterator)
-            failure = self._health.take()
-            if failure is not None:
-                raise FloatingPointError(
-                    f"{_describe(failure, self.meta_gradient.hint)} The step "
-                    "was undone: weights, hyperparameters and optimizer are as "
-                    "they were before it."
-                )
-            return logs
-
-        return call_and_check
 
     def restart(self) -> None:
         """Puts the model back to its first weights.
@@ -716,14 +670,15 @@ class HyperparameterLearner(keras.Model):
         """Makes a learner from `get_config`'s dict."""
         config = dict(config)
         deserialize = keras.saving.deserialize_keras_object
+        objects = (
+            "model",
+            "update_rule",
+            "meta_gradient",
+            "inner_loss",
+            "example_weights",
+        )
         with shared_by_name():
-            for key in (
-                "model",
-                "update_rule",
-                "meta_gradient",
-                "inner_loss",
-                "example_weights",
-            ):
+            for key in config.keys() & objects:
                 config[key] = deserialize(config[key])
             config["hyperparameters"] = [
                 deserialize(h) for h in config["hyperparameters"]
@@ -740,63 +695,5 @@ def _checked_weights(weights: Any) -> ExampleWeights | None:
     )
 
 
-def _checked(passed: Any) -> list[Hyperparameter | keras.Variable]:
-    if isinstance(passed, (list, tuple)) and all(
-        isinstance(x, (Hyperparameter, keras.Variable)) for x in passed
-    ):
-        return [*passed]
-    raise TypeError(
-        "`hyperparameters` must be a list of keras_meta.Hyperparameter or "
-        f"keras.Variable objects. Received: {describe(passed)}"
-    )
-
-
-def _found_in(
-    model: keras.Model, inner_loss: Any, more: Sequence[Any]
-) -> list[Hyperparameter]:
-    """Returns all hyperparameters, each once."""
-    holders = [
-        *(v.regularizer for v in model.trainable_variables),
-        *(
-            holder
-            for layer in model._flatten_layers()
-            for holder in (
-                layer,
-                getattr(layer, "activity_regularizer", None),
-            )
-        ),
-        inner_loss,
-        *more,
-    ]
-    found = [h for holder in holders for h in hyperparameters_of(holder)]
-    return list({id(h): h for h in found}.values())
-
-
-def _check_names(found: Sequence[Hyperparameter]) -> None:
-    names = [h.name for h in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(
-            "Hyperparameters must have names of their own. Received: several "
-            f"of the names {twice}. To share one, pass the same "
-            "keras_meta.Hyperparameter everywhere."
-        )
-
-
 def _dense(gradient: Any) -> tf.Tensor:
     return tf.convert_to_tensor(gradient)
-
-
-def _describe(failure: Failure, hint: str) -> str:
-    if failure.is_outer:
-        return (
-            "The validation loss or its gradient is not finite, though every "
-            "training loss is: training diverges in its last steps, or the "
-            f"gradient explodes. Take fewer steps or a lower rate.{hint}"
-        )
-    return (
-        f"The training loss is not finite at step {failure.step}. The "
-        "hyperparameters make training diverge: lower the update rule's rate, "
-        "set its clip_norm, bound the hyperparameters, or lower the learning "
-        "rate of `compile`'s optimizer."
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 
+import keras
 import tensorflow as tf
 
 from keras_meta.inner.problem import Derivatives
@@ -14,6 +15,7 @@ from keras_meta.inner.training import TrainingProblem
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.noise_reuse_es import NoiseReuseES
+from keras_meta.update_rules.update_rule import UpdateRule
 
 
 def check_meta_gradient(
@@ -61,6 +63,29 @@ def check_meta_gradient(
         )
 
 
+def check_counted_steps(rule: UpdateRule, start: str, steps: int) -> None:
+    """Refuses a rule that has weights for fewer steps than a run takes.
+
+    Args:
+        rule: The update rule.
+        start: Where a meta-step begins, see `HyperparameterLearner`.
+        steps: Inner steps of a meta-step.
+
+    Raises:
+        ValueError: If runs go on after the steps that the rule knows.
+    """
+    if rule.counts_steps and start == "kept":
+        raise ValueError(
+            f"The rule has weights for {steps} steps, and a run that is kept "
+            "takes more: after the first meta-step, only those of the last "
+            "step would be used and learned. Received: "
+            f"update_rule={type(rule).__name__} with weights per step, and "
+            'start="kept". Use start="initial" or start="drawn", and as many '
+            "steps as the run has, or share rates among steps, as "
+            'learn="layer" does.'
+        )
+
+
 def check_influence(
     meta_gradient: MetaGradient,
     solver: Solver,
@@ -84,10 +109,6 @@ def check_influence(
             does not see how.
     """
 
-    def missing(gradients):
-        pairs = zip(names, gradients, strict=True)
-        return [name for name, gradient in pairs if gradient is None]
-
     def of_step(derivatives):
         theta = [tf.convert_to_tensor(v.value) for v in problem.variables]
         with tf.GradientTape() as tape:
@@ -95,7 +116,7 @@ def check_influence(
             end, _ = solver.step(
                 problem, theta, (), begin(theta), 0, derivatives
             )
-        return missing(tape.gradient(end.params, theta))
+        return _missing(names, tape.gradient(end.params, theta))
 
     def of_minimum():
         theta = [tf.convert_to_tensor(v.value) for v in problem.variables]
@@ -104,7 +125,7 @@ def check_influence(
         with tf.GradientTape() as tape:
             tape.watch(theta)
             gradients = gradient(theta, carry.params)
-        return missing(tape.gradient(gradients, theta))
+        return _missing(names, tape.gradient(gradients, theta))
 
     _require_none(
         of_step(Derivatives.SECOND),
@@ -130,6 +151,38 @@ def check_influence(
             "constants, so the gradient is zero for what acts on the loss: "
             "{}. Use keras_meta.Unrolled() or keras_meta.Implicit().",
         )
+
+
+def check_direct_influence(
+    outer_loss: Callable[[], tf.Tensor],
+    variables: Sequence[keras.Variable],
+    names: Sequence[str],
+    message: str,
+) -> None:
+    """Refuses hyperparameters that the validation loss does not read.
+
+    Computes nothing: call it in a graph.
+
+    Args:
+        outer_loss: Returns the validation loss.
+        variables: The hyperparameters.
+        names: Their names.
+        message: The error, with `{}` for the names.
+
+    Raises:
+        ValueError: If the loss does not read one.
+    """
+    with tf.GradientTape() as tape:
+        loss = outer_loss()
+    gradients = tape.gradient(loss, [v.value for v in variables])
+    _require_none(_missing(names, gradients), message)
+
+
+def _missing(
+    names: Sequence[str], gradients: Sequence[tf.Tensor | None]
+) -> list[str]:
+    pairs = zip(names, gradients, strict=True)
+    return [name for name, gradient in pairs if gradient is None]
 
 
 def _require_none(names: Sequence[str], message: str) -> None:

@@ -92,6 +92,11 @@ class GradientDescent(UpdateRule):
         self.knots = int(knots)
         self.rates: list[keras.Variable] = []
 
+    @property
+    def counts_steps(self) -> bool:  # type: ignore[override]
+        """Whether each step has a rate of its own; see `UpdateRule`."""
+        return self.learn in ("step", "layer_step", "schedule")
+
     def attach(self, variables: Sequence[keras.Variable], steps: int) -> None:
         """Creates the learned rates; see `UpdateRule.attach`."""
         owners = _owners(variables)
@@ -163,7 +168,7 @@ class GradientDescent(UpdateRule):
             return _at_step(rate, step, self._steps)
         if self.learn in ("layer", "layer_step"):
             rate = rate[self._layer_of[i]]
-        if self.learn in ("step", "layer_step"):
+        if self.counts_steps:
             # A slice would not be vectorized over tasks, each with a counter.
             last = self._steps - 1
             is_it = tf.one_hot(tf.minimum(step, last), self._steps)

@@ -28,6 +28,9 @@ class UpdateRule(keras.layers.Layer):
             other variables.
         attends: Whether `update` returns points at which to take gradients,
             instead of the parameters. `final` returns the parameters.
+        counts_steps: Whether the rule has weights of its own for each of the
+            `steps` that `attach` is given. A run that takes more of them
+            would use the last ones for the rest.
         attached_shapes: Shapes of the variables that the rule is attached to,
             or `None`.
     """
@@ -35,6 +38,7 @@ class UpdateRule(keras.layers.Layer):
     needs_loss = False
     fits_any_model = False
     attends = False
+    counts_steps = False
     attached_shapes: Sequence[tuple[int, ...]] | None = None
 
     def __init__(self, **kwargs: Any):

@@ -162,6 +162,7 @@ def test_transposed_convolution_equals_the_loop(rank, data, tasks):
     )
 
 
+@pytest.mark.slow_variants("0-valid", "0-same", "1-valid", "2-same")
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("extra", [0, 1, 2])
 def test_output_padding_equals_the_loop(padding, extra):

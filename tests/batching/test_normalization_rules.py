@@ -65,6 +65,9 @@ NORMS = {
 }
 
 
+@pytest.mark.slow_variants(
+    "False-layer", "False-group", "False-root mean square", "False-batch axis 1"
+)
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("adapts", [True, False])
 def test_second_derivative_equals_finite_differences(name, adapts):

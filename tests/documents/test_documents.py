@@ -74,11 +74,18 @@ def test_the_first_recipes_run(folder):
 
 @pytest.mark.slow
 def test_the_recipes_of_training_run():
-    names = "Tune a model by gradient", "Which labels are wrong"
+    names = (
+        "Tune a model by gradient",
+        "Which labels are wrong",
+        "Choose the operations of a network",
+    )
     run = run_recipes("python", "".join(map(section, names)))
     assert sorted(run["tuner"].hyperparameters) == ["decay_0", "decay_1"]
     # One in four labels is wrong.
     assert np.isin(run["suspects"], run["wrong"]).mean() >= 0.8
+    (chosen,) = run["search"].architecture.values()
+    names = [layer.name for layer in run["derived"].layers]
+    assert f"choice_{chosen}" in names
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ def _network():
     return keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
 
 
-def _implicit_maml(cg_steps):
+def _implicit_maml(cg_steps, algorithm="implicit_maml"):
     return make_learner(
-        "implicit_maml",
+        algorithm,
         _network(),
         inner_rate=0.1,
         steps=3,
@@ -33,6 +33,18 @@ def test_implicit_maml_has_its_options():
     assert learner.update_rule.learning_rate == pytest.approx(0.1)
     assert learner.update_rule.momentum == 0.5
     assert learner.meta_gradient == keras_meta.Implicit(steps=7, damping=0.3)
+
+
+def test_proximal_maml_has_the_same_inner_loop():
+    learner = _implicit_maml(cg_steps=7, algorithm="proximal_maml")
+    implicit = _implicit_maml(cg_steps=7)
+    assert isinstance(learner, keras_meta.MAML)
+    assert learner.meta_gradient == keras_meta.Unrolled()
+    assert learner.proximal == implicit.proximal
+    rules = [x.update_rule.get_config() for x in (learner, implicit)]
+    for rule in rules:
+        del rule["name"]
+    assert rules[0] == rules[1]
 
 
 @pytest.mark.slow

@@ -48,14 +48,16 @@ def test_wrong_labels_are_those_of_support_sets_alone():
         ("mse", lambda r: 2 * r),
         ("huber", lambda r: np.clip(r, -1, 1)),
         ("mae", np.sign),
+        ("log_cosh", np.tanh),
         ("learned", lambda r: 2 * r),
     ],
 )
 def test_slopes_are_derivatives_by_the_prediction(name, slope):
     residuals = np.array([-3.0, -0.5, 0.25, 2.0])
     loss = learned_loss_run.make_loss(name, SETTINGS)
-    found = learned_loss_run.slopes_of(loss, residuals)
-    np.testing.assert_allclose(found, slope(residuals), rtol=1e-6)
+    for label in (0.0, 1.5):
+        found = learned_loss_run.slopes_of(loss, label, residuals)
+        np.testing.assert_allclose(found, slope(residuals), rtol=1e-5)
 
 
 def test_learned_losses_start_alike():

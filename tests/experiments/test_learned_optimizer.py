@@ -176,7 +176,15 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(tmp_path, rule):
 
 
 @pytest.mark.slow
-def test_stopped_persistent_es_goes_on_with_the_runs_that_it_keeps(tmp_path):
+def test_stopped_persistent_es_goes_on_with_the_runs_that_it_keeps(
+    tmp_path, monkeypatch
+):
+    # XLA would compile all of it three times, which takes most of a minute.
+    monkeypatch.setattr(
+        keras_meta.OptimizerLearner,
+        "_resolve_auto_jit_compile",
+        lambda _: False,
+    )
     chosen = settings(
         rule="hyperparameters", steps=8, first_steps=8, kept_groups=2, **_ES
     )

@@ -111,6 +111,33 @@ def test_configs_of_one_name_make_one_hyperparameter():
         assert make(config).strength is decay
 
 
+def test_layers_of_a_file_share_what_they_shared(tmp_path):
+    """Three layers: Keras's own sharing would lose the first of them."""
+    decay = keras_meta.Hyperparameter(0.1, minimum=0.0, name="decay")
+    other = keras_meta.Hyperparameter(0.1, minimum=0.0, name="decay")
+    model = keras.Sequential([keras.Input([2])])
+    for strength in (decay, decay, other, decay):
+        regularizer = keras_meta.LearnedL2(strength)
+        model.add(keras.layers.Dense(2, kernel_regularizer=regularizer))
+    decay.assign(0.3)
+    model.save(tmp_path / "model.keras")
+
+    def strengths(model):
+        return [x.kernel_regularizer.strength for x in model.layers]
+
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    first, *others, last = strengths(loaded)
+    assert first is others[0]
+    assert first is last
+    assert others[1] is not first
+    np.testing.assert_allclose(first.numpy(), 0.3)
+    np.testing.assert_allclose(others[1].numpy(), 0.1)
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert strengths(again)[0] is not first
+    # Outside of a file, a config holds arguments alone.
+    assert keras_meta.Hyperparameter(**decay.get_config()).name == "decay"
+
+
 def test_example_weights_are_looked_up_and_ranked():
     weights = keras_meta.ExampleWeights(4)
     np.testing.assert_allclose(weights.numpy(), [0.5] * 4)

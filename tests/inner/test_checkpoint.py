@@ -139,23 +139,35 @@ def test_length_of_a_segment_in_the_other_settings():
     assert segment_length("sqrt", 0) == 1
 
 
-@pytest.mark.parametrize("graph", [False, True])
-def test_a_variable_that_a_step_reads_counts_as_constant(graph):
+@pytest.mark.slow_variants("xla")
+@pytest.mark.parametrize("how", ["eager", "graph", "xla"])
+def test_gradients_reach_what_a_step_takes_from_around(how):
     rate = tf.Variable(0.03, dtype=tf.float64)
-    point, target, _ = VALUES
-
-    def read(i, carry, target):
-        return step(i, carry, {"target": target, "rate": rate})
+    table = tf.Variable([[0.1, 0.2, 0.3], [0.2, 0.1, 0.4]], dtype=tf.float64)
+    frozen = tf.Variable(1.5, dtype=tf.float64, trainable=False)
+    point, target, shift = VALUES
 
     def gradients(length):
         with tf.GradientTape() as tape:
-            tape.watch([point, target])
-            (last, _), _ = checkpointed_unroll(
-                read, (point, tf.constant(0)), target, 4, length
-            )
-            total = tf.reduce_sum(tf.sin(last))
-        return tape.gradient(total, [point, target])
+            tape.watch([point, target, shift])
+            moved = tf.exp(shift)
 
-    if graph:
-        gradients = tf.function(gradients, autograph=False)
-    assert_close(gradients(2), gradients(None))
+            def read(i, carry, target):
+                row = tf.gather(table, i % 2)
+                constants = {"target": target + row, "rate": rate * frozen}
+                (at, count), outputs = step(i, carry, constants)
+                return (at * moved, count), outputs
+
+            (last, _), outputs = checkpointed_unroll(
+                read, (point, tf.constant(0)), target, 5, length
+            )
+            total = tf.reduce_sum(tf.sin(last)) + outputs["loss"][1]
+        return tape.gradient(total, [point, target, shift, rate, table])
+
+    if how != "eager":
+        gradients = tf.function(
+            gradients, autograph=False, jit_compile=how == "xla"
+        )
+    found, expected = gradients(2), gradients(None)
+    assert all(tf.reduce_all(g != 0) for g in found)
+    assert_close(found, [tf.convert_to_tensor(g) for g in expected])

@@ -139,6 +139,21 @@ def test_local_response_normalization_equals_its_formula():
     assert_exact(normalize, image(5), formula)
 
 
+def test_cross_entropy_of_logits_equals_its_formula():
+    """Also where labels are learned, or come from the logits."""
+
+    def labels(x):
+        return tf.nn.softmax(x * x)
+
+    def formula(x):
+        return -tf.reduce_sum(labels(x) * tf.nn.log_softmax(x), axis=1)
+
+    def cross_entropy(x):
+        return tf.nn.softmax_cross_entropy_with_logits(labels(x), x)
+
+    assert_exact(cross_entropy, normal([2, 3]), formula, order=3)
+
+
 def test_gradient_of_a_crop_depends_on_its_boxes():
     x = image()
     along = tf.cast(normal(x.shape, 3), x.dtype)

@@ -1,5 +1,3 @@
-import functools
-
 import keras
 import pytest
 import tensorflow as tf
@@ -399,31 +397,12 @@ def test_operations_without_a_derivative_are_named(second_order):
         take_gradient(layer, second_order=second_order)
 
 
-def self_distillation(stop, x):
-    labels = tf.nn.softmax(x * x)
-    labels = tf.stop_gradient(labels) if stop else labels
-    loss = tf.nn.softmax_cross_entropy_with_logits(labels, x)
-    return tf.reduce_sum(loss), None
-
-
 def differentiate_loss(loss, again=True):
     run = tf.function(
         lambda x: differentiate(lambda: loss(x), [x], again=again),
         autograph=False,
     )
     return run(normal([2, 3]))[0][0]
-
-
-def test_cross_entropy_with_learned_labels_is_refused():
-    loss = functools.partial(self_distillation, False)
-    with pytest.raises(ValueError, match="labels.*meta_gradient=.first_order"):
-        differentiate_loss(loss)
-    assert differentiate_loss(loss, again=False).shape == (2, 3)
-
-
-def test_cross_entropy_with_other_labels_is_not_refused():
-    loss = functools.partial(self_distillation, True)
-    assert differentiate_loss(loss).shape == (2, 3)
 
 
 def test_ctc_loss_is_refused():

@@ -228,7 +228,9 @@ class HandWrittenAdam:
         return results
 
 
-def run_python(code: str, **environment) -> subprocess.CompletedProcess:
+def run_python(
+    code: str, timeout: float = 240, **environment
+) -> subprocess.CompletedProcess:
     """Runs a program in a fresh interpreter, from the repository's root."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
@@ -236,5 +238,5 @@ def run_python(code: str, **environment) -> subprocess.CompletedProcess:
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=timeout,
     )

@@ -394,10 +394,7 @@ def _state(learner):
     return [v.numpy().copy() for v in variables]
 
 
-@pytest.mark.slow_variants(
-    "MAML-options0-support_x-False",
-    "Reptile-options2-query_y-False",
-)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "options", "key", "jit_compile"),
     [

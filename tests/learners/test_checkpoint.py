@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_meta
 
@@ -156,3 +157,32 @@ def test_an_unknown_setting(value):
         ValueError, f"`checkpoint` must be one of .*'sqrt'.*={value!r}"
     ):
         keras_meta.Unrolled(checkpoint=value)
+
+
+@pytest.mark.slow
+def test_a_variable_that_a_loss_closes_over_gets_its_gradient():
+    scale = keras.Variable(0.7, name="scale")
+
+    def loss(y_true, y_pred):
+        return keras.ops.mean(keras.ops.square(scale * y_true - y_pred), -1)
+
+    x, y = regression(tasks=2)
+    model = mlp()
+
+    def gradients(checkpoint):
+        learner = MAML(
+            model,
+            0.1,
+            steps=2,
+            inner_loss=loss,
+            meta_gradient=keras_meta.Unrolled(checkpoint),
+        )
+        learner.compile("sgd", "mse", run_eagerly=True)
+        with tf.GradientTape() as tape:
+            total, _ = learner.outer_loss(x, y)
+        return tape.gradient(total, [*learner.trainable_variables, scale.value])
+
+    found = gradients("step")
+    assert found[-1] != 0
+    for a, b in zip(found, gradients("off"), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

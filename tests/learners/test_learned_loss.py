@@ -92,6 +92,7 @@ def episode(support_x, support_y, query_x):
 # What closed forms say.
 
 
+@pytest.mark.slow_variants("h1")
 @pytest.mark.parametrize("h", [[0.7], [0.5, 1.0, 3.0]])
 def test_a_learned_factor_is_the_best_length_of_a_step(h):
     """`dL/dc` is linear in `c`, and zero at Newton's step with one feature."""
@@ -155,6 +156,7 @@ def test_the_implicit_gradient_of_a_loss_is_exact():
         Offset(),
         1.0,
         meta_gradient=keras_meta.Implicit(steps=2, damping=1e-12),
+        start="drawn",
     )
     offset = learner.inner_loss.offset
     offset.assign(0.2)
@@ -426,6 +428,7 @@ def test_a_frozen_loss_goes_with_any_meta_gradient():
     x, y = regression(tasks=2)
     loss = network(trainable=False)
     learner = learner_of(mlp(), loss, meta_gradient="first_order")
+    assert len(learner.trainable_variables) == 4
     before = [v.numpy() for v in loss.weights]
     learner.train_on_batch(x, y)
     assert_same_weights(before, [v.numpy() for v in loss.weights])

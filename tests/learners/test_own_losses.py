@@ -81,6 +81,18 @@ def _assert_close(actual, expected):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow_variants(
+    "per example-[n, 1]",
+    "per example-[n, length]",
+    "per example-[n, length, 1]",
+    "per entry-[n, 1]",
+    "per entry-[n, length, 1]",
+    "one number-[n, 1]",
+    "one number-[n, length]",
+    "class-[n, 1]",
+    "class-[n, length]",
+    "class-[n, length, 1]",
+)
 @pytest.mark.parametrize("shape", _SHAPES)
 @pytest.mark.parametrize("name", _LOSSES)
 def test_an_inner_step_equals_a_step_of_keras(name, shape):

@@ -59,7 +59,7 @@ def test_the_config_makes_the_same_learner(name):
     assert copy.meta_gradient == made.meta_gradient
 
 
-@pytest.mark.slow_variants("drawn", "turns")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_training_goes_on_from_a_file(name, tmp_path):
     path = tmp_path / "learner.keras"

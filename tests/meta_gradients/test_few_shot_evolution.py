@@ -153,7 +153,14 @@ def assert_rows_are_tasks(learner, data):
 
 
 @pytest.mark.slow_variants(
-    "adam", "fallback", "hyperparameters", "momentum", "support"
+    "lstm",
+    "running",
+    "anil",
+    "adam",
+    "fallback",
+    "hyperparameters",
+    "momentum",
+    "support",
 )
 @pytest.mark.parametrize("name", REGRESSION)
 def test_rows_equal_learners_with_their_meta_parameters(name):
@@ -232,7 +239,7 @@ def test_orthogonal_signs_give_the_unrolled_gradient(adapt):
     assert np.abs(flat(exact.gradients)).min() > 1e-3
 
 
-@pytest.mark.slow_variants("running")
+@pytest.mark.slow_variants("lstm", "step_rates", "running")
 @pytest.mark.parametrize("name", ["maml", "step_rates", "lstm", "running"])
 def test_noise_along_one_axis_gives_the_central_difference(name):
     learner = compiled(REGRESSION[name]())

@@ -41,6 +41,7 @@ def closed_form(problem, data, theta):
     return problem.proximal * tf.reduce_sum(moved, 0)
 
 
+@pytest.mark.slow_variants("0.5", "10.0")
 @pytest.mark.parametrize("proximal", [0.5, 1.0, 10.0])
 def test_conjugate_gradient_is_exact(proximal):
     rate = 1 / (proximal + 3)
@@ -261,6 +262,7 @@ def test_step_weights_are_refused():
             steps=2,
             step_weights="uniform",
             meta_gradient="implicit",
+            proximal=1.0,
         )
 
 

@@ -205,6 +205,7 @@ def test_a_run_that_restarts_forgets_the_one_before(method):
         np.testing.assert_array_equal(c[:, 1], b[:, 1])
 
 
+@pytest.mark.slow_variants("EvolutionStrategies", "NoiseReuseES")
 @pytest.mark.parametrize("method", ALL)
 def test_windows_are_pure_functions_that_a_graph_can_repeat(method):
     theta = [normal([4], 3), tf.constant(2.0, tf.float64)]

@@ -92,6 +92,11 @@ RATE = keras_meta.GradientDescent(0.1, learn="scalar")
             ValueError,
             "zero for learned rates.*learn=None",
         ),
+        (
+            {"rule": keras_meta.Adam(0.1, learn="layer_step"), "steps": 3},
+            ValueError,
+            'weights for 3 steps.*Use start="initial".*learn="layer"',
+        ),
         ({"meta_gradient": "displacement"}, ValueError, "initial weights only"),
         (
             {"steps": 6, "meta_gradient": keras_meta.Truncated(3)},

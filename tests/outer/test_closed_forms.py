@@ -63,6 +63,7 @@ def test_conjugate_gradient_is_exact_at_the_minimum():
     assert found != pytest.approx(ridge.of_strength, rel=1e-3)
 
 
+@pytest.mark.slow_variants("1", "15")
 @at_the_minimum
 @pytest.mark.parametrize("terms", [1, 4, 15])
 def test_neumann_series_and_unrolled_steps_agree(terms):

@@ -1,0 +1,1 @@
+"""Networks whose operations are learned."""
