@@ -15,7 +15,7 @@ from experiments.architecture_run import Settings
 
 _EXAMPLES = flags.DEFINE_integer(
     "search_examples",
-    5000,
+    2000,
     "Architecture: examples for the weights of a search, as many for its "
     "architecture, and as many to choose among trained networks.",
     lower_bound=1,

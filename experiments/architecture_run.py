@@ -98,12 +98,32 @@ def load(settings: Settings, seed: int, data_dir: str | None) -> Data:
         )
         for split in ("train", "test")
     )
-    chosen = np.random.default_rng(seed).permutation(len(x))
-    parts = np.split(chosen[: 3 * settings.examples], 3)
+    parts = drawn_parts(len(x), settings.examples, seed)
     return Data(
         *((shrunk(x[part], settings.size), y[part]) for part in parts),
         (shrunk(test_x, settings.size), test_y),
     )
+
+
+def drawn_parts(images: int, examples: int, seed: int) -> list[np.ndarray]:
+    """Returns the numbers of the examples of three parts.
+
+    Args:
+        images: Number of training images.
+        examples: Examples of a part.
+        seed: Seed of the draw.
+
+    Raises:
+        ValueError: If there are not enough images.
+    """
+    if 3 * examples > images:
+        raise ValueError(
+            f"The search needs 3 x {examples} training images: for weights, "
+            "for the architecture, and to choose among networks. Received: "
+            f"{images} images. Pass --search_examples={images // 3} or less."
+        )
+    chosen = np.random.default_rng(seed).permutation(images)
+    return np.split(chosen[: 3 * examples], 3)
 
 
 def shrunk(images: np.ndarray, size: int) -> np.ndarray:

@@ -23,7 +23,8 @@ backpropagation and by persistent ES. It continues in the same way.
 `--task=architecture`: searches the operations of a small convolutional
 network on Fashion-MNIST by gradient, of second and of first order. Trains what
 is found and random networks alike, and prints their test accuracies. It takes
-about an hour of CPU time; if it is stopped, the same command continues it:
+a quarter of an hour of CPU time. If it is stopped, the same command continues
+it:
 
   python -m experiments.bilevel --task=architecture
 

@@ -66,6 +66,9 @@ _META_RATE = flags.DEFINE_float(
 _BATCH_SIZE = flags.DEFINE_integer(
     "distill_batch_size", 1024, "Real images of a meta-step.", lower_bound=1
 )
+_RATE = flags.DEFINE_float(
+    "distill_rate", 0.02, "First rate of the training steps.", lower_bound=1e-6
+)
 _RATE_STEPS = flags.DEFINE_integer(
     "distill_rate_steps",
     60,
@@ -140,6 +143,7 @@ def _settings(seed: int) -> Settings:
         meta_steps=_META_STEPS.value,
         meta_rate=_META_RATE.value,
         batch_size=_BATCH_SIZE.value,
+        rate=_RATE.value,
         rate_steps=_RATE_STEPS.value,
         draws=_DRAWS.value,
         initializations=_INITIALIZATIONS.value,

@@ -43,6 +43,7 @@ class Settings:
         meta_steps: Updates of the images and the rates.
         meta_rate: Rate of Adam for them, which falls to 0 as a cosine.
         batch_size: Real images of a meta-step.
+        rate: The first rate of all training steps.
         rate_steps: Updates of the rates for real images.
         draws: Draws of real images to compare with.
         initializations: New initial weights that images are tested with.
@@ -61,6 +62,7 @@ class Settings:
     meta_steps: int
     meta_rate: float
     batch_size: int
+    rate: float
     rate_steps: int
     draws: int
     initializations: int
@@ -181,7 +183,7 @@ def accuracies_of(
     if learner.start == "drawn":
         predictions = learner.predict_starts(x, initializations)
     else:
-        predictions = learner.predict(x, batch_size=len(x), verbose=0)[None]
+        predictions = learner(x).numpy()[np.newaxis]
     return 100 * np.mean(np.argmax(predictions, -1) == y, axis=-1)
 
 
@@ -193,6 +195,7 @@ def _learner(settings: Settings) -> keras_meta.DatasetDistillation:
         epochs=settings.epochs,
         start=settings.start,
         starts=settings.starts,
+        learning_rate=settings.rate,
         seed=settings.seed,
     )
     _compile(learner, settings.meta_rate, settings.meta_steps)
@@ -310,10 +313,7 @@ def _plain_accuracies(learner, data: Data, settings: Settings) -> np.ndarray:
         ]
     x, y = data.test
     return np.array(
-        [
-            100 * np.mean(m.predict(x, 1000, verbose=0).argmax(-1) == y)
-            for m in models
-        ]
+        [100 * np.mean(model(x).numpy().argmax(-1) == y) for model in models]
     )
 
 

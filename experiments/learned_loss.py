@@ -181,7 +181,8 @@ def _draw(
             panel.set_ylim(-4, 4)
             panel.set_xlabel("residual, prediction less label")
         panels[0][0].set_ylabel("derivative, 1 at the residual 1")
-        panels[0][0].legend()
+        # Nothing is drawn there.
+        panels[0][0].legend(loc="lower right", fontsize="x-small")
 
 
 if __name__ == "__main__":

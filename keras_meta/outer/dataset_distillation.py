@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +16,8 @@ import tensorflow as tf
 from keras_meta.batching.annotations import map_annotated
 from keras_meta.batching.annotations import merge_tasks
 from keras_meta.batching.fallback import is_seed
-from keras_meta.batching.output_specs import OutputSpecs
 from keras_meta.checks import check_bool
 from keras_meta.checks import check_choice
-from keras_meta.checks import check_finite_values
 from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_positive_number
@@ -31,9 +30,11 @@ from keras_meta.inner.training import TrainingProblem
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.outer import example_data
 from keras_meta.outer.distilled import Distilled
+from keras_meta.outer.distilled_examples import checked_inputs
+from keras_meta.outer.distilled_examples import checked_labels
+from keras_meta.outer.distilled_examples import class_labels
 from keras_meta.outer.distilled_steps import DistilledSteps
 from keras_meta.outer.influence import check_influence
-from keras_meta.outer.kept_runs import stored_type
 from keras_meta.outer.starts import Starts
 from keras_meta.outer.training_learner import TrainingLearner
 from keras_meta.outer.training_objective import TrainingObjective
@@ -191,7 +192,22 @@ class DatasetDistillation(TrainingLearner):
         self._starts = Starts.make(
             self._task_batched, start == "drawn", self.seed, self.add_weight
         )
-        self._add_examples(x, y)
+        if y is None:
+            y = class_labels(
+                model, self.steps, self.examples_per_class, learned_labels
+            )
+        y = checked_labels(y, self.steps)
+        x = checked_inputs(x, model, y.shape[:2], self.seed)
+        floats = keras.config.floatx()
+        is_number = not (learned_labels or y.dtype.kind == "f")
+        self.x = self._add_values("x", x, floats, True)
+        self.y = self._add_values(
+            # TensorFlow keeps int32 variables off a GPU.
+            "y",
+            y,
+            "int64" if is_number else floats,
+            learned_labels,
+        )
         self._clock = self.add_weight(
             name="clock",
             shape=[],
@@ -200,37 +216,6 @@ class DatasetDistillation(TrainingLearner):
             trainable=False,
         )
         self.built = True
-
-    def _add_examples(self, x: Any, y: Any) -> None:
-        """Makes the variables of the examples, `x` and `y`."""
-        if y is None:
-            y = self._class_labels()
-        y = np.asarray(y)
-        check_finite_values(y=y)
-        shape = _input_shape(self.model, x)
-        if y.ndim < 2 or y.shape[0] != self.steps:
-            raise ValueError(
-                "`y` must have the labels of the examples of each step, "
-                f"[steps, n, ...]. Received: y.shape={y.shape}, "
-                f"steps={self.steps}"
-            )
-        shape = [*y.shape[:2], *shape]
-        if x is None:
-            draw = keras.initializers.RandomNormal(0.0, 1.0, seed=self.seed)
-            x = draw(shape, keras.config.floatx())
-        x = np.asarray(x)
-        check_finite_values(x=x)
-        if x.shape != tuple(shape):
-            raise ValueError(
-                "`x` must have an input for each label, [steps, n, ...]. "
-                f"Received: x.shape={x.shape}, and labels and a model for "
-                f"{tuple(shape)}."
-            )
-        dtype = stored_type(tf.as_dtype(y.dtype))
-        if self.learned_labels or dtype != "int64":
-            dtype = keras.config.floatx()
-        self.x = self._add_values("x", x, keras.config.floatx(), True)
-        self.y = self._add_values("y", y, dtype, self.learned_labels)
 
     def _add_values(
         self, name: str, values: np.ndarray, dtype: str, trainable: bool
@@ -244,21 +229,6 @@ class DatasetDistillation(TrainingLearner):
             trainable=trainable,
             autocast=False,
         )
-
-    def _class_labels(self) -> np.ndarray:
-        """Returns the labels of all classes, for each step."""
-        shape = _input_shape(self.model, None)
-        specs = keras.KerasTensor([None, *shape])
-        classes = OutputSpecs(self.model).ways(specs, axes=1)
-        if classes is None or classes < 2:
-            raise ValueError(
-                "`y` must be given, [steps, n, ...], unless the model has an "
-                "output for each class. Received: y=None, and "
-                f"model={self.model.name!r}."
-            )
-        numbers = np.repeat(np.arange(classes), self.examples_per_class)
-        labels = np.eye(classes)[numbers] if self.learned_labels else numbers
-        return np.stack([labels] * self.steps)
 
     @property
     def distilled(self) -> Distilled:
@@ -325,7 +295,7 @@ class DatasetDistillation(TrainingLearner):
             training: Not used.
         """
         predictions = self._predictions(inputs, self._evaluation_start(0, 1))
-        return map_annotated(lambda y: y[0], predictions)
+        return map_annotated(operator.itemgetter(0), predictions)
 
     def predict_starts(
         self, x: Any, starts: int, batch_size: int = _DEFAULT_BATCH
@@ -546,7 +516,9 @@ class DatasetDistillation(TrainingLearner):
             estimate.loss,
         )
 
-    def _mean_loss(self, x, y, y_pred, sample_weight) -> tf.Tensor:
+    def _mean_loss(
+        self, x: Any, y: Any, y_pred: tf.Tensor, sample_weight: Any
+    ) -> tf.Tensor:
         """Returns the compiled loss, its mean over the runs.
 
         Args:
@@ -560,7 +532,7 @@ class DatasetDistillation(TrainingLearner):
             self._compute_loss(
                 x=x,
                 y=y,
-                y_pred=map_annotated(lambda v, run=run: v[run], y_pred),
+                y_pred=map_annotated(operator.itemgetter(run), y_pred),
                 sample_weight=sample_weight,
                 training=True,
             )
@@ -568,7 +540,14 @@ class DatasetDistillation(TrainingLearner):
         ]
         return tf.add_n(losses) / runs
 
-    def _logs(self, x, y, y_pred, sample_weight, loss) -> dict[str, Any]:
+    def _logs(
+        self,
+        x: Any,
+        y: Any,
+        y_pred: tf.Tensor,
+        sample_weight: Any,
+        loss: tf.Tensor,
+    ) -> dict[str, Any]:
         """Updates the metrics with all runs; see `_mean_loss`."""
         runs = y_pred.shape[0]
         self._loss_tracker.update_state(loss, tf.shape(y)[0])
@@ -731,33 +710,6 @@ def _check_state(
             "keras.layers.GroupNormalization or LayerNormalization instead of "
             "BatchNormalization, or freeze it: layer.trainable = False."
         )
-
-
-def _input_shape(model: keras.Model, x: Any) -> list[int]:
-    """Returns the shape of one input, from the model or from examples."""
-    inputs = getattr(model, "inputs", None) or []
-    if len(inputs) > 1:
-        raise ValueError(
-            "`model` must have one input. Received: "
-            f"model={model.name!r} with {len(inputs)}."
-        )
-    if inputs and not tf.as_dtype(inputs[0].dtype).is_floating:
-        raise ValueError(
-            "`model` must have an input of real numbers, which can be learned "
-            f"by gradient. Received: model={model.name!r} with an input of "
-            f"type {inputs[0].dtype}. Distill the outputs of its embedding "
-            "instead."
-        )
-    if x is not None:
-        return list(np.shape(x)[2:])
-    shape = list(inputs[0].shape[1:]) if inputs else [None]
-    if None in shape:
-        raise ValueError(
-            "`x` must be given, [steps, n, ...], if the model does not say "
-            f"what shape its inputs have. Received: x=None, and "
-            f"model={model.name!r}."
-        )
-    return shape
 
 
 def _for_each(values: tf.Tensor, runs: int) -> tf.Tensor:

@@ -126,8 +126,8 @@ class HyperparameterLearner(keras.Model):
         start: Where a run begins: `"initial"`, at the weights that the model
             has now; `"drawn"`, at new weights each time. With `"kept"`, there
             is one run, which begins at the weights that the model has now and
-            never ends. A rule with rates of its own for each step needs one
-            of the first two.
+            never ends. A rule with rates of its own for each step needs
+            one of the first two.
         inner_loss: The training loss, if it is another than the compiled
             one; whatever `compile` takes as a loss.
         example_weights: `ExampleWeights`, one for each training example.

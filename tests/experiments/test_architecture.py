@@ -71,6 +71,13 @@ def test_pixels_are_averaged():
     np.testing.assert_allclose(small, expected, rtol=1e-5)
 
 
+def test_parts_share_no_example():
+    parts = architecture_run.drawn_parts(12, 4, seed=0)
+    assert sorted(np.concatenate(parts)) == [*range(12)]
+    with pytest.raises(ValueError, match="12 images. Pass --search_examples=4"):
+        architecture_run.drawn_parts(12, 5, seed=0)
+
+
 def test_the_best_random_network_is_not_chosen_by_the_test():
     networks = {
         name: {"selection_accuracy": selection, "test_accuracy": test}
@@ -98,7 +105,7 @@ def test_a_search_is_continued(run_binary, tmp_path):
     command = (
         "bilevel",
         "--task=architecture",
-        "--search_examples=128",
+        "--search_examples=640",
         "--search_epochs=1",
         "--network_epochs=1",
         "--channels=2",

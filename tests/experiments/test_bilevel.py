@@ -109,6 +109,46 @@ def test_a_network_is_tuned_by_gradient(run_binary, tmp_path):
 @pytest.mark.skipif(
     bool(data_sets.missing("mnist")), reason="TFDS_DATA_DIR lacks mnist"
 )
+@pytest.mark.parametrize("start", ["initial", "drawn"])
+def test_images_are_distilled(start, run_binary, tmp_path):
+    flags = [
+        "--task=distillation",
+        "--distill_network=mlp",
+        f"--distill_start={start}",
+        "--distill_steps=1",
+        "--distill_meta_steps=60",
+        "--distill_rate=0.1",
+        "--distill_meta_rate=0.05",
+        "--distill_batch_size=256",
+        "--distill_rate_steps=20",
+        "--distill_draws=2",
+        "--distill_initializations=4",
+        f"--output={tmp_path}",
+    ]
+    assert "random real images" in run_binary("bilevel", *flags)
+    record = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    measured = record["measurements"]
+    assert len(measured["history"]) == 20
+    accuracies = {
+        name: np.mean(values)
+        for name, values in measured["test_accuracy"].items()
+    }
+    assert accuracies["distilled images"] > 40
+    assert accuracies["the same, in plain Keras"] > 40
+    distilled = np.load(tmp_path / "distilled.npz")
+    assert distilled["x"].shape == (1, 10, 28, 28, 1)
+    assert (tmp_path / "distillation.png").stat().st_size > 1000
+    # The same command goes on from the end of training.
+    (tmp_path / "results.json").unlink()
+    run_binary("bilevel", *flags)
+    again = np.load(tmp_path / "distilled.npz")
+    np.testing.assert_array_equal(distilled["x"], again["x"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    bool(data_sets.missing("mnist")), reason="TFDS_DATA_DIR lacks mnist"
+)
 def test_schedules_are_learned(run_binary, tmp_path):
     printed = run_binary(
         "bilevel",

@@ -190,7 +190,7 @@ def test_logs_say_what_is_chosen(rewound):
 
 
 @pytest.mark.slow
-def test_a_choice_may_be_shared():
+def test_a_choice_may_be_shared(tmp_path):
     logits = keras_meta.Hyperparameter([0.0, 0.0], name="cell")
     x = y = keras.Input([3])
     for i in range(2):
@@ -205,6 +205,10 @@ def test_a_choice_may_be_shared():
     assert [c.name for c in search.choices] == ["mixed_0"]
     assert len(gradients(search, DATA, VALIDATION)) == 1
     assert len({*search.architecture.values()}) == 1
+    search.save(tmp_path / "search.keras")
+    loaded = keras.models.load_model(tmp_path / "search.keras")
+    assert [c.name for c in loaded.choices] == ["mixed_0"]
+    np.testing.assert_array_equal(loaded.hyperparameters["cell"], logits())
 
 
 @pytest.mark.slow
