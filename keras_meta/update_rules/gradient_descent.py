@@ -94,7 +94,7 @@ class GradientDescent(UpdateRule):
 
     @property
     def counts_steps(self) -> bool:  # type: ignore[override]
-        """Whether each step has a rate of its own; see `UpdateRule`."""
+        """Whether rates differ from step to step; see `UpdateRule`."""
         return self.learn in ("step", "layer_step", "schedule")
 
     def attach(self, variables: Sequence[keras.Variable], steps: int) -> None:
