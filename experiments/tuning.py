@@ -39,7 +39,7 @@ _SECONDS = flags.DEFINE_float(
     lower_bound=0.0,
 )
 _SEEDS = flags.DEFINE_integer(
-    "tuning_seeds", 3, "Tuning: repetitions.", lower_bound=1
+    "tuning_seeds", 2, "Tuning: repetitions.", lower_bound=1
 )
 _TRAINING = flags.DEFINE_integer(
     "tuning_training", 4000, "Tuning: training examples.", lower_bound=1
@@ -226,12 +226,16 @@ def _print_summary(
             print(f"{name_of(method):<24}" + _shown(values))
     print("\nTest loss of trainings from new weights, mean and range:")
     for method, rows in records.items():
-        for kind, words in (("final", ""), ("final_shared", ", one rate")):
-            tests = np.array([row[kind] for row in rows])[..., 1]
-            print(
-                f"{name_of(method) + words:<36}{tests.mean():.3f} "
-                f"({tests.min():.3f} to {tests.max():.3f})"
-            )
+        _print_final(name_of(method), rows, "final")
+        if method == "gradient":
+            _print_final("the same with one rate", rows, "final_shared")
+
+
+def _print_final(name: str, rows: Sequence[dict[str, Any]], kind: str) -> None:
+    tests = np.array([row[kind] for row in rows])[..., 1]
+    print(
+        f"{name:<24}{tests.mean():.3f} ({tests.min():.3f} to {tests.max():.3f})"
+    )
 
 
 def _shown(values: Sequence[float]) -> str:

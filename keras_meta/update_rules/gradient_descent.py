@@ -94,8 +94,8 @@ class GradientDescent(UpdateRule):
 
     @property
     def counts_steps(self) -> bool:  # type: ignore[override]
-        """Whether each step has a rate of its own; see `UpdateRule`."""
-        return self.learn in ("step", "layer_step")
+        """Whether rates differ from step to step; see `UpdateRule`."""
+        return self.learn in ("step", "layer_step", "schedule")
 
     def attach(self, variables: Sequence[keras.Variable], steps: int) -> None:
         """Creates the learned rates; see `UpdateRule.attach`."""

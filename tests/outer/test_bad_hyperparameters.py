@@ -97,6 +97,11 @@ RATE = keras_meta.GradientDescent(0.1, learn="scalar")
             ValueError,
             'weights for 3 steps.*Use start="initial".*learn="layer"',
         ),
+        (
+            {"rule": keras_meta.Momentum(0.1, learn="schedule"), "steps": 3},
+            ValueError,
+            "weights for 3 steps",
+        ),
         ({"meta_gradient": "displacement"}, ValueError, "initial weights only"),
         (
             {"steps": 6, "meta_gradient": keras_meta.Truncated(3)},

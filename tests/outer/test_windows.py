@@ -18,13 +18,15 @@ BATCH, LENGTH, WINDOWS, RATE = 5, 2, 2, 0.02
 FIRST = np.ones([3, 1])
 
 
-def scheduled(meta_gradient, steps=LENGTH * WINDOWS, **options):
+def scheduled(
+    meta_gradient, steps=LENGTH * WINDOWS, learn="schedule", **options
+):
     """A learner of a decay and of a schedule, `[decay, first, last]`."""
     return tuner_of(
         linear_model(
             regularizer=keras_meta.LearnedL2(0.1, name="decay"), weights=FIRST
         ),
-        keras_meta.Momentum(0.05, learn="schedule", momentum=0.5),
+        keras_meta.Momentum(0.05, learn=learn, momentum=0.5),
         steps,
         rate=RATE,
         meta_gradient=meta_gradient,
@@ -46,27 +48,32 @@ def batches(window):
     return zip(by_step["x"].numpy(), by_step["y"].numpy(), strict=True)
 
 
-def train(theta, carry, window, first, last):
+def rate_of(theta, step):
+    """The rate of a step."""
+    if len(theta) == 2:
+        return theta[1]
+    share = step / (LENGTH * WINDOWS - 1)
+    return np.exp((1 - share) * theta[1] + share * theta[2])
+
+
+def train(theta, carry, window, first):
     """Takes the steps of a window; returns the carry and the loss after it."""
     weights, velocity = carry
     for step, (x, y) in enumerate(batches(window), first):
         slope = 2 * x.T @ (x @ weights - y) / len(x)
         velocity = 0.5 * velocity + slope + 2 * np.exp(theta[0]) * weights
-        share = min(step / last, 1)
-        rate = np.exp((1 - share) * theta[1] + share * theta[2])
-        weights = weights - rate * velocity
+        weights = weights - rate_of(theta, step) * velocity
     x, y = VALIDATION
     return (weights, velocity), np.mean((x @ weights - y) ** 2)
 
 
-def by_hand(strategy, theta, ended, last, windows):
+def by_hand(strategy, theta, ended, windows):
     """Follows the meta-parameters and the weights, pair by pair.
 
     Args:
         strategy: The meta-gradient.
         theta: The meta-parameters.
         ended: Windows after which a run begins anew.
-        last: Number of the step where the schedule ends.
         windows: How many to take.
     """
     pairs, sigma = strategy.particles, strategy.sigma
@@ -75,10 +82,13 @@ def by_hand(strategy, theta, ended, last, windows):
             fresh = FIRST, np.zeros_like(FIRST)
             center, total, reused = fresh, 0.0, None
             rows = [[fresh, fresh] for _ in range(pairs)]
-        shapes = [tf.zeros([], tf.float64), tf.zeros([2], tf.float64)]
+        shapes = [(), () if len(theta) == 2 else (2,)]
         seed = tf.constant([strategy.seed, window], tf.int64)
-        noise = strategy.noise(shapes, seed)
-        noise = np.concatenate([noise[0][:, None], noise[1]], axis=1)
+        noise = strategy.noise(
+            [tf.zeros(shape, tf.float64) for shape in shapes], seed
+        )
+        noise = [np.reshape(one, [pairs, -1]) for one in noise]
+        noise = np.concatenate(noise, axis=1)
         total = total + noise
         reused = noise if reused is None else reused
         perturbs, credited = {
@@ -96,11 +106,10 @@ def by_hand(strategy, theta, ended, last, windows):
                     rows[i][twin],
                     window,
                     position,
-                    last,
                 )
             slope = (losses[0] - losses[1]) / (2 * sigma)
             gradient = gradient + slope * credited[i] / pairs
-        center, _ = train(theta, center, window, position, last)
+        center, _ = train(theta, center, window, position)
         theta = theta - RATE * gradient
     return theta, center[0]
 
@@ -116,9 +125,7 @@ def test_particles_are_those_of_a_plain_loop(name):
     tuner = scheduled(strategy, start="initial")
     # A run and the first window of the next.
     windows = WINDOWS + 1
-    theta, weights = by_hand(
-        strategy, theta_of(tuner), WINDOWS, LENGTH * WINDOWS - 1, windows
-    )
+    theta, weights = by_hand(strategy, theta_of(tuner), WINDOWS, windows)
     fit(tuner, DATA, VALIDATION, BATCH, windows, validation_batch_size=8)
     np.testing.assert_allclose(theta_of(tuner), theta, rtol=1e-9)
     found = tuner.model.get_weights()[0]
@@ -128,8 +135,8 @@ def test_particles_are_those_of_a_plain_loop(name):
 @pytest.mark.slow
 def test_particles_of_a_kept_run_never_begin_anew():
     strategy = keras_meta.PersistentES(2, sigma=0.1)
-    tuner = scheduled(strategy, LENGTH)
-    theta, weights = by_hand(strategy, theta_of(tuner), 99, LENGTH - 1, 3)
+    tuner = scheduled(strategy, LENGTH, "scalar")
+    theta, weights = by_hand(strategy, theta_of(tuner), 99, 3)
     fit(tuner, DATA, VALIDATION, BATCH, 3, validation_batch_size=8)
     np.testing.assert_allclose(theta_of(tuner), theta, rtol=1e-9)
     found = tuner.model.get_weights()[0]
@@ -168,9 +175,7 @@ def train_whole(change, theta, weights, first, velocity=0.0):
     for step in range(first, first + LENGTH):
         slope = 2 * x.T @ (x @ weights - y) / len(x)
         velocity = 0.5 * velocity + slope + 2 * np.exp(theta[0]) * weights
-        share = step / (LENGTH * WINDOWS - 1)
-        rate = np.exp((1 - share) * theta[1] + share * theta[2])
-        weights = weights - rate * velocity
+        weights = weights - rate_of(theta, step) * velocity
     x, y = VALIDATION
     return weights, velocity, np.mean((x @ weights - y) ** 2)
 
@@ -259,7 +264,7 @@ def test_graphs_compare_particles_as_eager_execution_does(jit_compile):
 )
 def test_windows_that_do_not_fit_are_refused(meta_gradient, start, words):
     with pytest.raises(ValueError, match=words):
-        scheduled(meta_gradient, start=start)
+        scheduled(meta_gradient, start=start, learn="scalar")
 
 
 def test_a_particle_that_diverges_undoes_the_step():
