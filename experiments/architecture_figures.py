@@ -11,6 +11,8 @@ import numpy as np
 
 from experiments import plotting
 from experiments.architecture_run import ORDERS
+from experiments.architecture_run import best
+from experiments.architecture_run import random_networks
 
 _COLORS = ("pretrained", "fomaml", "anil", "meta_sgd", "maml")
 _LABELS = {order: f"derived, {order} order" for order in ORDERS}
@@ -50,7 +52,7 @@ def _draw_shares(panel, measured) -> None:
         )
     panel.set_xlabel("epoch of the search")
     panel.set_ylabel("mean share over edges")
-    panel.legend()
+    _add_legend(panel)
 
 
 def _draw_accuracies(panel, measured) -> None:
@@ -64,7 +66,7 @@ def _draw_accuracies(panel, measured) -> None:
                 color=plotting.color_of("meta_sgd" if i == 0 else "maml"),
                 label=None if seed else label,
             )
-        others = [v for k, v in networks.items() if k not in ORDERS]
+        others = random_networks(networks)
         tests = [network["test_accuracy"] for network in others]
         panel.plot(
             [seed + 1] * len(tests),
@@ -74,8 +76,22 @@ def _draw_accuracies(panel, measured) -> None:
             color=plotting.color_of("pretrained"),
             label=None if seed else "random",
         )
+        panel.plot(
+            [seed + 1],
+            [best(others)["test_accuracy"]],
+            "D",
+            markersize=9,
+            fillstyle="none",
+            color=plotting.color_of("pretrained"),
+            label=None if seed else "best random",
+        )
     panel.set_xticks(range(1, len(measured) + 1))
     panel.set_xlim(0.5, len(measured) + 0.5)
     panel.set_xlabel("repetition")
     panel.set_ylabel("test accuracy, %")
-    panel.legend()
+    _add_legend(panel)
+
+
+def _add_legend(panel) -> None:
+    """Adds a legend above a panel, where it hides nothing."""
+    panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

@@ -344,16 +344,26 @@ def table(measured: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
             f"derived, {order} order": networks[order]["test_accuracy"]
             for order in ORDERS
         }
-        others = [v for k, v in networks.items() if k not in ORDERS]
-        if others:
-            best = max(others, key=lambda n: n["selection_accuracy"])
-            found["best random"] = best["test_accuracy"]
-            found["mean random"] = float(
-                np.mean([n["test_accuracy"] for n in others])
-            )
+        others = random_networks(networks)
+        found["best random"] = best(others)["test_accuracy"]
+        found["mean random"] = float(
+            np.mean([n["test_accuracy"] for n in others])
+        )
         for name, value in found.items():
             rows.setdefault(name, []).append(value)
     return rows
+
+
+def random_networks(
+    networks: Mapping[str, Mapping[str, Any]],
+) -> list[Mapping[str, Any]]:
+    """Returns what was measured of the random networks of a repetition."""
+    return [v for k, v in networks.items() if k not in ORDERS]
+
+
+def best(networks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Returns what was measured of the network to choose without a test."""
+    return max(networks, key=lambda n: n["selection_accuracy"])
 
 
 def describe(chosen: Mapping[str, str]) -> str:
