@@ -31,7 +31,7 @@ class FullContext(keras.layers.Layer):
         super().__init__(**kwargs)
         self.steps = steps
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[Any, ...]) -> None:
         """Creates the LSTMs for embeddings `[tasks, n, d]`."""
         size = input_shape[-1]
         self.reader = keras.layers.Bidirectional(

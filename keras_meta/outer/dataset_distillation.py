@@ -404,16 +404,10 @@ class DatasetDistillation(TrainingLearner):
         self, x: Any, y: Any, sample_weight: Any, batch_size: int | None
     ) -> example_data.Batches:
         """Returns the batches of real examples, checked."""
-        data = (x, y, sample_weight)
-        if isinstance(x, tf.data.Dataset):
-            if y is not None or sample_weight is not None:
-                raise ValueError(
-                    "A data set yields labels and weights too. Received: x, a "
-                    "tf.data.Dataset, with `y` or `sample_weight`."
-                )
-            data = x
-        examples, size = example_data.load("x, y", data)
-        examples.check_labels("y", self._classes(self.loss, examples.x))
+        examples, size = example_data.load(
+            "x, y", example_data.one_source(x, y, sample_weight)
+        )
+        examples.check_labels("y", self.model, self.loss)
         if batch_size is None:
             batch_size = size or _DEFAULT_BATCH
         check_positive(batch_size=batch_size)
@@ -501,13 +495,14 @@ class DatasetDistillation(TrainingLearner):
             data["number"],
             self.optimizer.scale_loss,
         )
-        estimate = self._learn(
-            objective,
-            [self._clock],
+
+        def keep(trained):
             # In a graph, what begins to read data reads the clock at any
             # time before a batch is there, so it must not change earlier.
-            lambda end: self._clock.assign(data["number"] + 1),
-        )
+            self._clock.assign(data["number"] + 1)
+            return trained.losses
+
+        estimate = self._learn(objective, [self._clock], keep)
         return self._logs(
             examples["x"],
             examples["y"],

@@ -1,4 +1,4 @@
-"""Stops `fit` and `evaluate` of learners whose runs diverge."""
+"""Stops `fit` and `evaluate` of an `OptimizerLearner` whose runs diverge."""
 
 from __future__ import annotations
 
@@ -70,46 +70,4 @@ def _describe(failure: Failure, objective: str) -> str:
     return (
         "The meta-loss or its gradient is not finite in the window from "
         f"optimization step {failure.step} on, though every loss is. {hint}"
-    )
-
-
-def stops_on_failure(
-    function: Callable[[Any], Any], health: Health, hint: str
-) -> Callable[[Any], Any]:
-    """Makes a function of an iterator raise when training diverges.
-
-    It is for a `HyperparameterLearner`, whose steps undo themselves.
-
-    Args:
-        function: What Keras built from a step.
-        health: Reports what is not finite.
-        hint: Another possible cause, a sentence or empty.
-    """
-
-    def call_and_check(iterator):
-        logs = function(iterator)
-        failure = health.take()
-        if failure is not None:
-            raise FloatingPointError(
-                f"{_describe_training(failure, hint)} The step was undone: "
-                "weights, hyperparameters and optimizer are as they were "
-                "before it."
-            )
-        return logs
-
-    return call_and_check
-
-
-def _describe_training(failure: Failure, hint: str) -> str:
-    if failure.is_outer:
-        return (
-            "The validation loss or its gradient is not finite, though every "
-            "training loss is: training diverges in its last steps, or the "
-            f"gradient explodes. Take fewer steps or a lower rate.{hint}"
-        )
-    return (
-        f"The training loss is not finite at step {failure.step}. The "
-        "hyperparameters make training diverge: lower the update rule's rate, "
-        "set its clip_norm, bound the hyperparameters, or lower the learning "
-        "rate of `compile`'s optimizer."
     )

@@ -12,10 +12,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_meta.batching.output_specs import OutputSpecs
 from keras_meta.checks import check_finite_values
 from keras_meta.checks import describe
 from keras_meta.episodes.arguments import as_array
 from keras_meta.inner.class_numbers import ClassNumbers
+from keras_meta.inner.inner_loss import InnerLoss
 
 _TRAINING_STREAM = 0
 _VALIDATION_STREAM = 1
@@ -57,8 +59,22 @@ class Examples(NamedTuple):
             found["sample_weight"] = take(self.sample_weight)
         return {**found, "index": index}
 
-    def check_labels(self, name: str, classes: ClassNumbers | None) -> None:
-        """Refuses labels that are no class numbers where they must be."""
+    def check_labels(self, name: str, model: keras.Model, loss: Any) -> None:
+        """Refuses labels that are no class numbers where they must be.
+
+        Args:
+            name: The argument, for errors.
+            model: What predicts the labels.
+            loss: What compares them.
+
+        Raises:
+            ValueError: If the loss takes class numbers, and there are others.
+        """
+        if isinstance(loss, (dict, list, tuple)):
+            # There are several labels, for several outputs.
+            return
+        ways = OutputSpecs(model).ways(self.x, axes=1)
+        classes = ClassNumbers.of(InnerLoss(loss), ways)
         if classes is None:
             return
         others = tf.boolean_mask(
@@ -70,6 +86,18 @@ class Examples(NamedTuple):
                 f"{classes.requirement} Received: {len(others)} other labels, "
                 f"such as {others[0].numpy()}. {classes.way_out}"
             )
+
+
+def one_source(x: Any, y: Any, sample_weight: Any) -> Any:
+    """Returns what `fit` was given, as `load` takes it."""
+    if not isinstance(x, tf.data.Dataset):
+        return x, y, sample_weight
+    if y is not None or sample_weight is not None:
+        raise ValueError(
+            "A data set yields labels and weights too. Received: x, a "
+            "tf.data.Dataset, with `y` or `sample_weight`."
+        )
+    return x
 
 
 def load(name: str, data: Any) -> tuple[Examples, int | None]:

@@ -10,34 +10,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_meta._keras import model_supports_jit
 from keras_meta.batching.annotations import map_annotated
-from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.checks import check_choice
 from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
 from keras_meta.checks import describe
-from keras_meta.execution.health import Health
-from keras_meta.execution.not_finite import can_learn_from
-from keras_meta.execution.undoing import undone_unless
-from keras_meta.execution.warn_once import WarnOnce
 from keras_meta.hyperparameters.example_weights import ExampleWeights
 from keras_meta.hyperparameters.hyperparameter import Hyperparameter
 from keras_meta.hyperparameters.hyperparameter import shared_by_name
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.solver import Carry
-from keras_meta.inner.solver import Solver
 from keras_meta.inner.training import Batch
 from keras_meta.inner.training import TrainingProblem
-from keras_meta.learners.arguments import as_inner_loss
 from keras_meta.learners.arguments import as_update_rule
-from keras_meta.learners.arguments import check_model
 from keras_meta.meta_gradients.evolution import Evolution
-from keras_meta.meta_gradients.get import as_meta_gradient
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.objective import Estimate
 from keras_meta.meta_gradients.persistent_es import PersistentES
-from keras_meta.outer.divergence import stops_on_failure
 from keras_meta.outer.hyperparameter_set import HyperparameterSet
 from keras_meta.outer.hyperparameter_set import as_hyperparameters
 from keras_meta.outer.hyperparameter_set import find_hyperparameters
@@ -45,6 +34,7 @@ from keras_meta.outer.influence import check_counted_steps
 from keras_meta.outer.influence import check_influence
 from keras_meta.outer.influence import check_meta_gradient
 from keras_meta.outer.kept_particles import KeptParticles
+from keras_meta.outer.training_learner import TrainingLearner
 from keras_meta.outer.training_objective import Trained
 from keras_meta.outer.training_objective import TrainingObjective
 from keras_meta.outer.training_state import STARTS
@@ -54,7 +44,7 @@ from keras_meta.update_rules.update_rule import UpdateRule
 
 
 @keras.saving.register_keras_serializable("keras_meta")
-class HyperparameterLearner(keras.Model):
+class HyperparameterLearner(TrainingLearner):
     """Trains a model, and learns by gradient what its training depends on.
 
     The training loss reads hyperparameters: the strength of regularizers,
@@ -171,6 +161,13 @@ class HyperparameterLearner(keras.Model):
           that short windows learn.
     """
 
+    _outer_name = "validation loss"
+    _learned_name = "hyperparameters"
+    _against_divergence = (
+        "lower the update rule's rate, set its clip_norm, bound the "
+        "hyperparameters, or lower the learning rate of `compile`'s optimizer."
+    )
+
     def __init__(
         self,
         model: keras.Model,
@@ -185,47 +182,35 @@ class HyperparameterLearner(keras.Model):
         seed: int = 0,
         name: str | None = None,
     ):
-        # The model casts its inputs itself.
-        super().__init__(name=name, dtype=keras.config.floatx(), autocast=False)
-        check_model(model)
+        super().__init__(model, meta_gradient, inner_loss, name)
         check_positive(steps=steps)
         check_choice("start", start, STARTS)
         check_int64(seed=seed)
-        if inner_loss is not None:
-            as_inner_loss(inner_loss)
-        self.model = model
         self.steps = int(steps)
         self.start = start
         self.seed = int(seed)
-        self.inner_loss = inner_loss
         self.example_weights = _checked_weights(example_weights)
         # Attributes of the learner, which Keras saves with it.
         self._passed = as_hyperparameters(hyperparameters)
         self._found = find_hyperparameters(
             model, inner_loss, [example_weights, *self._passed]
         )
-        self.update_rule = as_update_rule(update_rule)
-        self._learned = HyperparameterSet(
-            self._found, self._passed, self.update_rule
-        )
+        rule = as_update_rule(update_rule)
+        self._learned = HyperparameterSet(self._found, self._passed, rule)
         adapted = self._learned.others(model.trainable_variables)
         if not adapted:
             raise ValueError(
                 "`model` must have trainable weights that are not "
                 f"hyperparameters. Received: model={model.name!r} without any."
             )
-        check_counted_steps(self.update_rule, start, self.steps)
-        self.update_rule.ensure_attached(adapted, self.steps)
-        self._task_batched = TaskBatched(model, adapted)
-        self._solver = Solver(self.update_rule)
-        self._meta_gradient = as_meta_gradient(meta_gradient)
-        check_meta_gradient(self._meta_gradient, self.steps, start)
-        self._meta_gradient.check(self.update_rule)
+        check_counted_steps(rule, start, self.steps)
+        check_meta_gradient(self.meta_gradient, self.steps, start)
+        self._trains(adapted, rule, self.steps)
         if not self.trainable_variables:
             raise ValueError(
                 "There must be something to learn. Received: a model without "
                 "a trainable Hyperparameter, and update_rule="
-                f"{type(self.update_rule).__name__}, which learns nothing. "
+                f"{type(rule).__name__}, which learns nothing. "
                 "Pass kernel_regularizer=keras_meta.LearnedL2(1e-4) to a "
                 "layer, for instance."
             )
@@ -234,21 +219,12 @@ class HyperparameterLearner(keras.Model):
             start,
             None if start == "kept" else windows,
             self._task_batched,
-            self.update_rule,
+            rule,
             seed,
             self.add_weight,
         )
         self._particles = self._make_particles()
-        names = ("training_loss", *self._meta_gradient.logs)
-        self._trackers = {name: keras.metrics.Mean(name) for name in names}
-        self._health = Health()
-        self._warner = WarnOnce()
         self.built = True
-
-    @property
-    def meta_gradient(self) -> MetaGradient:
-        """How the gradient comes back through training."""
-        return self._meta_gradient
 
     @property
     def hyperparameters(self) -> dict[str, np.ndarray]:
@@ -259,16 +235,6 @@ class HyperparameterLearner(keras.Model):
     def trainable_variables(self) -> list[keras.Variable]:
         """What the outer optimizer learns: the hyperparameters."""
         return self._learned.trainable_variables
-
-    @property
-    def trainable_weights(self) -> list[keras.Variable]:
-        """The same."""
-        return self.trainable_variables
-
-    @property
-    def losses(self) -> list[Any]:
-        """Nothing, as regularizers act in training alone."""
-        return []
 
     @property
     def _window(self) -> int:
@@ -317,13 +283,6 @@ class HyperparameterLearner(keras.Model):
         Raises:
             ValueError: If there is no loss, or none for training.
         """
-        if loss is None:
-            raise ValueError(
-                "`loss` must be given: hyperparameters are learned from the "
-                "loss on the validation data. Received: loss=None."
-            )
-        if self.inner_loss is None:
-            as_inner_loss(loss)
         super().compile(optimizer, loss, **kwargs)
 
     def fit(
@@ -419,15 +378,6 @@ class HyperparameterLearner(keras.Model):
             self._window + further,
             self.seed,
         )
-
-    def _check_one_replica(self) -> None:
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        if replicas > 1:
-            raise ValueError(
-                "A HyperparameterLearner trains one model on one device. "
-                f"Received: a strategy of {replicas} replicas. Leave its "
-                "scope."
-            )
 
     def _check_influence(self, spec: Any) -> None:
         """Refuses hyperparameters that have no gradient."""
@@ -551,44 +501,30 @@ class HyperparameterLearner(keras.Model):
         """Trains for some steps, and learns from the loss after them."""
         objective = self._objective(data)
         examples = data["validation"]
-        changed = [
+        state = [
             *self._state.variables,
             *(self._particles.memory if self._particles else []),
-            *self.trainable_variables,
-            *self.optimizer.variables,
         ]
-        with undone_unless(lambda: self._health.is_ok, changed):
-            estimate = self._estimate(objective)
-            trained = estimate.predictions
-            gradients = [*map(_dense, estimate.gradients)]
-            if trained.losses is not None:
-                self._health.report_inner_losses(
-                    trained.losses, objective.first
-                )
-            self._health.report_outer(
-                can_learn_from(estimate.loss, gradients, self.optimizer)
-            )
-            self.optimizer.apply_gradients(
-                zip(gradients, self.trainable_variables, strict=True)
-            )
+
+        def keep(trained):
             end, losses = self._train(objective, trained)
             self._state.keep(end, self._window, data["number"])
-        logs = {"training_loss": tf.reduce_mean(losses)}
-        for name, value in {**logs, **estimate.logs}.items():
-            self._trackers[name].update_state(value)
+            return losses
+
+        estimate = self._learn(objective, state, keep)
         y = examples["y"]
         self._loss_tracker.update_state(estimate.loss, tf.shape(y)[0])
         return self.compute_metrics(
             examples["x"],
             y,
-            trained.predictions,
+            estimate.predictions.predictions,
             examples.get("sample_weight"),
         )
 
     def _estimate(self, objective: TrainingObjective) -> Estimate:
         """Returns what a window says; particles go on."""
         if self._particles is None:
-            return self.meta_gradient.estimate(objective)
+            return super()._estimate(objective)
         estimate, particles = self._particles.estimate(objective)
         self._particles.keep(particles)
         return estimate
@@ -597,30 +533,6 @@ class HyperparameterLearner(keras.Model):
         """Evaluates the model on a batch."""
         logs = super().test_step(data)
         return {k: v for k, v in logs.items() if k not in self._trackers}
-
-    def _resolve_auto_jit_compile(self) -> bool:
-        """Tells what `compile(jit_compile="auto")` means.
-
-        XLA serves a GPU. There it compiles slowly what is called once per
-        task.
-        """
-        fits = super()._resolve_auto_jit_compile() and model_supports_jit(self)
-        return fits and not self._task_batched.has_fallback
-
-    def make_train_function(self, force: bool = False) -> Callable[[Any], Any]:
-        """Builds the training step, which stops on what went wrong."""
-        if self.train_function is None or force:
-            super().make_train_function(force)
-            self.train_function = self._warner.around(
-                stops_on_failure(
-                    self.train_function,
-                    self._health,
-                    self.meta_gradient.hint,
-                ),
-                self.meta_gradient.logs,
-                self.meta_gradient.warning,
-            )
-        return self.train_function
 
     def restart(self) -> None:
         """Puts the model back to its first weights.
@@ -693,7 +605,3 @@ def _checked_weights(weights: Any) -> ExampleWeights | None:
         "`example_weights` must be keras_meta.ExampleWeights(n), with the "
         f"number of training examples. Received: {describe(weights)}"
     )
-
-
-def _dense(gradient: Any) -> tf.Tensor:
-    return tf.convert_to_tensor(gradient)

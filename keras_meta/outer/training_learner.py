@@ -10,22 +10,19 @@ import keras
 import tensorflow as tf
 
 from keras_meta._keras import model_supports_jit
-from keras_meta.batching.output_specs import OutputSpecs
 from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.execution.failures import Failure
 from keras_meta.execution.health import Health
 from keras_meta.execution.not_finite import can_learn_from
 from keras_meta.execution.undoing import undone_unless
 from keras_meta.execution.warn_once import WarnOnce
-from keras_meta.inner.class_numbers import ClassNumbers
-from keras_meta.inner.inner_loss import InnerLoss
-from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import Solver
 from keras_meta.learners.arguments import as_inner_loss
 from keras_meta.learners.arguments import check_model
 from keras_meta.meta_gradients.get import as_meta_gradient
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.objective import Estimate
+from keras_meta.outer.training_objective import Trained
 from keras_meta.outer.training_objective import TrainingObjective
 from keras_meta.update_rules.update_rule import UpdateRule
 
@@ -121,14 +118,6 @@ class TrainingLearner(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def _classes(self, loss: Any, x: Any) -> ClassNumbers | None:
-        """Returns what labels a loss takes, or `None` for any numbers."""
-        if isinstance(loss, (dict, list, tuple)):
-            # There are several labels, for several outputs.
-            return None
-        ways = OutputSpecs(self.model).ways(x, axes=1)
-        return ClassNumbers.of(InnerLoss(loss), ways)
-
     def _check_one_replica(self) -> None:
         replicas = self.distribute_strategy.num_replicas_in_sync
         if replicas > 1:
@@ -141,33 +130,41 @@ class TrainingLearner(keras.Model):
         self,
         objective: TrainingObjective,
         state: Sequence[keras.Variable],
-        keep: Callable[[Carry], None],
+        keep: Callable[[Trained], tf.Tensor],
     ) -> Estimate:
         """Takes a step of the outer optimizer, unless something failed.
 
         Args:
             objective: What to learn from.
-            state: Variables that `keep` changes.
-            keep: Called with what training ended with.
+            state: Variables that `keep` and `_estimate` change.
+            keep: Called with what was learned from, after the outer optimizer
+                has taken its step. It returns the training losses to log.
         """
         variables = self.trainable_variables
         changed = [*state, *variables, *self.optimizer.variables]
         with undone_unless(lambda: self._health.is_ok, changed):
-            estimate = self.meta_gradient.estimate(objective)
+            estimate = self._estimate(objective)
             trained = estimate.predictions
             gradients = [*map(tf.convert_to_tensor, estimate.gradients)]
-            self._health.report_inner_losses(trained.losses, objective.first)
+            if trained.losses is not None:
+                self._health.report_inner_losses(
+                    trained.losses, objective.first
+                )
             self._health.report_outer(
                 can_learn_from(estimate.loss, gradients, self.optimizer)
             )
             self.optimizer.apply_gradients(
                 zip(gradients, variables, strict=True)
             )
-            keep(trained.end)
-        logs = {"training_loss": tf.reduce_mean(trained.losses)}
+            losses = keep(trained)
+        logs = {"training_loss": tf.reduce_mean(losses)}
         for name, value in {**logs, **estimate.logs}.items():
             self._trackers[name].update_state(value)
         return estimate
+
+    def _estimate(self, objective: TrainingObjective) -> Estimate:
+        """Returns what to learn from some training."""
+        return self.meta_gradient.estimate(objective)
 
     def _resolve_auto_jit_compile(self) -> bool:
         """Tells what `compile(jit_compile="auto")` means.

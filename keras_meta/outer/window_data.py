@@ -6,13 +6,9 @@ import dataclasses
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from keras_meta.batching.output_specs import OutputSpecs
 from keras_meta.checks import check_positive
 from keras_meta.hyperparameters.example_weights import ExampleWeights
-from keras_meta.inner.class_numbers import ClassNumbers
-from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.outer import example_data
 from keras_meta.outer.example_data import Windows
 
@@ -67,7 +63,7 @@ class WindowMaker:
                 "Received: validation_data=None."
             )
         training, size = example_data.load(
-            "x, y", _one_source(x, y, sample_weight)
+            "x, y", example_data.one_source(x, y, sample_weight)
         )
         validation, _ = example_data.load("validation_data", validation_data)
         if batch_size is None:
@@ -84,12 +80,9 @@ class WindowMaker:
                 f"example. Received: {weights.count} weights, and "
                 f"{training.size} examples."
             )
-        training.check_labels(
-            "y", self._classes(self.training_loss, training.x)
-        )
+        training.check_labels("y", self.model, self.training_loss)
         validation.check_labels(
-            "validation_data",
-            self._classes(self.validation_loss, validation.x),
+            "validation_data", self.model, self.validation_loss
         )
         return Windows(
             training,
@@ -100,23 +93,3 @@ class WindowMaker:
             self.steps,
             self.seed,
         )
-
-    def _classes(self, loss: Any, x: Any) -> ClassNumbers | None:
-        """Returns what labels a loss takes, or `None` for any numbers."""
-        if isinstance(loss, (dict, list, tuple)):
-            # There are several labels, for several outputs.
-            return None
-        ways = OutputSpecs(self.model).ways(x, axes=1)
-        return ClassNumbers.of(InnerLoss(loss), ways)
-
-
-def _one_source(x: Any, y: Any, sample_weight: Any) -> Any:
-    """Returns the training data as `example_data.load` takes them."""
-    if not isinstance(x, tf.data.Dataset):
-        return x, y, sample_weight
-    if y is not None or sample_weight is not None:
-        raise ValueError(
-            "A data set yields labels and weights too. Received: x, a "
-            "tf.data.Dataset, with `y` or `sample_weight`."
-        )
-    return x
