@@ -164,7 +164,7 @@ def _measured(
         1,
         # A forked process cannot use TensorFlow.
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_use_one_thread,
+        initializer=_prepare_process,
     ) as pool:
         record = pool.submit(_measure, method, settings, seed, data_dir)
         record = {
@@ -194,7 +194,9 @@ def _plain(tuned: Tuned) -> dict[str, Any]:
     return {**tuned._asdict(), "choice": dataclasses.asdict(choice)}
 
 
-def _use_one_thread() -> None:
+def _prepare_process() -> None:
+    # TensorFlow warns of models that are traced anew, as each trial's is.
+    tf.get_logger().setLevel("ERROR")
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
