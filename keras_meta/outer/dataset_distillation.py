@@ -104,7 +104,7 @@ class DatasetDistillation(TrainingLearner):
             `Unrolled`, with its options, or one of your own that
             differentiates all steps twice.
         seed: Seed of the inputs, the order of real examples, and of drawn
-            weights.
+            weights. With XLA, it draws others.
         name: Name of the learner.
 
     Raises:
