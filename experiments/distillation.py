@@ -57,6 +57,9 @@ _FIRST_IMAGES = flags.DEFINE_enum(
     "Where images begin; noise by default, and real ones for any initial "
     "weights.",
 )
+_LABELS = flags.DEFINE_bool(
+    "distill_labels", False, "Whether the labels of images are learned too."
+)
 _META_STEPS = flags.DEFINE_integer(
     "distill_meta_steps", 600, "Updates of the images.", lower_bound=1
 )
@@ -148,5 +151,6 @@ def _settings(seed: int) -> Settings:
         draws=_DRAWS.value,
         initializations=_INITIALIZATIONS.value,
         seed=seed,
+        learned_labels=_LABELS.value,
         **{k: defaults[k] if v is None else v for k, v in given.items()},
     )

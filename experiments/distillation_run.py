@@ -48,6 +48,7 @@ class Settings:
         draws: Draws of real images to compare with.
         initializations: New initial weights that images are tested with.
         seed: Seed of all.
+        learned_labels: Whether the labels are learned too.
     """
 
     # What the learned images do not depend on.
@@ -67,6 +68,7 @@ class Settings:
     draws: int
     initializations: int
     seed: int
+    learned_labels: bool = False
 
 
 class Data(NamedTuple):
@@ -195,6 +197,7 @@ def _learner(settings: Settings) -> keras_meta.DatasetDistillation:
         epochs=settings.epochs,
         start=settings.start,
         starts=settings.starts,
+        learned_labels=settings.learned_labels,
         learning_rate=settings.rate,
         seed=settings.seed,
     )
@@ -262,7 +265,7 @@ def _real_images(
         )
         return known
     learner = _learner(settings)
-    learner.x.trainable = False
+    learner.x.trainable = learner.y.trainable = False
     accuracies, rates = [], []
     each = max(settings.initializations // settings.draws, 1)
     for draw in range(settings.draws):

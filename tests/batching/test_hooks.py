@@ -195,6 +195,7 @@ def in_another_thread(function):
         return pool.submit(function).result(timeout=120)
 
 
+@pytest.mark.slow_variants("sequences")
 @pytest.mark.parametrize("name", ZOO)
 def test_a_model_is_unchanged_afterwards(name):
     make, inputs = ZOO[name]
@@ -349,7 +350,9 @@ def cudnn(monkeypatch):
     return asked
 
 
-@pytest.mark.slow_variants("GRU-2", "LSTM-2", "bidirectional-1")
+@pytest.mark.slow_variants(
+    "GRU-1", "bidirectional-2", "GRU-2", "LSTM-2", "bidirectional-1"
+)
 @pytest.mark.parametrize("tasks", [1, 2])
 @pytest.mark.parametrize("name", RECURRENT)
 def test_cudnn_is_off_only_in_task_batched_calls(

@@ -68,6 +68,12 @@ def assert_equal(actual, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow_variants(
+    "full-first_order",
+    "activations-first_order",
+    "larger_than-unrolled",
+    "larger_than-first_order",
+)
 @BOTH_ORDERS
 @pytest.mark.parametrize(
     "options",

@@ -34,6 +34,7 @@ def sampler_of(augment, **options):
 
 
 @pytest.mark.slow_variants(
+    "both-elastic",
     "query-elastic",
     "support-elastic",
     "support-translate",

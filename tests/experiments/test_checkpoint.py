@@ -121,6 +121,7 @@ def test_unfinished_files_of_a_killed_run_are_removed(tmp_path):
     assert not any(".part" in name for name in os.listdir(tmp_path))
 
 
+@pytest.mark.slow_variants("emptied", "truncated")
 @damaged
 def test_after_damage_the_previous_checkpoint_is_used(
     tmp_path, straight, damage, capsys

@@ -94,7 +94,9 @@ def test_every_loss_of_keras_has_a_case():
     assert known - {"Loss", "CTC", "Circle"} == set(CASES)
 
 
-@pytest.mark.slow_variants("Tversky-sum")
+@pytest.mark.slow_variants(
+    "Tversky-sum", *(f"{name}-sum_over_batch_size" for name in CASES)
+)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("name", CASES)
 def test_losses_equal_keras_for_each_task_alone(name, reduction):
@@ -114,6 +116,9 @@ def test_circle_loss_equals_keras_for_each_task_alone():
 EXAMPLE_WISE = sorted(set(CASES) - {"Dice", "Tversky"})
 
 
+@pytest.mark.slow_variants(
+    *(f"{name}-sum_over_batch_size" for name in EXAMPLE_WISE)
+)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("name", EXAMPLE_WISE)
 def test_sample_weights_equal_keras_for_each_task_alone(name, reduction):
@@ -192,6 +197,18 @@ ONE_OUTPUT = {
 }
 
 
+@pytest.mark.slow_variants(
+    "BinaryFocalCrossentropy-labels",
+    "BinaryFocalCrossentropy-predictions",
+    "KLDivergence-labels",
+    "KLDivergence-predictions",
+    "LogCosh-labels",
+    "LogCosh-predictions",
+    "Poisson-labels",
+    "Poisson-predictions",
+    "SquaredHinge-labels",
+    "SquaredHinge-predictions",
+)
 @pytest.mark.parametrize("missing", ["labels", "predictions"])
 @pytest.mark.parametrize("name", ONE_OUTPUT)
 def test_one_output_needs_no_last_axis(name, missing):

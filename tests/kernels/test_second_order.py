@@ -405,6 +405,7 @@ def differentiate_loss(loss, again=True):
     return run(normal([2, 3]))[0][0]
 
 
+@pytest.mark.slow
 def test_ctc_loss_is_refused():
     def loss(x):
         logits = tf.cast(x[:, tf.newaxis], tf.float32)

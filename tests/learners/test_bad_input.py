@@ -357,6 +357,7 @@ def test_sizes_that_the_model_knows_may_be_open(shape):
     np.testing.assert_allclose(call(x), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sizes_that_are_known_at_run_time_are_checked_there():
     x, y = regression()
     x["query_x"] = x["query_x"][:1]
@@ -452,6 +453,7 @@ def test_an_inner_loss_that_returns_nothing():
         maml(inner_loss=lambda y_true, y_pred: None)(x)
 
 
+@pytest.mark.slow_variants("<lambda>1")
 @pytest.mark.parametrize(
     "loss",
     [

@@ -432,6 +432,7 @@ def test_a_failed_step_changes_nothing(algorithm, options, key, jit_compile):
     assert have_moved(before, _state(learner))
 
 
+@pytest.mark.slow
 def test_a_failed_step_leaves_the_losses_of_several_outputs():
     inputs = keras.Input([2])
     outputs = [keras.layers.Dense(1)(inputs) for _ in range(2)]

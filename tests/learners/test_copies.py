@@ -212,6 +212,14 @@ def _outputs(model, x, **kwargs):
     return np.asarray(model(x, **kwargs))
 
 
+@pytest.mark.slow_variants(
+    "text of one length",
+    "text as tf-idf",
+    "text by a function",
+    "integer lookup",
+    "nested normalization",
+    "hashing",
+)
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_copy_predicts_as_the_model(kind):
     model, x = MODELS[kind]()

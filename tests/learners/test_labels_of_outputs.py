@@ -182,6 +182,7 @@ class Subclassed(keras.Model):
         return self.head(x)
 
 
+@pytest.mark.slow
 def test_classes_of_a_subclassed_model_are_known():
     learner = compiled(keras_meta.MAML(Subclassed(), 0.1), loss=crossentropy())
     good = {**_inputs(), "support_y": _labels(3)}

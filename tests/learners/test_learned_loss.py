@@ -134,6 +134,7 @@ def _constant_model():
     return keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
 
 
+@pytest.mark.slow_variants("1.0")
 @pytest.mark.parametrize("rate", [0.4, 1.0])
 def test_a_learned_offset_goes_against_the_noise_of_labels(rate):
     x, level, noise = _offset_tasks()
@@ -149,6 +150,7 @@ def test_a_learned_offset_goes_against_the_noise_of_labels(rate):
         np.testing.assert_allclose(found, 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_implicit_gradient_of_a_loss_is_exact():
     x, level, noise = _offset_tasks()
     learner = learner_of(

@@ -95,7 +95,7 @@ def test_maml_with_weights_of_support_examples():
     _assert_exact(keras_meta.MAML(mlp(), 0.3, 2), data, "mse")
 
 
-@pytest.mark.slow_variants("batch", "running")
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["batch", "support", "running"])
 def test_maml_with_statistics_of(statistics):
     learner = keras_meta.MAML(

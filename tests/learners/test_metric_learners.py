@@ -86,6 +86,7 @@ LEARNERS = {
     ),
 }
 each_learner = pytest.mark.parametrize("name", LEARNERS)
+slow_but_ridge = pytest.mark.slow_variants("matching", "prototypical")
 
 
 @each_learner
@@ -136,6 +137,7 @@ def test_one_hot_labels_are_class_numbers(name):
         np.testing.assert_array_equal(found, expected)
 
 
+@slow_but_ridge
 @each_learner
 def test_a_class_without_examples_is_not_predicted(name):
     learner = compiled(LEARNERS[name][0](), loss=crossentropy())
@@ -147,6 +149,7 @@ def test_a_class_without_examples_is_not_predicted(name):
     assert all(np.isfinite(w).all() for w in learner.get_weights())
 
 
+@slow_but_ridge
 @each_learner
 def test_gradients_are_central_differences(name):
     learner = compiled(

@@ -60,6 +60,7 @@ def _counts_of_one_training_step(learner, tasks=1):
     return (before - learner.model.get_weights()[0])[:, 0]
 
 
+@pytest.mark.slow_variants("6-2-2", "4-3-2")
 @pytest.mark.parametrize(
     ("steps", "batch_size", "passes"), [(3, 2, 1), (6, 2, 2), (4, 3, 2)]
 )

@@ -352,6 +352,7 @@ def test_random_numbers_are_not_split(layer, blocks):
     assert not blocks
 
 
+@pytest.mark.slow
 def test_the_graph_does_not_grow_with_the_tasks():
     def operations(tasks):
         def step(x):

@@ -153,6 +153,8 @@ def assert_rows_are_tasks(learner, data):
 
 
 @pytest.mark.slow_variants(
+    "meta_sgd",
+    "step_rates",
     "lstm",
     "running",
     "anil",
@@ -168,6 +170,7 @@ def test_rows_equal_learners_with_their_meta_parameters(name):
     assert_rows_are_tasks(learner, regression(tasks=TASKS))
 
 
+@pytest.mark.slow
 def test_rows_of_a_convolutional_net():
     learner = keras_meta.ANIL(convolutional_net(), 0.3, 2)
     data = classification(tasks=TASKS, shape=(6, 6, 1))

@@ -101,7 +101,9 @@ RULES = {
 }
 
 
-@pytest.mark.slow_variants("rates")
+@pytest.mark.slow_variants(
+    "momentum", "adam", "rmsprop", "hyperparameters", "rates"
+)
 @pytest.mark.parametrize("make", RULES.values(), ids=RULES)
 def test_the_state_can_be_created_while_xla_traces_a_step(make):
     # TensorFlow copies tensors of up to 128 elements into a graph.

@@ -435,6 +435,7 @@ def test_a_rule_that_could_not_be_loaded_is_not_saved(tmp_path):
     assert not (tmp_path / "preset").exists()
 
 
+@pytest.mark.slow_variants("bfloat16", "float64")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_weights_of_any_precision_round_trip(dtype, tmp_path):
     rule = keras_meta.HierarchicalRNN([2, 2, 2], dtype=dtype)

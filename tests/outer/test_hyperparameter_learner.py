@@ -308,7 +308,7 @@ def test_evolution_strategies_go_the_same_way():
     assert found(difference) == pytest.approx(found("unrolled"), rel=1e-6)
 
 
-@pytest.mark.slow_variants("drawn")
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["kept", "drawn"])
 def test_training_continues_from_a_file(start, tmp_path):
     data = classes(DATA), classes(VALIDATION)
