@@ -195,7 +195,7 @@ def in_another_thread(function):
         return pool.submit(function).result(timeout=120)
 
 
-@pytest.mark.slow_variants("sequences")
+@pytest.mark.slow_variants("custom layers", "sequences")
 @pytest.mark.parametrize("name", ZOO)
 def test_a_model_is_unchanged_afterwards(name):
     make, inputs = ZOO[name]

@@ -66,7 +66,12 @@ NORMS = {
 
 
 @pytest.mark.slow_variants(
-    "False-layer", "False-group", "False-root mean square", "False-batch axis 1"
+    "True-root mean square",
+    "True-group",
+    "False-layer",
+    "False-group",
+    "False-root mean square",
+    "False-batch axis 1",
 )
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("adapts", [True, False])

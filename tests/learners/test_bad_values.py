@@ -88,11 +88,7 @@ def test_good_labels_train_after_a_failure(labels):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.slow_variants(
-    "support_x-False",
-    "support_y-False",
-    "support_y-True",
-)
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("key", ["support_x", "support_y"])
 def test_nan_in_a_support_set_stops_fit_and_leaves_the_weights(

@@ -128,6 +128,7 @@ def test_a_step_of_a_convolutional_net_is_the_same():
     compare(make, data, crossentropy(), "sqrt")
 
 
+@pytest.mark.slow
 def test_long_loops_are_checkpointed_by_default(monkeypatch):
     seen = []
 

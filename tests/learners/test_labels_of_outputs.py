@@ -54,7 +54,7 @@ def _learner(loss, jit_compile=False, **options):
     return compiled(learner, loss=loss, jit_compile=jit_compile)
 
 
-@pytest.mark.slow_variants("True")
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_wrong_labels_of_the_second_output_stop(jit_compile):
     learner = _learner(

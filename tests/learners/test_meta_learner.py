@@ -113,6 +113,7 @@ def test_it_is_measured_task_by_task():
         keras_meta.evaluate_tasks(learner, dataset((x, y)).batch(2), 4, steps=3)
 
 
+@pytest.mark.slow
 def test_it_continues_from_a_file(tmp_path):
     learner = _learner()
     x, y = classification()

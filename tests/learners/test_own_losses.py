@@ -82,6 +82,8 @@ def _assert_close(actual, expected):
 
 
 @pytest.mark.slow_variants(
+    "one number-[n]",
+    "lambda-[n, 1]",
     "per example-[n, 1]",
     "per example-[n, length]",
     "per example-[n, length, 1]",

@@ -288,7 +288,7 @@ def test_unknown_number_of_tasks_is_not_split(blocks):
     assert not blocks
 
 
-@pytest.mark.slow_variants("0", "5")
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [0, 3, 5])
 def test_failures_name_the_task_of_the_batch(task, blocks):
     x, y = regression(1, _TASKS)

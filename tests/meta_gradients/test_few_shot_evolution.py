@@ -384,6 +384,7 @@ def few_shot(name="evolution_strategies", **kwargs):
     return keras_meta.MAML(mlp(), rule, **kwargs)
 
 
+@pytest.mark.slow
 def test_fitting_moves_everything_that_learns():
     learner = compiled(few_shot())
     before = [v.numpy() for v in learner.trainable_variables]

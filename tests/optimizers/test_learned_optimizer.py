@@ -296,7 +296,7 @@ def test_fit_does_not_train_the_network():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.slow_variants("hierarchical", "momentum")
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lstm, hierarchical, momentum])
 def test_interrupted_training_resumes_exactly(make, tmp_path):
     whole = fitted(make(), epochs=4)

@@ -135,6 +135,7 @@ def test_graphs_compute_what_eager_execution_does():
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow_variants("5")
 @pytest.mark.parametrize("batch_size", [5, 12])
 def test_training_is_that_of_keras(batch_size):
     """With momentum, from window to window, on the batches of `Windows`."""
@@ -252,6 +253,7 @@ def test_activity_regularizers_act_in_training():
     assert gradient != 0
 
 
+@pytest.mark.slow
 def test_a_plain_variable_can_be_a_hyperparameter():
     share = keras.Variable(0.3, name="share")
 

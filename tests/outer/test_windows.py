@@ -114,7 +114,7 @@ def by_hand(strategy, theta, ended, windows):
     return theta, center[0]
 
 
-@pytest.mark.slow_variants("EvolutionStrategies")
+@pytest.mark.slow_variants("NoiseReuseES", "EvolutionStrategies")
 @pytest.mark.parametrize(
     "name", ["PersistentES", "NoiseReuseES", "EvolutionStrategies"]
 )

@@ -264,6 +264,7 @@ def test_refuses_values_that_are_not_models():
         ModelProblem(len, arrays(), CROSSENTROPY)
 
 
+@pytest.mark.slow_variants("<lambda>")
 @pytest.mark.parametrize(
     "loss",
     [

@@ -27,6 +27,7 @@ def test_xla_draws_the_same_words(seed, index):
     np.testing.assert_array_equal(compiled(seed, index), draw(seed, index))
 
 
+@pytest.mark.slow_variants("0", "5")
 @pytest.mark.parametrize("seed", [0, 5, 2**32 - 1])
 def test_the_upper_half_of_a_seed_matters(seed):
     of_lower_half = [draw(seed, 0)]
