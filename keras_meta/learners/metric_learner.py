@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from typing import Self
 
@@ -45,8 +46,7 @@ class MetricLearner(MetaLearner):
         encoder: A built Keras model with one output, which is flattened to
             the embedding `[d]` of an example.
         ways: Number of classes in a task. Nothing that is learned depends on
-            it: `type(learner)(learner.encoder, ways=...)` makes a learner
-            with the same encoder for tasks of another size.
+            it, see `with_ways`.
         batch_statistics: What batch normalization normalizes with:
             `"running"`, as in Keras: the statistics of the set that is
             passed through in training, moving averages otherwise;
@@ -106,6 +106,26 @@ class MetricLearner(MetaLearner):
         # XLA has no strings.
         self.supports_jit = not takes_texts(encoder)
         self.built = True
+
+    def with_ways(self, ways: int) -> Self:
+        """Returns a learner for tasks with another number of classes.
+
+        Training with more classes than in tests helps. The encoder is shared;
+        other weights are copied. The learner is not compiled.
+
+        Args:
+            ways: Number of classes in a task.
+        """
+        config = {**self.get_config(), "encoder": self.encoder, "ways": ways}
+        other = type(self)(**config)
+        shared = set(map(id, self.encoder.weights))
+        for variable, value in zip(
+            _others(other.weights, shared),
+            _others(self.weights, shared),
+            strict=True,
+        ):
+            variable.assign(value)
+        return other
 
     # What subclasses implement.
 
@@ -283,3 +303,10 @@ def weighted(classes: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         weights: `[tasks, n]`.
     """
     return classes * weights[..., tf.newaxis]
+
+
+def _others(
+    weights: Sequence[keras.Variable], known: set[int]
+) -> list[keras.Variable]:
+    """Returns weights without those whose ids are known."""
+    return [v for v in weights if id(v) not in known]

@@ -54,7 +54,7 @@ class RidgeHead(MetricLearner):
         check_positive_number(strength=strength, scale=scale)
         self._log_strength = self._number("log_strength", math.log(strength))
         self._log_scale = self._number("log_scale", math.log(scale))
-        self._offset = self._number("offset", 0.0)
+        self.offset = self._number("offset", 0.0)
 
     def _number(self, name: str, value: float) -> keras.Variable:
         return self.add_weight(
@@ -83,7 +83,7 @@ class RidgeHead(MetricLearner):
         """Returns logits; see `MetricLearner.compare`."""
         scale = tf.exp(tf.cast(self._log_scale, x.dtype))
         scores = tf.matmul(with_ones(x), adapted)
-        return scale * scores + tf.cast(self._offset, x.dtype)
+        return scale * scores + tf.cast(self.offset, x.dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
