@@ -140,7 +140,7 @@ def test_images_are_distilled(start, run_binary, tmp_path):
     assert (tmp_path / "distillation.png").stat().st_size > 1000
     # The same command goes on from the end of training.
     (tmp_path / "results.json").unlink()
-    run_binary("bilevel", *flags)
+    run_binary("bilevel", *flags, continues=True)
     again = np.load(tmp_path / "distilled.npz")
     np.testing.assert_array_equal(distilled["x"], again["x"])
 
