@@ -21,6 +21,7 @@ from keras_meta.hyperparameters.hyperparameter import Hyperparameter
 from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import Solver
 from keras_meta.inner.training import TrainingProblem
+from keras_meta.learners.arguments import check_model
 from keras_meta.meta_gradients.unrolled import Unrolled
 from keras_meta.outer.hyperparameter_learner import HyperparameterLearner
 from keras_meta.outer.influence import check_direct_influence
@@ -130,6 +131,14 @@ class ArchitectureSearch(HyperparameterLearner):
         if virtual_rate is not None:
             check_number_at_least(0, virtual_rate=virtual_rate)
         check_choice("batch_statistics", batch_statistics, _STATISTICS)
+        check_model(model)
+        if not mixed_operations(model):
+            raise ValueError(
+                "`model` must have a keras_meta.MixedOperation. Received: "
+                f"model={model.name!r}, in which there is nothing to choose. "
+                "For other hyperparameters, use "
+                "keras_meta.HyperparameterLearner."
+            )
         super().__init__(
             model,
             update_rule,
@@ -142,13 +151,6 @@ class ArchitectureSearch(HyperparameterLearner):
             seed=seed,
             name=name,
         )
-        if not mixed_operations(model):
-            raise ValueError(
-                "`model` must have a keras_meta.MixedOperation. Received: "
-                f"model={model.name!r}, in which there is nothing to choose. "
-                "For other hyperparameters, use "
-                "keras_meta.HyperparameterLearner."
-            )
         if virtual_rate is not None and self.update_rule.trainable_variables:
             raise ValueError(
                 "What the update rule learns, it learns through the virtual "
