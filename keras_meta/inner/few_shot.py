@@ -8,7 +8,6 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -17,6 +16,7 @@ from keras_meta.batching import task_axis
 from keras_meta.batching.shared_calls import SharedCalls
 from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.batching.task_batched import TaskOutputs
+from keras_meta.inner.batch import Batch
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.problem import Derivatives
 from keras_meta.inner.problem import InnerProblem
@@ -26,28 +26,14 @@ from keras_meta.inner.problem import InnerProblem
 DRAWN_WEIGHTS = "drawn_weights"
 
 
-class Support(NamedTuple):
-    """What one step learns from.
-
-    Attributes:
-        x: Inputs, nested as the model expects them, each `[tasks, n, ...]`.
-        y: Labels, `[tasks, n, ...]`.
-        sample_weight: Weights of the examples, `[tasks, n]`, or `None`.
-    """
-
-    x: Any
-    y: tf.Tensor
-    sample_weight: tf.Tensor | None = None
-
-
-def whole_support(data: Mapping[str, Any], step: int | tf.Tensor) -> Support:
+def whole_support(data: Mapping[str, Any], step: int | tf.Tensor) -> Batch:
     """Returns the whole support set, for every step.
 
     Args:
         data: A batch of tasks, see `Learner.call`.
         step: Number of the step.
     """
-    return Support(
+    return Batch(
         data["support_x"],
         data["support_y"],
         data.get("support_sample_weight"),
@@ -81,7 +67,7 @@ class FewShotProblem(InnerProblem):
     proximal: float = 0.0
     batch_statistics: str
     training: bool
-    support_of_step: Callable[[Any, int | tf.Tensor], Support] = whole_support
+    support_of_step: Callable[[Any, int | tf.Tensor], Batch] = whole_support
     shared: SharedCalls | None = None
 
     @property

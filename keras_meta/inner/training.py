@@ -15,24 +15,11 @@ import tensorflow as tf
 from keras_meta._keras import as_it_is
 from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.batching.task_batched import TaskOutputs
+from keras_meta.inner.batch import Batch
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.penalties import penalties
 from keras_meta.inner.problem import Derivatives
 from keras_meta.inner.problem import InnerProblem
-
-
-class Batch(NamedTuple):
-    """Examples that a step learns from.
-
-    Attributes:
-        x: Inputs, nested as the model expects them, each `[tasks, n, ...]`.
-        y: Labels, `[tasks, n, ...]`.
-        sample_weight: Weights of the examples, `[tasks, n]`, or `None`.
-    """
-
-    x: Any
-    y: tf.Tensor
-    sample_weight: tf.Tensor | None = None
 
 
 class Start(NamedTuple):

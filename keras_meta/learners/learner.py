@@ -20,9 +20,9 @@ from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.checks import check_at_least
 from keras_meta.execution.task_blocks import Inseparable
 from keras_meta.execution.undoing import Change
+from keras_meta.inner.batch import Batch
 from keras_meta.inner.class_numbers import LabelRule
 from keras_meta.inner.few_shot import FewShotProblem
-from keras_meta.inner.few_shot import Support
 from keras_meta.inner.few_shot import whole_support
 from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.inner_loss import InnerLoss
@@ -553,7 +553,7 @@ class Learner(MetaLearner):
 
     def _support_of_step(
         self, data: dict[str, Any], step: int | tf.Tensor
-    ) -> Support:
+    ) -> Batch:
         """Returns what a step learns from."""
         return whole_support(data, step)
 

@@ -13,7 +13,7 @@ from keras_meta.checks import check_at_least
 from keras_meta.checks import check_whole
 from keras_meta.execution import replicas
 from keras_meta.execution.undoing import Change
-from keras_meta.inner.few_shot import Support
+from keras_meta.inner.batch import Batch
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.meta_training import StepResult
@@ -138,7 +138,7 @@ class Reptile(Learner):
 
     def _support_of_step(
         self, data: dict[str, Any], step: int | tf.Tensor
-    ) -> Support:
+    ) -> Batch:
         episode = Episode(**data)
         if self.batch_size is not None:
             examples = task_axis.size(episode.support_y, 1)

@@ -21,10 +21,10 @@ from keras_meta.checks import check_choice
 from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_positive_number
+from keras_meta.inner.batch import Batch
 from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.solver import Carry
-from keras_meta.inner.training import Batch
 from keras_meta.inner.training import Start
 from keras_meta.inner.training import TrainingProblem
 from keras_meta.meta_gradients.meta_gradient import MetaGradient

@@ -18,9 +18,9 @@ from keras_meta.checks import describe
 from keras_meta.hyperparameters.example_weights import ExampleWeights
 from keras_meta.hyperparameters.hyperparameter import Hyperparameter
 from keras_meta.hyperparameters.hyperparameter import shared_by_name
+from keras_meta.inner.batch import Batch
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.solver import Carry
-from keras_meta.inner.training import Batch
 from keras_meta.inner.training import TrainingProblem
 from keras_meta.learners.arguments import as_update_rule
 from keras_meta.meta_gradients.evolution import Evolution
