@@ -30,13 +30,17 @@ from keras_meta.hyperparameters.regularizers import LearnedL2
 from keras_meta.inner.learned_loss import LearnedLoss
 from keras_meta.inner.loss_network import LossNetwork
 from keras_meta.learners.anil import ANIL
+from keras_meta.learners.cosine_dense import CosineDense
+from keras_meta.learners.fine_tuning import FineTuning
 from keras_meta.learners.implicit_maml import ImplicitMAML
 from keras_meta.learners.learner import Learner
+from keras_meta.learners.logistic_regression import LogisticRegression
 from keras_meta.learners.maml import MAML
 from keras_meta.learners.matching_network import MatchingNetwork
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.metric_learner import MetricLearner
+from keras_meta.learners.nearest_neighbour import NearestNeighbour
 from keras_meta.learners.prototypical_network import PrototypicalNetwork
 from keras_meta.learners.reptile import Reptile
 from keras_meta.learners.ridge_head import RidgeHead
@@ -76,6 +80,7 @@ __all__ = [
     "ArchitectureSearch",
     "callbacks",
     "CoordinatewiseLSTM",
+    "CosineDense",
     "Curve",
     "DatasetDistillation",
     "derive",
@@ -85,6 +90,7 @@ __all__ = [
     "evaluate_tasks",
     "EvolutionStrategies",
     "ExampleWeights",
+    "FineTuning",
     "FirstOrder",
     "GradientDescent",
     "HierarchicalRNN",
@@ -99,6 +105,7 @@ __all__ = [
     "LearnedL2",
     "LearnedLoss",
     "Learner",
+    "LogisticRegression",
     "LossNetwork",
     "MAML",
     "MatchingNetwork",
@@ -111,6 +118,7 @@ __all__ = [
     "MixedOperation",
     "models",
     "Momentum",
+    "NearestNeighbour",
     "NoiseReuseES",
     "OptimizerLearner",
     "optimizers",
