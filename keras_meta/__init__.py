@@ -44,6 +44,7 @@ from keras_meta.learners.nearest_neighbour import NearestNeighbour
 from keras_meta.learners.prototypical_network import PrototypicalNetwork
 from keras_meta.learners.reptile import Reptile
 from keras_meta.learners.ridge_head import RidgeHead
+from keras_meta.learners.siamese_network import SiameseNetwork
 from keras_meta.learners.starts import Drawn
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.evolution_strategies import EvolutionStrategies
@@ -128,6 +129,7 @@ __all__ = [
     "Reptile",
     "RidgeHead",
     "RMSprop",
+    "SiameseNetwork",
     "Truncated",
     "Unrolled",
     "UpdateRule",

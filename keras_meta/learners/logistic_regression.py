@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from keras_meta.checks import check_bool
 from keras_meta.checks import check_positive_number
+from keras_meta.learners.embeddings import unit
 from keras_meta.learners.logistic_fit import LogisticProblem
 from keras_meta.learners.logistic_fit import fit_logistic
 from keras_meta.learners.metric_learner import MetricLearner
-from keras_meta.learners.metric_learner import unit
 from keras_meta.learners.metric_learner import weighted
 from keras_meta.learners.not_meta_trained import NotMetaTrained
 from keras_meta.learners.ridge_head import with_ones

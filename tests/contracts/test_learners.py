@@ -102,6 +102,7 @@ METRIC_LEARNERS = {
         normalized_mlp(4), WAYS
     ),
     "RidgeHead": lambda: keras_meta.RidgeHead(mlp(4), WAYS),
+    "SiameseNetwork": lambda: keras_meta.SiameseNetwork(mlp(4), WAYS),
 }
 # Not meta-trained, so `fit` refuses. All else is as for the others.
 BASELINES = {
