@@ -1,0 +1,357 @@
+"""One run of few-shot classification: train, validate, test, record."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from experiments import checkpoint
+from experiments import few_shot_data
+from experiments import results
+from experiments.algorithms import outer_rate
+from experiments.few_shot_learners import LEARNERS
+from experiments.few_shot_learners import Training
+from experiments.few_shot_settings import Settings
+from keras_meta import durable_files
+from keras_meta.evaluation import adaptation_curve
+from keras_meta.evaluation import evaluate_tasks
+from keras_meta.learners.meta_learner import MetaLearner
+
+_HISTORY = "history.csv"
+# Images that are evaluated at once.
+_IMAGES_AT_ONCE = 512
+
+
+def run(
+    settings: Settings,
+    directory: pathlib.Path,
+    *,
+    data_dir: str | None,
+    time_limit: float,
+    steps_per_execution: int,
+) -> dict[str, Any]:
+    """Trains and tests a learner, or continues where a call stopped.
+
+    The weights of the best validation are tested. Tests on record are not
+    repeated.
+
+    Args:
+        settings: The settings.
+        directory: Folder of the run.
+        data_dir: Folder of the prepared data sets.
+        time_limit: Minutes of training, over all calls, or 0 for no limit.
+        steps_per_execution: Number of iterations per execution.
+
+    Returns:
+        The record; see `experiments.results`.
+    """
+    record = results.read(directory, settings, settings.MAY_DIFFER)
+    if record is not None and _is_complete(record, settings, time_limit):
+        return record
+    learner = make(settings)
+    trainee = _make_trainee(learner, settings, data_dir, steps_per_execution)
+    progress = checkpoint.resume(trainee, directory, settings)
+    if not _is_trained(
+        settings, time_limit, progress.iterations, progress.seconds
+    ):
+        _fit(
+            learner,
+            trainee,
+            settings,
+            progress,
+            directory,
+            data_dir,
+            time_limit,
+        )
+    if progress.best:
+        learner.set_weights(progress.best)
+    known = {}
+    if record is not None and record["iterations"] == progress.iterations:
+        known = record["measurements"]["tests"]
+    return results.write(
+        directory,
+        settings,
+        {
+            "tests": _test(learner, settings, data_dir, known),
+            **_selected(progress),
+            "transductive": settings.batch_statistics == "batch",
+            **results.logged(learner, progress.history),
+        },
+        iterations=progress.iterations,
+        seconds=progress.seconds,
+    )
+
+
+def make(settings: Settings) -> MetaLearner:
+    """Returns the learner, untrained, compiled for measuring."""
+    keras.utils.set_random_seed(settings.seed)
+    network = few_shot_data.make_network(settings)
+    learner = LEARNERS[settings.learner].make(settings, network)
+    learner.compile(**_measured())
+    return learner
+
+
+def load(settings: Settings, directory: pathlib.Path) -> MetaLearner:
+    """Returns the learner that `run` tested."""
+    learner = make(settings)
+    learner.set_weights(progress_of(settings, directory).best)
+    return learner
+
+
+def progress_of(
+    settings: Settings, directory: pathlib.Path
+) -> checkpoint.Progress:
+    """Returns the progress of a run."""
+    return checkpoint.read(directory, settings)
+
+
+def load_test(settings: Settings, data_dir: str | None) -> tf.data.Dataset:
+    """Returns the episodes of the first test."""
+    return _episodes(settings, "test", data_dir, settings.ways, settings.shots)
+
+
+def test_name(ways: int, shots: int) -> str:
+    """Returns the name of a test in a record."""
+    return f"{ways}-way {shots}-shot"
+
+
+class Validation(keras.callbacks.Callback):
+    """Evaluates on validation tasks, and keeps the weights that did best.
+
+    Args:
+        learner: The learner, which is trained or shares what is trained.
+        tested: The learner for the ways of validation, compiled.
+        episodes: Episodes of the validation classes.
+        tasks: Number of tasks.
+        progress: Progress of the run.
+    """
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        tested: MetaLearner,
+        episodes: tf.data.Dataset,
+        tasks: int,
+        progress: checkpoint.Progress,
+    ):
+        super().__init__()
+        self._learner = learner
+        self._tested = tested
+        self._episodes = episodes
+        self._tasks = tasks
+        self._progress = progress
+
+    def on_epoch_end(self, epoch, logs=None):
+        weights = self._learner.get_weights()
+        self._tested.set_weights(weights)
+        measured = evaluate_tasks(self._tested, self._episodes, self._tasks)
+        for name, interval in measured.items():
+            logs[f"val_{name}"] = interval.mean
+            logs[f"val_{name}_interval"] = interval.half_width
+        earlier = [row["val_accuracy"] for row in self._progress.history]
+        if not earlier or logs["val_accuracy"] > max(earlier):
+            self._progress.best = weights
+
+
+def _measured() -> dict[str, Any]:
+    """Returns what `compile` needs for measuring."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return {"loss": loss, "metrics": ["accuracy"]}
+
+
+def _is_complete(
+    record: Mapping[str, Any], settings: Settings, time_limit: float
+) -> bool:
+    """Returns whether there is nothing left to train or to test."""
+    known = record["measurements"]["tests"]
+    return _is_trained(
+        settings, time_limit, record["iterations"], record["seconds"]
+    ) and all(_is_known(known, settings, test) for test in settings.tests)
+
+
+def _is_trained(
+    settings: Settings, time_limit: float, iterations: int, seconds: float
+) -> bool:
+    return iterations >= settings.iterations or (0 < 60 * time_limit <= seconds)
+
+
+def _make_trainee(
+    learner: MetaLearner,
+    settings: Settings,
+    data_dir: str | None,
+    steps_per_execution: int,
+) -> keras.Model:
+    """Returns what to fit: the learner, or a model that shares its weights."""
+    row = LEARNERS[settings.learner]
+    trainee = learner
+    if row.training is Training.IMAGES:
+        classes = few_shot_data.load_classes(settings, "train", data_dir)
+        trainee = row.classifier(learner, len(classes))
+    rate = outer_rate(
+        settings.meta_rate, settings.meta_decay, settings.decay_iterations
+    )
+    trainee.compile(
+        row.optimizer(rate, clipvalue=settings.clip),
+        # Epochs must consist of whole executions.
+        steps_per_execution=math.gcd(
+            steps_per_execution, settings.validate_every
+        ),
+        **_measured(),
+    )
+    return trainee
+
+
+def _fit(
+    learner: MetaLearner,
+    trainee: keras.Model,
+    settings: Settings,
+    progress: checkpoint.Progress,
+    directory: pathlib.Path,
+    data_dir: str | None,
+    time_limit: float,
+) -> None:
+    done = progress.iterations
+    trainee.fit(
+        _training_data(settings, data_dir, start=done * settings.meta_batch),
+        steps_per_epoch=settings.validate_every,
+        initial_epoch=done // settings.validate_every,
+        epochs=settings.iterations // settings.validate_every,
+        shuffle=False,
+        verbose=2,
+        callbacks=[
+            *LEARNERS[settings.learner].callbacks(settings),
+            Validation(
+                learner,
+                _for_ways(learner, settings, settings.ways),
+                _episodes(
+                    settings,
+                    "validation",
+                    data_dir,
+                    settings.ways,
+                    settings.shots,
+                ),
+                settings.validation_tasks,
+                progress,
+            ),
+            checkpoint.NoteProgress(progress),
+            checkpoint.Checkpoint(
+                directory,
+                settings,
+                progress,
+                publish=functools.partial(_write_history, progress, directory),
+            ),
+            checkpoint.TimeLimit(progress, time_limit),
+        ],
+    )
+
+
+def _training_data(
+    settings: Settings, data_dir: str | None, start: int
+) -> tf.data.Dataset:
+    if LEARNERS[settings.learner].training is Training.IMAGES:
+        return few_shot_data.load_images(settings, data_dir, start)
+    return few_shot_data.load_episodes(
+        settings,
+        "train",
+        data_dir,
+        ways=settings.train_ways,
+        shots=settings.train_shots,
+        tasks=settings.meta_batch,
+        start=start,
+    )
+
+
+def _for_ways(
+    learner: MetaLearner, settings: Settings, ways: int
+) -> MetaLearner:
+    """Returns the learner for tasks with `ways` classes, compiled."""
+    if ways != settings.train_ways:
+        learner = learner.with_ways(ways)
+        learner.compile(**_measured())
+    return learner
+
+
+def _episodes(
+    settings: Settings, part: str, data_dir: str | None, ways: int, shots: int
+) -> tf.data.Dataset:
+    """Returns episodes to measure on."""
+    images = ways * (shots + settings.queries)
+    return few_shot_data.load_episodes(
+        settings,
+        part,
+        data_dir,
+        ways=ways,
+        shots=shots,
+        tasks=max(1, _IMAGES_AT_ONCE // images),
+    )
+
+
+def _test(
+    learner: MetaLearner,
+    settings: Settings,
+    data_dir: str | None,
+    known: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns the results of all tests, by their names.
+
+    Args:
+        learner: The learner.
+        settings: The settings.
+        data_dir: Folder of the prepared data sets.
+        known: Results of the same weights.
+    """
+    tests = dict(known)
+    for ways, shots in settings.tests:
+        if _is_known(known, settings, (ways, shots)):
+            continue
+        tested = _for_ways(learner, settings, ways)
+        episodes = _episodes(settings, "test", data_dir, ways, shots)
+        result = evaluate_tasks(tested, episodes, settings.test_tasks)
+        if settings.curve_steps:
+            result["curve"] = adaptation_curve(
+                tested, episodes, settings.test_tasks, settings.curve_steps
+            )["accuracy"]
+        tests[test_name(ways, shots)] = result
+    return tests
+
+
+def _is_known(
+    known: Mapping[str, Any], settings: Settings, test: tuple[int, int]
+) -> bool:
+    """Returns whether a test with the present settings is on record."""
+    result = known.get(test_name(*test))
+    if result is None or result["accuracy"]["tasks"] != settings.test_tasks:
+        return False
+    curve = result.get("curve", {"mean": [0.0]})
+    return len(curve["mean"]) > settings.curve_steps
+
+
+def _selected(progress: checkpoint.Progress) -> dict[str, Any]:
+    """Returns which weights were tested, and why."""
+    if not progress.history:
+        return {}
+    best = max(progress.history, key=lambda row: row["val_accuracy"])
+    return {
+        "selection": "single model, best validation accuracy",
+        "selected_iteration": best["iterations"],
+        "validation_accuracy": best["val_accuracy"],
+    }
+
+
+def _write_history(
+    progress: checkpoint.Progress, directory: pathlib.Path
+) -> None:
+    """Writes a table for other programs. The run uses the checkpoint."""
+    rows = progress.history
+    with durable_files.replacing(directory / _HISTORY) as temporary:
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
