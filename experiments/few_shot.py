@@ -41,6 +41,7 @@ from absl import flags
 
 from experiments import few_shot_data
 from experiments import few_shot_figures
+from experiments import few_shot_measure
 from experiments import few_shot_run
 from experiments import few_shot_table
 from experiments import implicit_flags
@@ -309,7 +310,7 @@ def _draw(
         few_shot_figures.draw_curve(
             curve, learner, label, directory / "accuracy_by_step"
         )
-    episodes = few_shot_run.load_test(settings, _DATA_DIR.value)
+    episodes = few_shot_measure.draw_test(settings, _DATA_DIR.value)
     x, y = tf.nest.map_structure(lambda t: t[0], next(iter(episodes)))
     few_shot_figures.draw_episode(x, y, directory / "episode")
 

@@ -61,10 +61,10 @@ def load_classes(
     return DATA_SETS[settings.data_set].load(settings, part, data_dir)
 
 
-def load_episodes(
+def draw_episodes(
+    classes: episodes.Classes,
     settings: Settings,
     part: str,
-    data_dir: str | None,
     *,
     ways: int,
     shots: int,
@@ -74,15 +74,14 @@ def load_episodes(
     """Returns episodes of the classes of one part.
 
     Args:
+        classes: The classes.
         settings: The settings.
-        part: See `load_classes`.
-        data_dir: Folder of the prepared data sets.
+        part: The part, see `load_classes`.
         ways: Number of classes in an episode.
         shots: Number of support images of each class.
         tasks: Number of episodes in a batch.
         start: Index of the first episode.
     """
-    classes = load_classes(settings, part, data_dir)
     return classes.episodes(
         ways=ways,
         shots=shots,
@@ -94,24 +93,23 @@ def load_episodes(
     )
 
 
-def load_images(
-    settings: Settings, data_dir: str | None, start: int = 0
+def draw_images(
+    classes: episodes.Classes, settings: Settings, start: int = 0
 ) -> tf.data.Dataset:
-    """Returns batches of images of the training classes, and their classes.
+    """Returns batches of images, and their classes.
 
     A batch is drawn with replacement, and depends only on the seed and its
     index.
 
     Args:
+        classes: The classes.
         settings: The settings.
-        data_dir: Folder of the prepared data sets.
         start: Number of images to skip.
 
     Returns:
         Images `[meta_batch, height, width, channels]` and labels
         `[meta_batch]`.
     """
-    classes = load_classes(settings, "train", data_dir)
     images = np.concatenate([classes.items_of(label) for label in classes.ids])
     labels = np.repeat(np.arange(len(classes)), classes.counts)
     with tf.device("CPU"):
@@ -124,10 +122,14 @@ def load_images(
             maxval=len(labels),
             dtype=tf.int32,
         )
-        x = tf.cast(tf.gather(images, chosen), tf.float32) * (1 / 255)
-        return x, tf.gather(labels, chosen)
+        return scaled(tf.gather(images, chosen)), tf.gather(labels, chosen)
 
     return episode_dataset(draw, tasks=settings.meta_batch, start=start)
+
+
+def scaled(images: tf.Tensor) -> tf.Tensor:
+    """Returns uint8 images as networks see them in episodes."""
+    return tf.cast(images, tf.float32) * (1 / 255)
 
 
 def make_network(settings: Settings) -> keras.Model:

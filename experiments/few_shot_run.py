@@ -6,6 +6,7 @@ import csv
 import functools
 import math
 import pathlib
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,19 +15,18 @@ import tensorflow as tf
 
 from experiments import checkpoint
 from experiments import few_shot_data
+from experiments import few_shot_measure
 from experiments import results
 from experiments.algorithms import outer_rate
 from experiments.few_shot_learners import LEARNERS
 from experiments.few_shot_learners import Training
+from experiments.few_shot_measure import measures
 from experiments.few_shot_settings import Settings
 from keras_meta import durable_files
-from keras_meta.evaluation import adaptation_curve
-from keras_meta.evaluation import evaluate_tasks
+from keras_meta.evaluation import Interval
 from keras_meta.learners.meta_learner import MetaLearner
 
 _HISTORY = "history.csv"
-# Images that are evaluated at once.
-_IMAGES_AT_ONCE = 512
 
 
 def run(
@@ -94,7 +94,7 @@ def make(settings: Settings) -> MetaLearner:
     keras.utils.set_random_seed(settings.seed)
     network = few_shot_data.make_network(settings)
     learner = LEARNERS[settings.learner].make(settings, network)
-    learner.compile(**_measured())
+    learner.compile(**measures())
     return learner
 
 
@@ -112,11 +112,6 @@ def progress_of(
     return checkpoint.read(directory, settings)
 
 
-def load_test(settings: Settings, data_dir: str | None) -> tf.data.Dataset:
-    """Returns the episodes of the first test."""
-    return _episodes(settings, "test", data_dir, settings.ways, settings.shots)
-
-
 def test_name(ways: int, shots: int) -> str:
     """Returns the name of a test in a record."""
     return f"{ways}-way {shots}-shot"
@@ -127,43 +122,28 @@ class Validation(keras.callbacks.Callback):
 
     Args:
         learner: The learner, which is trained or shares what is trained.
-        tested: The learner for the ways of validation, compiled.
-        episodes: Episodes of the validation classes.
-        tasks: Number of tasks.
+        measure: Function that returns intervals by the names of measures.
         progress: Progress of the run.
     """
 
     def __init__(
         self,
         learner: MetaLearner,
-        tested: MetaLearner,
-        episodes: tf.data.Dataset,
-        tasks: int,
+        measure: Callable[[], Mapping[str, Interval]],
         progress: checkpoint.Progress,
     ):
         super().__init__()
         self._learner = learner
-        self._tested = tested
-        self._episodes = episodes
-        self._tasks = tasks
+        self._measure = measure
         self._progress = progress
 
     def on_epoch_end(self, epoch, logs=None):
-        weights = self._learner.get_weights()
-        self._tested.set_weights(weights)
-        measured = evaluate_tasks(self._tested, self._episodes, self._tasks)
-        for name, interval in measured.items():
+        for name, interval in self._measure().items():
             logs[f"val_{name}"] = interval.mean
             logs[f"val_{name}_interval"] = interval.half_width
         earlier = [row["val_accuracy"] for row in self._progress.history]
         if not earlier or logs["val_accuracy"] > max(earlier):
-            self._progress.best = weights
-
-
-def _measured() -> dict[str, Any]:
-    """Returns what `compile` needs for measuring."""
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    return {"loss": loss, "metrics": ["accuracy"]}
+            self._progress.best = self._learner.get_weights()
 
 
 def _is_complete(
@@ -203,7 +183,7 @@ def _make_trainee(
         steps_per_execution=math.gcd(
             steps_per_execution, settings.validate_every
         ),
-        **_measured(),
+        **measures(),
     )
     return trainee
 
@@ -218,6 +198,16 @@ def _fit(
     time_limit: float,
 ) -> None:
     done = progress.iterations
+    validate = functools.partial(
+        few_shot_measure.measure,
+        learner,
+        settings,
+        "validation",
+        data_dir,
+        ways=settings.ways,
+        shots=settings.shots,
+        tasks=settings.validation_tasks,
+    )
     trainee.fit(
         _training_data(settings, data_dir, start=done * settings.meta_batch),
         steps_per_epoch=settings.validate_every,
@@ -227,19 +217,7 @@ def _fit(
         verbose=2,
         callbacks=[
             *LEARNERS[settings.learner].callbacks(settings),
-            Validation(
-                learner,
-                _for_ways(learner, settings, settings.ways),
-                _episodes(
-                    settings,
-                    "validation",
-                    data_dir,
-                    settings.ways,
-                    settings.shots,
-                ),
-                settings.validation_tasks,
-                progress,
-            ),
+            Validation(learner, validate, progress),
             checkpoint.NoteProgress(progress),
             checkpoint.Checkpoint(
                 directory,
@@ -255,41 +233,17 @@ def _fit(
 def _training_data(
     settings: Settings, data_dir: str | None, start: int
 ) -> tf.data.Dataset:
+    classes = few_shot_data.load_classes(settings, "train", data_dir)
     if LEARNERS[settings.learner].training is Training.IMAGES:
-        return few_shot_data.load_images(settings, data_dir, start)
-    return few_shot_data.load_episodes(
+        return few_shot_data.draw_images(classes, settings, start)
+    return few_shot_data.draw_episodes(
+        classes,
         settings,
         "train",
-        data_dir,
         ways=settings.train_ways,
         shots=settings.train_shots,
         tasks=settings.meta_batch,
         start=start,
-    )
-
-
-def _for_ways(
-    learner: MetaLearner, settings: Settings, ways: int
-) -> MetaLearner:
-    """Returns the learner for tasks with `ways` classes, compiled."""
-    if ways != settings.train_ways:
-        learner = learner.with_ways(ways)
-        learner.compile(**_measured())
-    return learner
-
-
-def _episodes(
-    settings: Settings, part: str, data_dir: str | None, ways: int, shots: int
-) -> tf.data.Dataset:
-    """Returns episodes to measure on."""
-    images = ways * (shots + settings.queries)
-    return few_shot_data.load_episodes(
-        settings,
-        part,
-        data_dir,
-        ways=ways,
-        shots=shots,
-        tasks=max(1, _IMAGES_AT_ONCE // images),
     )
 
 
@@ -311,13 +265,11 @@ def _test(
     for ways, shots in settings.tests:
         if _is_known(known, settings, (ways, shots)):
             continue
-        tested = _for_ways(learner, settings, ways)
-        episodes = _episodes(settings, "test", data_dir, ways, shots)
-        result = evaluate_tasks(tested, episodes, settings.test_tasks)
+        test = {"ways": ways, "shots": shots, "tasks": settings.test_tasks}
+        arguments = learner, settings, "test", data_dir
+        result = few_shot_measure.measure(*arguments, **test)
         if settings.curve_steps:
-            result["curve"] = adaptation_curve(
-                tested, episodes, settings.test_tasks, settings.curve_steps
-            )["accuracy"]
+            result["curve"] = few_shot_measure.curve(*arguments, **test)
         tests[test_name(ways, shots)] = result
     return tests
 

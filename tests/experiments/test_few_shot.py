@@ -8,6 +8,7 @@ import pytest
 
 from experiments import checkpoint
 from experiments import few_shot_data
+from experiments import few_shot_measure
 from experiments import few_shot_run
 from experiments import run_folder
 from experiments.algorithms import ImplicitOptions
@@ -85,13 +86,9 @@ def _run(settings, folder, **options):
     return few_shot_run.run(settings, folder, data_dir=None, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "learner",
-    [
-        "prototypical",
-        pytest.param("maml_plus_plus", marks=pytest.mark.slow),
-        pytest.param("pretrained_prototypes", marks=pytest.mark.slow),
-    ],
+    "learner", ["prototypical", "maml_plus_plus", "pretrained_prototypes"]
 )
 def test_a_run_that_goes_on_ends_like_one_that_never_stopped(
     tiny, tmp_path, learner
@@ -127,16 +124,15 @@ def test_a_finished_run_takes_more_iterations(tiny, tmp_path):
     ] == [2, 4, 6]
 
 
-def test_validation_keeps_the_weights_that_did_best(monkeypatch):
+def test_validation_keeps_the_weights_that_did_best():
     learner = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
     progress = checkpoint.Progress()
     accuracies = iter([0.5, 0.9, 0.7])
-    monkeypatch.setattr(
-        few_shot_run,
-        "evaluate_tasks",
-        lambda *_: {"accuracy": Interval(next(accuracies), 0.1, 2)},
+    validation = few_shot_run.Validation(
+        learner,
+        lambda: {"accuracy": Interval(next(accuracies), 0.1, 2)},
+        progress,
     )
-    validation = few_shot_run.Validation(learner, learner, None, 2, progress)
     for epoch in range(3):
         learner.layers[0].bias.assign([epoch])
         logs = {}
@@ -145,18 +141,33 @@ def test_validation_keeps_the_weights_that_did_best(monkeypatch):
     assert progress.best[1] == [1.0]
 
 
+def test_embedding_each_image_once_changes_no_result(tiny, monkeypatch):
+    settings = _settings("matching", test_tasks=8)
+    learner = few_shot_run.make(settings)
+    learner.set_weights([w + 0.5 for w in learner.get_weights()])
+    test = {"ways": 2, "shots": 3, "tasks": 8}
+    arguments = learner, settings, "test", None
+    once = few_shot_measure.measure(*arguments, **test)
+    monkeypatch.setattr(
+        few_shot_measure, "_embeds_alone", lambda learner, settings: False
+    )
+    always = few_shot_measure.measure(*arguments, **test)
+    assert once["accuracy"] == always["accuracy"]
+    assert once["loss"].mean == pytest.approx(always["loss"].mean, rel=1e-5)
+
+
 def test_only_new_tests_are_made(tiny, tmp_path, monkeypatch):
     settings = _settings("untrained_prototypes", iterations=0)
     first = _run(settings, tmp_path)
     more = dataclasses.replace(settings, test_ways=(3, 2))
     made = []
-    evaluate = few_shot_run.evaluate_tasks
+    measure = few_shot_measure.measure
 
-    def counted(learner, *arguments):
-        made.append(learner.ways)
-        return evaluate(learner, *arguments)
+    def counted(*arguments, **test):
+        made.append(test["ways"])
+        return measure(*arguments, **test)
 
-    monkeypatch.setattr(few_shot_run, "evaluate_tasks", counted)
+    monkeypatch.setattr(few_shot_measure, "measure", counted)
     second = _run(more, tmp_path)
     assert made == [2]
     before, after = (r["measurements"]["tests"] for r in (first, second))
@@ -184,8 +195,16 @@ def test_the_checkpoint_of_another_seed_is_not_used(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("data_set", "learner"),
     [
-        *(("omniglot", learner) for learner in LEARNERS),
-        *((data_set, "ridge") for data_set in few_shot_data.DATA_SETS),
+        ("omniglot", "maml"),
+        ("cifar_fs", "ridge"),
+        *(
+            pytest.param("omniglot", learner, marks=pytest.mark.slow)
+            for learner in LEARNERS
+        ),
+        *(
+            pytest.param(data_set, "anil", marks=pytest.mark.slow)
+            for data_set in few_shot_data.DATA_SETS
+        ),
     ],
 )
 def test_learners_are_made_by_their_defaults(tiny, data_set, learner):
