@@ -72,6 +72,8 @@ def run(
         )
     if progress.best:
         learner.set_weights(progress.best)
+    # For users; the run does not read it.
+    learner.save_to_preset(directory / "preset")
     known = {}
     if record is not None and record["iterations"] == progress.iterations:
         known = record["measurements"]["tests"]
