@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -19,6 +20,8 @@ from keras_meta.learners.learner import Learner
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.metric_learner import MetricLearner
 
+# Ways and shots.
+Test = tuple[int, int]
 # Images that are evaluated at once.
 _IMAGES_AT_ONCE = 512
 
@@ -35,34 +38,32 @@ def measure(
     part: str,
     data_dir: str | None,
     *,
-    ways: int,
-    shots: int,
+    tests: Sequence[Test],
     tasks: int,
-) -> dict[str, Interval]:
-    """Returns the loss and the accuracy on tasks of one part.
+) -> dict[Test, dict[str, Interval]]:
+    """Returns the loss and the accuracy on tasks of one part, for each test.
 
     Args:
-        learner: The learner, compiled. If it is for other ways, it has
-            `with_ways`.
+        learner: The learner, compiled. If a test has other ways than training,
+            it has `with_ways`.
         settings: The settings.
         part: `"validation"` or `"test"`.
         data_dir: Folder of the prepared data sets.
-        ways: Number of classes in a task.
-        shots: Number of support images of each class.
+        tests: Ways and shots of each test.
         tasks: Number of tasks.
     """
     classes = few_shot_data.load_classes(settings, part, data_dir)
-    tested = learner
     if _embeds_alone(learner, settings):
         classes = _embedded(classes, learner.encoder)
-        tested = tested.with_encoder(_identity(classes.item_shape))
-    if ways != settings.train_ways:
-        tested = tested.with_ways(ways)
-    if tested is not learner:
-        # What is left of it is not worth compiling.
-        tested.compile(jit_compile=False, **measures())
-    drawn = _draw(classes, settings, part, ways, shots)
-    return evaluate_tasks(tested, drawn, tasks)
+        learner = learner.with_encoder(_identity(classes.item_shape))
+    return {
+        (ways, shots): evaluate_tasks(
+            _for_ways(learner, settings, ways),
+            _draw(classes, settings, part, ways, shots),
+            tasks,
+        )
+        for ways, shots in tests
+    }
 
 
 def curve(
@@ -71,16 +72,12 @@ def curve(
     part: str,
     data_dir: str | None,
     *,
-    ways: int,
-    shots: int,
+    test: Test,
     tasks: int,
 ) -> Curve:
-    """Returns the accuracy after each inner step.
-
-    See `measure`; `learner` must be for these ways.
-    """
+    """Returns the accuracy after each inner step; see `measure`."""
     classes = few_shot_data.load_classes(settings, part, data_dir)
-    drawn = _draw(classes, settings, part, ways, shots)
+    drawn = _draw(classes, settings, part, *test)
     curves = adaptation_curve(learner, drawn, tasks, settings.curve_steps)
     return curves["accuracy"]
 
@@ -89,6 +86,18 @@ def draw_test(settings: Settings, data_dir: str | None) -> tf.data.Dataset:
     """Returns the episodes of the first test."""
     classes = few_shot_data.load_classes(settings, "test", data_dir)
     return _draw(classes, settings, "test", settings.ways, settings.shots)
+
+
+def _for_ways(
+    learner: MetaLearner, settings: Settings, ways: int
+) -> MetaLearner:
+    """Returns the learner for tasks of other ways, compiled."""
+    if ways != settings.train_ways:
+        learner = learner.with_ways(ways)
+    if not learner.compiled:
+        # What differs from the trained learner is not worth compiling.
+        learner.compile(jit_compile=False, **measures())
+    return learner
 
 
 def _draw(

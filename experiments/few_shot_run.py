@@ -200,16 +200,7 @@ def _fit(
     time_limit: float,
 ) -> None:
     done = progress.iterations
-    validate = functools.partial(
-        few_shot_measure.measure,
-        learner,
-        settings,
-        "validation",
-        data_dir,
-        ways=settings.ways,
-        shots=settings.shots,
-        tasks=settings.validation_tasks,
-    )
+    validate = functools.partial(_validate, learner, settings, data_dir)
     trainee.fit(
         _training_data(settings, data_dir, start=done * settings.meta_batch),
         steps_per_epoch=settings.validate_every,
@@ -249,6 +240,21 @@ def _training_data(
     )
 
 
+def _validate(
+    learner: MetaLearner, settings: Settings, data_dir: str | None
+) -> dict[str, Interval]:
+    test = settings.ways, settings.shots
+    (result,) = few_shot_measure.measure(
+        learner,
+        settings,
+        "validation",
+        data_dir,
+        tests=[test],
+        tasks=settings.validation_tasks,
+    ).values()
+    return result
+
+
 def _test(
     learner: MetaLearner,
     settings: Settings,
@@ -263,17 +269,16 @@ def _test(
         data_dir: Folder of the prepared data sets.
         known: Results of the same weights.
     """
-    tests = dict(known)
-    for ways, shots in settings.tests:
-        if _is_known(known, settings, (ways, shots)):
-            continue
-        test = {"ways": ways, "shots": shots, "tasks": settings.test_tasks}
-        arguments = learner, settings, "test", data_dir
-        result = few_shot_measure.measure(*arguments, **test)
-        if settings.curve_steps:
-            result["curve"] = few_shot_measure.curve(*arguments, **test)
-        tests[test_name(ways, shots)] = result
-    return tests
+    arguments = learner, settings, "test", data_dir
+    tasks = settings.test_tasks
+    new = [t for t in settings.tests if not _is_known(known, settings, t)]
+    measured = few_shot_measure.measure(*arguments, tests=new, tasks=tasks)
+    if settings.curve_steps:
+        for test in new:
+            measured[test]["curve"] = few_shot_measure.curve(
+                *arguments, test=test, tasks=tasks
+            )
+    return {**known, **{test_name(*t): r for t, r in measured.items()}}
 
 
 def _is_known(

@@ -145,15 +145,24 @@ def test_embedding_each_image_once_changes_no_result(tiny, monkeypatch):
     settings = _settings("matching", test_tasks=8)
     learner = few_shot_run.make(settings)
     learner.set_weights([w + 0.5 for w in learner.get_weights()])
-    test = {"ways": 2, "shots": 3, "tasks": 8}
-    arguments = learner, settings, "test", None
-    once = few_shot_measure.measure(*arguments, **test)
+    tests = [(2, 3)]
+
+    def measure():
+        return few_shot_measure.measure(
+            learner, settings, "test", None, tests=tests, tasks=8
+        )
+
+    once = measure()
     monkeypatch.setattr(
         few_shot_measure, "_embeds_alone", lambda learner, settings: False
     )
-    always = few_shot_measure.measure(*arguments, **test)
-    assert once["accuracy"] == always["accuracy"]
-    assert once["loss"].mean == pytest.approx(always["loss"].mean, rel=1e-5)
+    always = measure()
+    for test in tests:
+        first, second = once[test], always[test]
+        assert first["accuracy"] == second["accuracy"]
+        assert first["loss"].mean == pytest.approx(
+            second["loss"].mean, rel=1e-5
+        )
 
 
 def test_only_new_tests_are_made(tiny, tmp_path, monkeypatch):
@@ -163,18 +172,18 @@ def test_only_new_tests_are_made(tiny, tmp_path, monkeypatch):
     made = []
     measure = few_shot_measure.measure
 
-    def counted(*arguments, **test):
-        made.append(test["ways"])
-        return measure(*arguments, **test)
+    def counted(*arguments, tests, tasks):
+        made.extend(tests)
+        return measure(*arguments, tests=tests, tasks=tasks)
 
     monkeypatch.setattr(few_shot_measure, "measure", counted)
     second = _run(more, tmp_path)
-    assert made == [2]
+    assert made == [(2, 1)]
     before, after = (r["measurements"]["tests"] for r in (first, second))
     assert after["3-way 1-shot"] == before["3-way 1-shot"]
     assert set(after) == {"3-way 1-shot", "2-way 1-shot"}
     _run(settings, tmp_path)
-    assert made == [2]
+    assert made == [(2, 1)]
 
 
 def test_the_checkpoint_of_another_seed_is_not_used(tiny, tmp_path):
