@@ -68,7 +68,8 @@ class GatedConvolution(CausalLayer):
 
     def _appended(self, x: tf.Tensor, earlier: tf.Tensor) -> tf.Tensor:
         kernel = tf.cast(self.kernel, x.dtype)
-        z = tf.matmul(earlier, kernel[0]) + tf.matmul(x, kernel[1])
+        # Unlike `matmul`, this takes the items of all sequences at once.
+        z = tf.tensordot(earlier, kernel[0], 1) + tf.tensordot(x, kernel[1], 1)
         f, g = tf.split(z + tf.cast(self.bias, x.dtype), 2, axis=-1)
         return tf.concat([x, tf.tanh(f) * tf.sigmoid(g)], axis=-1)
 
