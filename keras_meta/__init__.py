@@ -34,6 +34,7 @@ from keras_meta.learners.anil import ANIL
 from keras_meta.learners.implicit_maml import ImplicitMAML
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.maml import MAML
+from keras_meta.learners.mann import MANN
 from keras_meta.learners.matching_network import MatchingNetwork
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.meta_sgd import MetaSGD
@@ -104,6 +105,7 @@ __all__ = [
     "Learner",
     "LossNetwork",
     "MAML",
+    "MANN",
     "MatchingNetwork",
     "meta_gradients",
     "MetaGradient",

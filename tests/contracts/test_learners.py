@@ -104,6 +104,9 @@ METRIC_LEARNERS = {
     "RidgeHead": lambda: keras_meta.RidgeHead(mlp(4), WAYS),
 }
 SEQUENCE_LEARNERS = {
+    "MANN": lambda: keras_meta.MANN(
+        mlp(4), WAYS, keras_meta.sequence.MemoryCell(5, 12, 4, heads=2)
+    ),
     "SNAIL": lambda: keras_meta.SNAIL(
         mlp(4), WAYS, 2, filters=3, attention=[(4, 2), (5, 3)]
     ),
