@@ -46,6 +46,7 @@ def _tasks():
     return {**x, "query_x": x["query_x"][:, :2]}, y[:, :2]
 
 
+@pytest.mark.slow_variants("gru", "stacked")
 @pytest.mark.parametrize("name", CELLS)
 def test_a_query_is_the_last_item_of_its_sequence(name):
     learner = _mann(CELLS[name])
@@ -69,7 +70,8 @@ def test_queries_do_not_see_each_other():
     x, _ = _tasks()
     other = {**x, "query_x": x["query_x"].copy()}
     other["query_x"][:, 1:] = 9.0
-    one, two = learner(x), learner(other)
+    adapted = learner.adapt_tasks(x)
+    one, two = (learner.predict_tasks(adapted, i) for i in (x, other))
     np.testing.assert_array_equal(one[:, 0], two[:, 0])
     assert np.all(one[:, 1:] != two[:, 1:])
 
@@ -78,10 +80,12 @@ def test_the_last_label_comes_with_the_query():
     learner = _mann()
     x, _ = _tasks()
     other = {**x, "support_y": (x["support_y"] + [0, 0, 0, 0, 0, 1]) % WAYS}
-    assert np.all(learner(x) != learner(other))
-    states = [learner.adapt_tasks(inputs)[0] for inputs in (x, other)]
-    for one, two in zip(*states, strict=True):
+    (state, label), (after, changed) = map(learner.adapt_tasks, (x, other))
+    for one, two in zip(state, after, strict=True):
         np.testing.assert_array_equal(one, two)
+    for found, inputs in ((label, x), (changed, other)):
+        expected = np.eye(WAYS)[inputs["support_y"][:, -1]]
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_the_network_is_that_of_the_learner():

@@ -74,7 +74,6 @@ def _attended(layer, x):
 
 LAYERS = {
     "attention": (lambda: CausalAttention(4, 5), _attended),
-    "convolution": (lambda: GatedConvolution(4, dilation=2), _gated),
     "far convolution": (lambda: GatedConvolution(4, dilation=9), _gated),
     "temporal": (lambda: TemporalConvolution(4, _ITEMS), _convolved),
 }
@@ -92,26 +91,25 @@ def test_outputs_are_those_of_a_loop(name):
 
 
 @each_layer
-@pytest.mark.parametrize("place", range(_ITEMS))
-def test_no_output_depends_on_a_later_item(name, place):
+def test_no_output_depends_on_a_later_item(name):
     layer, x = _built(LAYERS[name][0]()), _sequences()
-    other = x.copy()
-    other[:, place] += 3.0
-    before, after = layer(x).numpy(), layer(other).numpy()
-    np.testing.assert_array_equal(after[:, :place], before[:, :place])
-    changed = np.any(after[:, place] != before[:, place], axis=-1)
-    assert changed.all()
+    before = layer(x).numpy()
+    for place in (0, 3, _ITEMS - 1):
+        other = x.copy()
+        other[:, place] += 3.0
+        is_same = np.all(layer(other) == before, axis=(0, 2))
+        assert is_same[:place].all() and not is_same[place]
 
 
 @each_layer
-@pytest.mark.parametrize("length", [1, 2, _ITEMS])
+@pytest.mark.parametrize("length", [1, _ITEMS])
 def test_an_item_that_follows_is_the_next_of_the_sequence(name, length):
     layer, x = _built(LAYERS[name][0]()), _sequences(length)
-    following = _sequences(3, seed=2)
+    following = _sequences(2, seed=2)
     outputs, memory = layer.read(x)
     np.testing.assert_array_equal(outputs, layer(x))
     found = layer.follow(following, memory)
-    for i in range(3):
+    for i in range(2):
         whole = np.concatenate([x, following[:, i : i + 1]], axis=1)
         np.testing.assert_allclose(
             found[:, i], layer(whole)[:, -1], rtol=1e-12, atol=1e-15
@@ -137,7 +135,7 @@ def test_attention_is_shared_among_past_and_present():
     assert (attention[:, ~future] > 0).all()
 
 
-@pytest.mark.parametrize("length", [2, 3, 4, 5, 8, 9])
+@pytest.mark.parametrize("length", [2, 5, 8])
 def test_the_last_output_depends_on_every_item(length):
     layer = _built(TemporalConvolution(2, length))
     assert layer.reach // 2 < length <= layer.reach
