@@ -10,6 +10,7 @@ from keras_meta.learners.embedding_learner import EmbeddingLearner
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.meta_training import StepResult
 from keras_meta.learners.support_orders import SupportOrders
+from keras_meta.sequence.output_size import output_size
 
 
 class SequenceLearner(EmbeddingLearner):
@@ -84,15 +85,7 @@ class SequenceLearner(EmbeddingLearner):
     ):
         super().__init__(encoder, ways, **kwargs)
         self._orders = None if seed is None else SupportOrders(self, seed)
-        size = self.size_of_embedding
-        if size is None:
-            raise ValueError(
-                "`encoder` must have one output of a known size. Received: a "
-                f"{type(encoder).__name__} with output_shape="
-                f"{getattr(encoder, 'output_shape', None)}. Make it a "
-                "keras.Sequential or functional model."
-            )
-        self.size_of_item = size + self.ways
+        self.size_of_item = output_size(encoder) + self.ways
 
     @property
     def seed(self) -> int | None:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_meta.checks import check_at_least
 from keras_meta.checks import describe
+from keras_meta.sequence.output_size import output_size
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -36,7 +37,7 @@ class SequenceClassifier(keras.Model):
 
     Raises:
         TypeError: If `cell` is not a cell.
-        ValueError: If `ways` is below 2.
+        ValueError: If `ways` is below 2 or the size of embeddings is unknown.
 
     Example:
     >>> import keras
@@ -89,8 +90,7 @@ class SequenceClassifier(keras.Model):
             cell, return_sequences=True, return_state=True, name="reader"
         )
         self.head = keras.layers.Dense(self.ways, name="head")
-        size = tf.TensorShape(encoder.output_shape[1:]).num_elements()
-        shape = (None, None, size + self.ways)
+        shape = (None, None, output_size(encoder) + self.ways)
         self.reader.build(shape)
         self.head.build(self.reader.compute_output_shape(shape)[0])
         self.built = True
@@ -107,6 +107,7 @@ class SequenceClassifier(keras.Model):
             training: Whether to train.
         """
         items, labels = inputs["items"], inputs["previous_y"]
+        self._check_labels(labels)
         flat = tf.reshape(items, tf.concat([[-1], tf.shape(items)[2:]], 0))
         flat = tf.ensure_shape(flat, [None, *items.shape[2:]])
         x = self.encoder(flat, training=training)
@@ -114,6 +115,16 @@ class SequenceClassifier(keras.Model):
         size = tf.TensorShape(x.shape[1:]).num_elements()
         x = tf.reshape(x, [*tf.unstack(tf.shape(labels)[:2]), size])
         return self.head(self.read(tf.concat([x, labels], axis=-1))[0])
+
+    def _check_labels(self, labels: tf.Tensor) -> None:
+        shape = labels.shape
+        if shape.rank != 3 or shape[-1] != self.ways:
+            raise ValueError(
+                "`previous_y` must be one-hot labels of the items before, "
+                f"[sequences, n, ways={self.ways}]. Received: "
+                f"previous_y.shape={shape}. Make it with "
+                "keras_meta.episodes.offset_labels."
+            )
 
     def read(self, x: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Returns the cell's outputs for sequences, and its last state.

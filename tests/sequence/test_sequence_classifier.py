@@ -140,7 +140,13 @@ def test_bad_arguments_are_refused():
     network = _network()
     with refuses(TypeError, "`cell` must be a cell"):
         SequenceClassifier(network.encoder, keras.layers.Dense(4), _WAYS)
+    unbuilt = keras.Sequential([keras.layers.Dense(2)])
+    with refuses(ValueError, "`encoder` must be a built Keras model"):
+        SequenceClassifier(unbuilt, _cell(), _WAYS)
     with refuses(ValueError, "`ways` must be .* at least 2"):
         SequenceClassifier(network.encoder, _cell(), 1)
+    x, y = _sequences()
+    with refuses(ValueError, "`previous_y` must be one-hot .*offset_labels"):
+        network({**x, "previous_y": y})
     with refuses(ValueError, "`instance` must be a positive integer"):
         InstanceAccuracy(0)
