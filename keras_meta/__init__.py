@@ -16,6 +16,7 @@ from keras_meta import meta_gradients
 from keras_meta import models
 from keras_meta import optimizers
 from keras_meta import problems
+from keras_meta import sequence
 from keras_meta.architectures.derive import derive
 from keras_meta.architectures.mixed_operation import MixedOperation
 from keras_meta.architectures.zero import Zero
@@ -33,6 +34,7 @@ from keras_meta.learners.anil import ANIL
 from keras_meta.learners.implicit_maml import ImplicitMAML
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.maml import MAML
+from keras_meta.learners.mann import MANN
 from keras_meta.learners.matching_network import MatchingNetwork
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.meta_sgd import MetaSGD
@@ -40,6 +42,8 @@ from keras_meta.learners.metric_learner import MetricLearner
 from keras_meta.learners.prototypical_network import PrototypicalNetwork
 from keras_meta.learners.reptile import Reptile
 from keras_meta.learners.ridge_head import RidgeHead
+from keras_meta.learners.sequence_learner import SequenceLearner
+from keras_meta.learners.snail import SNAIL
 from keras_meta.learners.starts import Drawn
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.evolution_strategies import EvolutionStrategies
@@ -101,6 +105,7 @@ __all__ = [
     "Learner",
     "LossNetwork",
     "MAML",
+    "MANN",
     "MatchingNetwork",
     "meta_gradients",
     "MetaGradient",
@@ -120,6 +125,9 @@ __all__ = [
     "Reptile",
     "RidgeHead",
     "RMSprop",
+    "sequence",
+    "SequenceLearner",
+    "SNAIL",
     "Truncated",
     "Unrolled",
     "UpdateRule",

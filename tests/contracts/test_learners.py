@@ -103,13 +103,22 @@ METRIC_LEARNERS = {
     ),
     "RidgeHead": lambda: keras_meta.RidgeHead(mlp(4), WAYS),
 }
+SEQUENCE_LEARNERS = {
+    "MANN": lambda: keras_meta.MANN(
+        mlp(4), WAYS, keras_meta.sequence.MemoryCell(5, 12, 4, heads=2)
+    ),
+    "SNAIL": lambda: keras_meta.SNAIL(
+        mlp(4), WAYS, 2, filters=3, attention=[(4, 2), (5, 3)]
+    ),
+}
+CLASSIFIERS = {**METRIC_LEARNERS, **SEQUENCE_LEARNERS}
 ROWS = {
     **LEARNERS,
     **RULES,
     **META_GRADIENTS,
     **INNER_LOSSES,
     **STARTS,
-    **METRIC_LEARNERS,
+    **CLASSIFIERS,
 }
 # The others take the same ways.
 FAST = ("ImplicitMAML", "PrototypicalNetwork")
@@ -137,24 +146,25 @@ def _public(base):
 def test_the_tables_are_complete():
     assert _public(keras_meta.Learner) == set(LEARNERS)
     assert _public(keras_meta.MetricLearner) == set(METRIC_LEARNERS)
+    assert _public(keras_meta.SequenceLearner) == set(SEQUENCE_LEARNERS)
     assert _public(keras_meta.UpdateRule) == set(RULES)
     assert _public(keras_meta.MetaGradient) == set(META_GRADIENTS)
 
 
 def tasks_of(name, batches, tasks=3, seed=0):
     """Returns what a learner of a row can learn, `batches` of them."""
-    kind = classification if name in METRIC_LEARNERS else regression
+    kind = classification if name in CLASSIFIERS else regression
     return kind(batches, tasks=tasks, seed=seed)
 
 
 def loss_of(name):
     """Returns a loss for a row."""
-    return crossentropy() if name in METRIC_LEARNERS else "mse"
+    return crossentropy() if name in CLASSIFIERS else "mse"
 
 
 def _new(name, **options):
     keras.utils.set_random_seed(0)
-    metric = "accuracy" if name in METRIC_LEARNERS else "mae"
+    metric = "accuracy" if name in CLASSIFIERS else "mae"
     return compiled(
         ROWS[name](),
         keras.optimizers.Adam(0.01),
@@ -206,7 +216,7 @@ def test_training_continues_from_a_file(name, trained, tmp_path):
     learner.save(tmp_path / "learner.keras")
     loaded = keras.saving.load_model(tmp_path / "learner.keras")
     assert type(loaded) is type(learner)
-    if name not in METRIC_LEARNERS:
+    if name not in CLASSIFIERS:
         assert loaded.meta_gradient == learner.meta_gradient
     x, _ = batch(tasks_of(name, 1, seed=7), 0)
     np.testing.assert_array_equal(loaded(x), learner(x))
