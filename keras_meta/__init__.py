@@ -31,18 +31,23 @@ from keras_meta.hyperparameters.regularizers import LearnedL2
 from keras_meta.inner.learned_loss import LearnedLoss
 from keras_meta.inner.loss_network import LossNetwork
 from keras_meta.learners.anil import ANIL
+from keras_meta.learners.cosine_dense import CosineDense
+from keras_meta.learners.fine_tuning import FineTuning
 from keras_meta.learners.implicit_maml import ImplicitMAML
 from keras_meta.learners.learner import Learner
+from keras_meta.learners.logistic_regression import LogisticRegression
 from keras_meta.learners.maml import MAML
 from keras_meta.learners.mann import MANN
 from keras_meta.learners.matching_network import MatchingNetwork
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.metric_learner import MetricLearner
+from keras_meta.learners.nearest_neighbour import NearestNeighbour
 from keras_meta.learners.prototypical_network import PrototypicalNetwork
 from keras_meta.learners.reptile import Reptile
 from keras_meta.learners.ridge_head import RidgeHead
 from keras_meta.learners.sequence_learner import SequenceLearner
+from keras_meta.learners.siamese_network import SiameseNetwork
 from keras_meta.learners.snail import SNAIL
 from keras_meta.learners.starts import Drawn
 from keras_meta.meta_gradients.displacement import Displacement
@@ -80,6 +85,7 @@ __all__ = [
     "ArchitectureSearch",
     "callbacks",
     "CoordinatewiseLSTM",
+    "CosineDense",
     "Curve",
     "DatasetDistillation",
     "derive",
@@ -89,6 +95,7 @@ __all__ = [
     "evaluate_tasks",
     "EvolutionStrategies",
     "ExampleWeights",
+    "FineTuning",
     "FirstOrder",
     "GradientDescent",
     "HierarchicalRNN",
@@ -103,6 +110,7 @@ __all__ = [
     "LearnedL2",
     "LearnedLoss",
     "Learner",
+    "LogisticRegression",
     "LossNetwork",
     "MAML",
     "MANN",
@@ -116,6 +124,7 @@ __all__ = [
     "MixedOperation",
     "models",
     "Momentum",
+    "NearestNeighbour",
     "NoiseReuseES",
     "OptimizerLearner",
     "optimizers",
@@ -128,6 +137,7 @@ __all__ = [
     "sequence",
     "SequenceLearner",
     "SNAIL",
+    "SiameseNetwork",
     "Truncated",
     "Unrolled",
     "UpdateRule",

@@ -321,6 +321,7 @@ class MetaTraining(MetaEvaluation):
     def make_train_function(self, force: bool = False) -> Callable[[Any], Any]:
         """Builds the training step, which raises if something fails."""
         if self.train_function is None or force:
+            self._require_something_to_learn()
             self._build_optimizer()
             with self._compiling_itself(self._compiles_itself):
                 super().make_train_function(force)
@@ -337,6 +338,19 @@ class MetaTraining(MetaEvaluation):
                 self._estimator.warning,
             )
         return self.train_function
+
+    def _require_something_to_learn(self) -> None:
+        if not self.trainable_variables:
+            raise ValueError(
+                f"{type(self).__name__} has nothing to learn from tasks. "
+                "Received: a learner without trainable variables. "
+                f"{self._instead_of_fit}"
+            )
+
+    @property
+    def _instead_of_fit(self) -> str:
+        """The sentences of an error that name the way out."""
+        return "Set `trainable = True` on the layers to be learned."
 
     def _in_one_loop(
         self, function: Callable[[Any], Any]
