@@ -58,8 +58,8 @@ class AppendLogStd(keras.layers.Layer):
         return _append(inputs, tf.convert_to_tensor(self.log_std))
 
     def compute_output_shape(
-        self, input_shape: tuple[int | None, ...]
-    ) -> tuple[int | None, ...]:
+        self, input_shape: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
         """Returns the shape of the outputs."""
         return (*input_shape[:-1], 2 * input_shape[-1])
 
@@ -69,7 +69,9 @@ class AppendLogStd(keras.layers.Layer):
 
 
 @rule(AppendLogStd)
-def append_log_std(layer, scope: TaskScope, inputs):
+def append_log_std(
+    layer: AppendLogStd, scope: TaskScope, inputs: tf.Tensor
+) -> tf.Tensor:
     """The layer's formula with each task's own standard deviations."""
     x = task_axis.split(inputs, scope.tasks)
     log_std = broadcast_weight(scope.weight(layer.log_std), x.shape.rank)

@@ -158,7 +158,13 @@ class PolicyProblem(AdaptingProblem):
         rewards = acted.rollouts.rewards
         return -mean_of_sums(acted.outcomes.weights * rewards)
 
-    def _roll_out(self, theta, tasks, params, seed) -> Rollouts:
+    def _roll_out(
+        self,
+        theta: Sequence[tf.Tensor],
+        tasks: tf.Tensor,
+        params: Sequence[tf.Tensor],
+        seed: tf.Tensor,
+    ) -> Rollouts:
         theta = list(map(tf.stop_gradient, theta))
         params = list(map(tf.stop_gradient, params))
 
@@ -172,7 +178,11 @@ class PolicyProblem(AdaptingProblem):
         return Rollouts(*map(tf.stop_gradient, rollouts))
 
     def _outputs(
-        self, theta, params, observations, second_order: bool = False
+        self,
+        theta: Sequence[tf.Tensor],
+        params: Sequence[tf.Tensor],
+        observations: tf.Tensor,
+        second_order: bool = False,
     ) -> tf.Tensor:
         """Returns the policy's outputs, `[tasks, n, outputs]`.
 

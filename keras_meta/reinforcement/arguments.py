@@ -1,4 +1,4 @@
-"""What a `PolicyLearner` takes by name."""
+"""Checks of what a `PolicyLearner` is given."""
 
 from __future__ import annotations
 
@@ -50,6 +50,17 @@ def check_settings(environment: Any, advantages: Any) -> None:
             raise TypeError(
                 f"`{name}` must be a keras_meta.reinforcement."
                 f"{kind.__name__}. Received: {name}={describe(value)}"
+            )
+
+
+def check_no_loss(arguments: Mapping[str, Any]) -> None:
+    """Checks arguments of `compile`; raises on a loss or a metric."""
+    for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+        if arguments.get(name) is not None:
+            raise ValueError(
+                "A PolicyLearner learns from the rewards of its environment. "
+                f"Received: {name}={describe(arguments[name])} in `compile`. "
+                "Leave it out."
             )
 
 
