@@ -82,6 +82,12 @@ class Advantages(Settings):
                     f"{name}={describe(value)}"
                 )
         check_bool(normalize=self.normalize)
+        baseline = self.baseline
+        if not isinstance(baseline, (LinearFeatureBaseline, type(None))):
+            raise TypeError(
+                "`baseline` must be a LinearFeatureBaseline or None. Received: "
+                f"baseline={describe(baseline)}"
+            )
 
     def estimate(self, rollouts: Rollouts) -> Outcomes:
         """Returns what became of the actions of rollouts."""

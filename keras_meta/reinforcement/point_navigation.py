@@ -93,6 +93,11 @@ class PointNavigation(Environment):
         self, tasks: tf.Tensor, rollouts: int, seed: tf.Tensor
     ) -> PointState:
         """Puts points at the origin; see `Environment.reset`."""
+        if tasks.shape.rank != 2 or tasks.shape[-1] != 2:
+            raise ValueError(
+                "Tasks of PointNavigation are goals, [tasks, 2]. Received: "
+                f"tasks of shape {tasks.shape}."
+            )
         goals = tf.tile(tasks[:, tf.newaxis], [1, rollouts, 1])
         return PointState(tf.zeros_like(goals), goals)
 
@@ -104,6 +109,12 @@ class PointNavigation(Environment):
         self, state: PointState, action: tf.Tensor, seed: tf.Tensor
     ) -> Transition:
         """Moves points; see `Environment.step`."""
+        if action.shape != state.position.shape:
+            raise ValueError(
+                "Actions in PointNavigation are moves, [tasks, rollouts, 2]. "
+                f"Received: actions of shape {action.shape}. A policy for "
+                "`Gaussian` actions has 4 outputs here."
+            )
         size = self.step_size
         move = tf.clip_by_value(size * action, -size, size)
         position = state.position + tf.cast(move, state.position.dtype)

@@ -102,19 +102,15 @@ class PolicyLearner(PolicyTraining):
         FloatingPointError: In `fit`, if the inner loop diverges.
 
     Example:
-    >>> import keras
-    >>> import keras_meta
-    >>> from keras_meta import reinforcement
-    >>> policy = keras_meta.models.gaussian_mlp(2, 2, hidden=[10])
-    >>> learner = keras_meta.PolicyLearner(
-    ...     policy, reinforcement.PointNavigation(horizon=5), 0.1, rollouts=4
-    ... )
-    >>> learner.compile(keras.optimizers.Adam(1e-3))
-    >>> goals = learner.environment.batches(8, num_batches=2)
-    >>> history = learner.fit(goals, verbose=0)
-    >>> sorted(history.history)
-    ['adapted_return', 'initial_return', 'loss']
-    >>> adapted = learner.adapt([0.3, -0.2])  # a plain Keras model
+    ```python
+    policy = keras_meta.models.gaussian_mlp(2, 2)
+    environment = keras_meta.reinforcement.PointNavigation()
+    learner = keras_meta.PolicyLearner(policy, environment, 0.5)
+    learner.compile(keras.optimizers.Adam(5e-3))
+    goals = environment.batches(20)
+    learner.fit(goals, steps_per_epoch=50, epochs=4)
+    adapted = learner.adapt([0.3, -0.2])  # a plain Keras model
+    ```
 
     References:
         - [Finn et al., 2017](https://arxiv.org/abs/1703.03400), algorithm 3.

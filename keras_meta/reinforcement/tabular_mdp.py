@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from keras_meta.checks import check_finite_values
 from keras_meta.checks import describe
 from keras_meta.reinforcement.environment import Environment
 from keras_meta.reinforcement.environment import Transition
@@ -66,11 +67,11 @@ class TabularMDP(Environment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        transitions = np.asarray(self.transitions, float)
-        rewards = np.asarray(self.rewards, float)
+        transitions = _as_table("transitions", self.transitions)
+        rewards = _as_table("rewards", self.rewards)
         object.__setattr__(self, "transitions", transitions)
         object.__setattr__(self, "rewards", rewards)
-        fits = (
+        fits = min(transitions.size, rewards.size) > 0 and (
             transitions.ndim == 3
             and transitions.shape[2] == transitions.shape[0]
             and rewards.ndim == 3
@@ -103,6 +104,12 @@ class TabularMDP(Environment):
         self, tasks: tf.Tensor, rollouts: int, seed: tf.Tensor
     ) -> TabularState:
         """Begins in state 0; see `Environment.reset`."""
+        if tasks.shape.rank != 1 or not tasks.dtype.is_integer:
+            raise ValueError(
+                "Tasks of a TabularMDP are numbers of tables, integers "
+                f"[tasks]. Received: tasks of shape {tasks.shape} and type "
+                f"{tasks.dtype.name}."
+            )
         tasks = tf.cast(tasks, tf.int32)
         tasks = tf.tile(tasks[:, tf.newaxis], [1, rollouts])
         return TabularState(tf.zeros_like(tasks), tasks)
@@ -132,3 +139,15 @@ class TabularMDP(Environment):
         place = tf.reduce_sum(tf.cast(below, tf.int32), axis=-1)
         done = tf.zeros_like(action, tf.bool)
         return Transition(state._replace(place=place), reward, done)
+
+
+def _as_table(name: str, values: npt.ArrayLike) -> np.ndarray:
+    try:
+        table = np.asarray(values, float)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"`{name}` must be an array of numbers. Received: "
+            f"{name}={describe(values)}"
+        ) from None
+    check_finite_values(**{name: table})
+    return table

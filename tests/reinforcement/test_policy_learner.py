@@ -194,13 +194,12 @@ def test_evolution_strategies_measure_perturbed_policies(adapt):
     copies = [rng.normal(0, 0.3, [2, *v.shape]) for v in variables]
     rows = [np.repeat(c, TASKS, 0) for c in copies]
     found = batch.task_losses([tf.constant(x) for x in rows], 2)
-    for copy in range(2):
-        for v, values in zip(variables, copies, strict=True):
-            v.assign(values[copy])
-        acted = batch.act(batch.adapt().end)
-        expected = batch.problem.discounted_losses(acted)
-        own = found[copy * TASKS : (copy + 1) * TASKS]
-        np.testing.assert_allclose(own, expected, rtol=1e-9)
+    for v, values in zip(variables, copies, strict=True):
+        v.assign(values[1])
+    acted = batch.act(batch.adapt().end)
+    expected = batch.problem.discounted_losses(acted)
+    np.testing.assert_allclose(found[TASKS:], expected, rtol=1e-9)
+    assert not np.allclose(found[:TASKS], expected)
 
 
 @pytest.mark.slow
@@ -250,7 +249,6 @@ def test_training_continues_from_a_file(tmp_path):
         update_rule=keras_meta.GradientDescent(RATE, "layer"),
         objective=reinforcement.LoadedDiCE(0.5),
         advantages=reinforcement.Advantages(0.9, 0.95),
-        meta_gradient=keras_meta.Unrolled("step"),
     )
     fit(learner, epochs=2)
     learner.save(tmp_path / "learner.keras")
@@ -258,9 +256,6 @@ def test_training_continues_from_a_file(tmp_path):
     loaded.run_eagerly = True
     for name in ("environment", "objective", "advantages", "meta_gradient"):
         assert getattr(loaded, name) == getattr(learner, name)
-    np.testing.assert_array_equal(
-        loaded.predict(GOALS, verbose=0), learner.predict(GOALS, verbose=0)
-    )
     assert fit(loaded) == fit(learner)
     for a, b in zip(learner.weights, loaded.weights, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -300,6 +295,13 @@ def test_bad_arguments_are_refused():
         keras_meta.PolicyLearner(policy(), "point")
     with pytest.raises(ValueError, match="learns from the rewards"):
         make().compile(loss="mse")
+    learner = make()
     with pytest.raises(ValueError, match="no end"):
-        learner = make()
         learner.fit(learner.environment.batches(2))
+    with pytest.raises(ValueError, match="are goals.*shape .2, 3."):
+        learner(np.ones([2, 3]))
+    policy_of_means = keras.Sequential(
+        [keras.Input([2]), keras.layers.Dense(3)]
+    )
+    with pytest.raises(ValueError, match="even number.*AppendLogStd"):
+        keras_meta.PolicyLearner(policy_of_means, learner.environment)(GOALS)
