@@ -164,6 +164,7 @@ class Environment(Settings, abc.ABC):
         if num_batches is not None:
             numbers = numbers.take(num_batches)
 
+        @tf.autograph.experimental.do_not_convert
         def draw(number):
             own = fold_in(tf.stack([tf.constant(seed, tf.int64), 0]), number)
             return self.draw_tasks(tasks, own)

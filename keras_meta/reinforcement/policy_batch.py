@@ -94,6 +94,7 @@ class PolicyBatch:
         problem = self.problem_of_each()
         dtype = theta[0].dtype
 
+        @tf.autograph.experimental.do_not_convert
         def losses_of_copy(theta):
             end, _ = self._run(InnerLoop.run, problem, theta)
             acted = problem.act(theta, self.data, end.params, self.steps)

@@ -247,6 +247,8 @@ class PolicyLearner(PolicyTraining):
     ) -> PolicyBatch:
         """Returns tasks as a meta-gradient sees them."""
         seed = tf.constant([self.seed, stream], tf.int64)
+        # There is none before `compile`.
+        optimizer = getattr(self, "optimizer", None)
         return PolicyBatch(
             self.trainable_variables,
             self._solver,
@@ -255,7 +257,7 @@ class PolicyLearner(PolicyTraining):
             self.meta_gradient,
             PolicyTasks(task_tensor(tasks), fold_in(seed, number)),
             steps,
-            getattr(self.optimizer, "scale_loss", tf.identity),
+            getattr(optimizer, "scale_loss", tf.identity),
         )
 
     def _problem(self) -> PolicyProblem:

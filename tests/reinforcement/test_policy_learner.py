@@ -243,6 +243,7 @@ def test_a_categorical_policy_learns_a_table():
     assert np.argmax(second(np.ones([1, 1]))) == 1
 
 
+@pytest.mark.slow
 def test_training_continues_from_a_file(tmp_path):
     learner = make(
         keras.optimizers.Adam(0.01),
@@ -261,6 +262,7 @@ def test_training_continues_from_a_file(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_changes_nothing():
     learner = make(keras.optimizers.Adam(0.01))
     fit(learner)

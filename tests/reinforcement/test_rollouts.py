@@ -74,6 +74,7 @@ def test_a_table_says_what_happens():
     assert len(set(moved.state.place.numpy().ravel())) == 3
 
 
+@pytest.mark.slow
 def test_graphs_draw_what_eager_execution_does():
     environment = TabularMDP(
         transitions=np.full([2, 2, 2], 0.5),
