@@ -158,6 +158,10 @@ def test_adapted_policies_are_plain_models():
         )
         np.testing.assert_allclose(acted.log_probs[task], logs, rtol=1e-9)
     assert not np.allclose(end.params[0][0], end.params[0][1])
+    # Each step draws rollouts of its own.
+    before = batch.problem.act(batch._theta(), batch.data, end.params, 0)
+    gaps = before.rollouts.actions - acted.rollouts.actions
+    assert np.all(np.abs(gaps[:, :, 0]) > 1e-6)
 
 
 @pytest.mark.slow
