@@ -27,8 +27,8 @@ from experiments import navigation_run
 from experiments.navigation_run import Settings
 
 _OBJECTIVES = ("likelihood_ratio", "score_function", "loaded_dice", "dice")
-# Mean returns after 0, 1, ... updates, over 40 goals (Finn et al., 2017,
-# figure 4, from the curves in the published code).
+# Mean returns after 0, 1, ... updates, over 40 goals: the curves in the code
+# of Finn et al., 2017.
 _PUBLISHED = {
     "MAML": (-40.4, -11.7, -3.3, -3.2),
     "Untrained": (-82.7, -58.0, -53.8, -46.8),
@@ -38,7 +38,7 @@ _PUBLISHED_ORACLE = -2.3
 _ALGORITHM = flags.DEFINE_multi_enum(
     "algorithm",
     ["maml", "fomaml", "pretrained", "untrained"],
-    ["maml", "fomaml", "pretrained", "untrained"],
+    ["maml", "pretrained", "untrained"],
     "What to train; may be repeated.",
 )
 _OBJECTIVE = flags.DEFINE_multi_enum(
