@@ -16,6 +16,7 @@ from keras_meta import meta_gradients
 from keras_meta import models
 from keras_meta import optimizers
 from keras_meta import problems
+from keras_meta import reinforcement
 from keras_meta import sequence
 from keras_meta.architectures.derive import derive
 from keras_meta.architectures.mixed_operation import MixedOperation
@@ -64,6 +65,7 @@ from keras_meta.outer.dataset_distillation import DatasetDistillation
 from keras_meta.outer.hyperparameter_learner import HyperparameterLearner
 from keras_meta.outer.kept import Kept
 from keras_meta.outer.optimizer_learner import OptimizerLearner
+from keras_meta.reinforcement.policy_learner import PolicyLearner
 from keras_meta.update_rules.adam import Adam
 from keras_meta.update_rules.coordinatewise_lstm import CoordinatewiseLSTM
 from keras_meta.update_rules.gradient_descent import GradientDescent
@@ -129,8 +131,10 @@ __all__ = [
     "OptimizerLearner",
     "optimizers",
     "PersistentES",
+    "PolicyLearner",
     "problems",
     "PrototypicalNetwork",
+    "reinforcement",
     "Reptile",
     "RidgeHead",
     "RMSprop",
