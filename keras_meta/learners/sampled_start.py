@@ -14,7 +14,6 @@ from keras_meta.execution import replicas
 from keras_meta.execution.undoing import Change
 from keras_meta.learners.starts import LearnedStart
 from keras_meta.meta_gradients._perturbations import draw_noise
-from keras_meta.meta_gradients._perturbations import fold_in
 
 # Numbers of the meta-steps follow; this one serves tests.
 _HELD = 0
@@ -107,12 +106,16 @@ class SampledStart(LearnedStart):
             samples: Samples of each task.
             tasks: Number of tasks on this device.
         """
+        # Each replica draws for all tasks and takes its own, so that tasks
+        # get what they would get on one device.
+        first, total = replicas.place_in_batch(tasks)
         now = tf.convert_to_tensor(self.clock)
         seed = tf.stack([tf.constant(self.seed, tf.int64), now + _HELD + 1])
-        seed = fold_in(seed, replicas.number())
         values = [tf.convert_to_tensor(v[0]) for v in self.held]
-        drawn = draw_noise(values, seed, samples * tasks, "normal")
+        drawn = draw_noise(values, seed, samples * total, "normal")
         return [
-            tf.reshape(x, [samples, tasks, *value.shape])
+            tf.reshape(x, [samples, total, *value.shape])[
+                :, first : first + tasks
+            ]
             for x, value in zip(drawn, values, strict=True)
         ]

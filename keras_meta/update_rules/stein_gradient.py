@@ -168,7 +168,7 @@ class SteinGradient(UpdateRule):
     def _bandwidths(self, distances: tf.Tensor) -> tf.Tensor:
         """Returns the bandwidth of each task's kernel, `[tasks]`."""
         if self.bandwidth is not None:
-            value = tf.cast(self.bandwidth, distances.dtype)
+            value = tf.constant(self.bandwidth, distances.dtype)
             return tf.fill([tf.shape(distances)[0]], value)
         pairs = tf.reshape(distances, [-1, self.particles**2])
         # Each particle is at no distance from itself, which says nothing.
