@@ -25,6 +25,7 @@ from keras_meta.episodes.folders import from_directory
 from keras_meta.episodes.folders import load_directory
 from keras_meta.episodes.omniglot_recipe import omniglot
 from keras_meta.episodes.sampling import EpisodeSampler
+from keras_meta.episodes.sine_or_line import SineOrLine
 from keras_meta.episodes.sinusoid_family import SinusoidFamily
 from keras_meta.episodes.sinusoid_family import sinusoids
 from keras_meta.episodes.splits import class_split
@@ -33,6 +34,7 @@ __all__ = [
     "Augment",
     "Classes",
     "EpisodeSampler",
+    "SineOrLine",
     "SinusoidFamily",
     "class_split",
     "from_arrays",
