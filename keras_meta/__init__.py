@@ -32,25 +32,32 @@ from keras_meta.hyperparameters.regularizers import LearnedL2
 from keras_meta.inner.learned_loss import LearnedLoss
 from keras_meta.inner.loss_network import LossNetwork
 from keras_meta.learners.anil import ANIL
+from keras_meta.learners.bayesian_maml import BayesianMAML
 from keras_meta.learners.cosine_dense import CosineDense
 from keras_meta.learners.fine_tuning import FineTuning
 from keras_meta.learners.implicit_maml import ImplicitMAML
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.logistic_regression import LogisticRegression
 from keras_meta.learners.maml import MAML
+from keras_meta.learners.maml_ensemble import MAMLEnsemble
 from keras_meta.learners.mann import MANN
 from keras_meta.learners.matching_network import MatchingNetwork
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.metric_learner import MetricLearner
 from keras_meta.learners.nearest_neighbour import NearestNeighbour
+from keras_meta.learners.probabilistic_maml import ProbabilisticMAML
 from keras_meta.learners.prototypical_network import PrototypicalNetwork
 from keras_meta.learners.reptile import Reptile
 from keras_meta.learners.ridge_head import RidgeHead
+from keras_meta.learners.sampling_learner import SamplingLearner
 from keras_meta.learners.sequence_learner import SequenceLearner
 from keras_meta.learners.siamese_network import SiameseNetwork
 from keras_meta.learners.snail import SNAIL
 from keras_meta.learners.starts import Drawn
+from keras_meta.likelihoods.coverage import Coverage
+from keras_meta.likelihoods.gaussian_nll import GaussianNLL
+from keras_meta.likelihoods.predictive_nll import PredictiveNLL
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.evolution_strategies import EvolutionStrategies
 from keras_meta.meta_gradients.first_order import FirstOrder
@@ -76,11 +83,20 @@ from keras_meta.update_rules.learned_hyperparameters import (
 from keras_meta.update_rules.meta_learner_lstm import MetaLearnerLSTM
 from keras_meta.update_rules.momentum import Momentum
 from keras_meta.update_rules.rmsprop import RMSprop
+from keras_meta.update_rules.stein_gradient import SteinGradient
 from keras_meta.update_rules.update_rule import UpdateRule
 from keras_meta.version import __version__
 
 __all__ = [
     "__version__",
+    "SteinGradient",
+    "PredictiveNLL",
+    "GaussianNLL",
+    "Coverage",
+    "SamplingLearner",
+    "ProbabilisticMAML",
+    "MAMLEnsemble",
+    "BayesianMAML",
     "Adam",
     "adaptation_curve",
     "ANIL",

@@ -143,9 +143,13 @@ class FewShotProblem(AdaptingProblem):
         )
 
     def one_task(
-        self, support_x: Any, params: Sequence[tf.Tensor], state
+        self,
+        support_x: Any,
+        params: Sequence[tf.Tensor],
+        state: Sequence[tf.Tensor],
+        task: int = 0,
     ) -> Mapping[int, tf.Tensor]:
-        """Returns the values of the first task's variables by `id(variable)`.
+        """Returns the values of one task's variables by `id(variable)`.
 
         Moving averages of batch normalization layers become the support
         set's statistics, unless the layers use moving averages.
@@ -154,9 +158,10 @@ class FewShotProblem(AdaptingProblem):
             support_x: Inputs of the support sets, `[tasks, n, ...]` each.
             params: The adapted parameters.
             state: The state after the inner loop.
+            task: Which of the tasks.
         """
         adapted = self.task_batched.adapted
-        values = {id(v): w[0] for v, w in zip(adapted, params, strict=True)}
+        values = {id(v): w[task] for v, w in zip(adapted, params, strict=True)}
         if self.batch_statistics == "running":
             return values
         statistics = self.task_batched(
@@ -169,8 +174,8 @@ class FewShotProblem(AdaptingProblem):
         for layer in self.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 for mean, variance in statistics.get(id(layer), [])[-1:]:
-                    values[id(layer.moving_mean)] = mean[0]
-                    values[id(layer.moving_variance)] = variance[0]
+                    values[id(layer.moving_mean)] = mean[task]
+                    values[id(layer.moving_variance)] = variance[task]
         return values
 
     def _proximal_terms(
