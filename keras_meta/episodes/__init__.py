@@ -13,6 +13,9 @@ holds
 
 For `sinusoids`, inputs and labels are `[tasks, shots, 1]` and
 `[tasks, queries, 1]`.
+
+`LabelledSequences` turns the items of episodes into sequences instead, for
+networks that read one item after another.
 """
 
 from keras_meta.episodes.arrays import from_arrays
@@ -23,8 +26,11 @@ from keras_meta.episodes.catalog import load_tfds
 from keras_meta.episodes.classes import Classes
 from keras_meta.episodes.folders import from_directory
 from keras_meta.episodes.folders import load_directory
+from keras_meta.episodes.labelled_sequences import LabelledSequences
+from keras_meta.episodes.offset_labels import offset_labels
 from keras_meta.episodes.omniglot_recipe import omniglot
 from keras_meta.episodes.sampling import EpisodeSampler
+from keras_meta.episodes.sine_or_line import SineOrLine
 from keras_meta.episodes.sinusoid_family import SinusoidFamily
 from keras_meta.episodes.sinusoid_family import sinusoids
 from keras_meta.episodes.splits import class_split
@@ -33,6 +39,8 @@ __all__ = [
     "Augment",
     "Classes",
     "EpisodeSampler",
+    "LabelledSequences",
+    "SineOrLine",
     "SinusoidFamily",
     "class_split",
     "from_arrays",
@@ -41,6 +49,7 @@ __all__ = [
     "load_arrays",
     "load_directory",
     "load_tfds",
+    "offset_labels",
     "omniglot",
     "sinusoids",
 ]

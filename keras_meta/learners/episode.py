@@ -115,6 +115,24 @@ class Episode:
             self, support_y=rule.classes.replace_others(self.support_y)
         )
 
+    def with_support_at(self, places: tf.Tensor) -> Episode:
+        """Returns the episode with some of its support examples.
+
+        Args:
+            places: Which examples to take, in their order, `[tasks, m]`.
+        """
+
+        def take(x):
+            return tf.gather(x, places, batch_dims=1)
+
+        weight = self.support_sample_weight
+        return dataclasses.replace(
+            self,
+            support_x=keras.tree.map_structure(take, self.support_x),
+            support_y=take(self.support_y),
+            support_sample_weight=None if weight is None else take(weight),
+        )
+
     def _with_shapes_of(self, model: keras.Model) -> Episode:
         """Fills in unknown sizes that a model knows.
 

@@ -106,7 +106,7 @@ class MetaTraining(MetaEvaluation):
     def train_step(self, data: Any) -> dict[str, Any]:
         """Takes one meta-training step on a batch of tasks."""
         x, y, sample_weight = self._checked_batch(data)
-        if self._has_own_step and self._may_go_task_by_task:
+        if self._has_own_step:
             blocks = self._blocks(x, sample_weight)
             if blocks is not None:
                 with contextlib.suppress(task_blocks.Inseparable):
@@ -215,6 +215,8 @@ class MetaTraining(MetaEvaluation):
         The mean over blocks must be the mean over tasks, so the loss must be
         known to treat every example on its own.
         """
+        if not self._may_go_task_by_task:
+            return None
         if type(self).compute_loss is not MetaEvaluation.compute_loss:
             return None
         if not averages_examples(self.loss, sample_weight is not None):

@@ -10,13 +10,11 @@ import tensorflow as tf
 
 from keras_meta.batching import task_axis
 from keras_meta.checks import check_at_least
-from keras_meta.checks import check_whole
-from keras_meta.execution import replicas
-from keras_meta.execution.undoing import Change
 from keras_meta.inner.batch import Batch
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.meta_training import StepResult
+from keras_meta.learners.support_orders import SupportOrders
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.update_rules.adam import Adam
@@ -79,21 +77,16 @@ class Reptile(Learner):
         if batch_size is not None:
             check_at_least(1, batch_size=batch_size)
             batch_size = int(batch_size)
-        check_whole(seed=seed)
         super().__init__(
             model, update_rule, steps, meta_gradient="displacement", **kwargs
         )
         self.batch_size = batch_size
-        self.seed = int(seed)
-        # A weight, so that a loaded learner continues its draws. TensorFlow
-        # keeps int32 variables off a GPU, where XLA would not reach them.
-        self._draws = self.add_weight(
-            name="draws",
-            shape=(),
-            dtype="int64",
-            initializer="zeros",
-            trainable=False,
-        )
+        self._orders = SupportOrders(self, seed)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the draws."""
+        return self._orders.seed
 
     def check_meta_gradient(self, value: MetaGradient) -> None:
         """Refuses other meta-gradients; see `Learner`."""
@@ -111,26 +104,14 @@ class Reptile(Learner):
         episode = Episode.from_inputs(x)
         examples = task_axis.size(episode.support_y, 1)
         passes = -(-self.steps * self.batch_size // examples)
-        # Each replica draws for all tasks and takes its own, so that tasks
-        # see what they would see on one device.
-        first, tasks = replicas.place_in_batch(episode.tasks)
-        numbers = tf.random.stateless_uniform(
-            [tasks, passes, examples], self._seed_of_draw()
-        )
-        order = tf.argsort(numbers[first : first + episode.tasks])
-        order = tf.reshape(order, [episode.tasks, -1])
-        return _take(episode, order).as_inputs()
-
-    def _seed_of_draw(self) -> list[tf.Tensor]:
-        draws = tf.convert_to_tensor(self._draws)
-        return [tf.cast(self.seed, draws.dtype), draws + 1]
+        order = self._orders.draw(episode, passes)
+        return episode.with_support_at(order).as_inputs()
 
     def _apply(
         self, x: dict[str, Any], y: Any, sample_weight: Any, result: StepResult
     ) -> dict[str, Any]:
-        draws = tf.convert_to_tensor(self._draws)
-        drawn = Change(self._draws, draws, draws + 1)
-        result = result._replace(changes=[*result.changes, drawn])
+        drawn = [*result.changes, self._orders.change()]
+        result = result._replace(changes=drawn)
         with warnings.catch_warnings():
             # Weights that do not adapt have no gradients on purpose.
             warnings.filterwarnings("ignore", "Gradients do not exist")
@@ -145,7 +126,7 @@ class Reptile(Learner):
             start = step * self.batch_size
             order = (start + tf.range(self.batch_size)) % examples
             order = tf.broadcast_to(order, [episode.tasks, self.batch_size])
-            episode = _take(episode, order)
+            episode = episode.with_support_at(order)
         return super()._support_of_step(episode.as_inputs(), step)
 
     def get_config(self) -> dict[str, Any]:
@@ -153,18 +134,3 @@ class Reptile(Learner):
         config = super().get_config()
         del config["meta_gradient"]
         return {**config, "batch_size": self.batch_size, "seed": self.seed}
-
-
-def _take(episode: Episode, order: tf.Tensor) -> Episode:
-    """Returns the episode with support examples in the order `[tasks, n]`."""
-
-    def take(x):
-        return tf.gather(x, order, batch_dims=1)
-
-    weight = episode.support_sample_weight
-    return Episode(
-        support_x=keras.tree.map_structure(take, episode.support_x),
-        support_y=take(episode.support_y),
-        query_x=episode.query_x,
-        support_sample_weight=None if weight is None else take(weight),
-    )

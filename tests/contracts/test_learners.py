@@ -38,9 +38,14 @@ def _with_gradient(make_meta_gradient, **options):
 
 LEARNERS = {
     "ANIL": lambda: keras_meta.ANIL(mlp(), 0.1, 3),
+    "BayesianMAML": lambda: keras_meta.BayesianMAML(mlp(), 0.1, 3, particles=3),
     "ImplicitMAML": lambda: keras_meta.ImplicitMAML(mlp(), 0.1, 20),
     "MAML": lambda: keras_meta.MAML(mlp(), 0.1, 3, step_weights="uniform"),
+    "MAMLEnsemble": lambda: keras_meta.MAMLEnsemble(mlp(), 0.1, 3, particles=2),
     "MetaSGD": lambda: keras_meta.MetaSGD(mlp(), steps=3, seed=0),
+    "ProbabilisticMAML": lambda: keras_meta.ProbabilisticMAML(
+        mlp(), 0.1, 3, samples=4, training_samples=2, scale=0.5
+    ),
     "Reptile": lambda: keras_meta.Reptile(mlp(), 0.1, 3, batch_size=2),
 }
 RULES = {
@@ -61,6 +66,9 @@ RULES = {
     ),
     "Momentum": _with_rule(lambda: keras_meta.Momentum(0.1, "scalar")),
     "RMSprop": _with_rule(lambda: keras_meta.RMSprop(0.1)),
+    "SteinGradient": _with_rule(
+        lambda: keras_meta.SteinGradient(keras_meta.Momentum(0.1), particles=1)
+    ),
 }
 # XLA draws the same signs as TensorFlow, but other normal numbers.
 META_GRADIENTS = {
@@ -114,6 +122,15 @@ BASELINES = {
         mlp(4), WAYS, neighbours=3
     ),
 }
+SEQUENCE_LEARNERS = {
+    "MANN": lambda: keras_meta.MANN(
+        mlp(4), WAYS, keras_meta.sequence.MemoryCell(5, 12, 4, heads=2)
+    ),
+    "SNAIL": lambda: keras_meta.SNAIL(
+        mlp(4), WAYS, 2, filters=3, attention=[(4, 2), (5, 3)]
+    ),
+}
+CLASSIFIERS = {**METRIC_LEARNERS, **SEQUENCE_LEARNERS, **BASELINES}
 ROWS = {
     **LEARNERS,
     **RULES,
@@ -121,6 +138,7 @@ ROWS = {
     **INNER_LOSSES,
     **STARTS,
     **METRIC_LEARNERS,
+    **SEQUENCE_LEARNERS,
 }
 slow = pytest.mark.slow
 # The others take the same ways.
@@ -144,31 +162,29 @@ def _public(base):
 
 
 def test_the_tables_are_complete():
-    assert _public(keras_meta.Learner) - set(BASELINES) == set(LEARNERS)
+    learners = _public(keras_meta.Learner) - {"SamplingLearner", *BASELINES}
+    assert learners == set(LEARNERS)
     metric_learners = _public(keras_meta.MetricLearner) - set(BASELINES)
     assert metric_learners == set(METRIC_LEARNERS)
+    assert _public(keras_meta.SequenceLearner) == set(SEQUENCE_LEARNERS)
     assert _public(keras_meta.UpdateRule) == set(RULES)
     assert _public(keras_meta.MetaGradient) == set(META_GRADIENTS)
 
 
-def _classifies(name):
-    return name in METRIC_LEARNERS or name in BASELINES
-
-
 def tasks_of(name, batches, tasks=3, seed=0):
     """Returns what a learner of a row can learn, `batches` of them."""
-    kind = classification if _classifies(name) else regression
+    kind = classification if name in CLASSIFIERS else regression
     return kind(batches, tasks=tasks, seed=seed)
 
 
 def loss_of(name):
     """Returns a loss for a row."""
-    return crossentropy() if _classifies(name) else "mse"
+    return crossentropy() if name in CLASSIFIERS else "mse"
 
 
 def _new(name, **options):
     keras.utils.set_random_seed(0)
-    metric = "accuracy" if _classifies(name) else "mae"
+    metric = "accuracy" if name in CLASSIFIERS else "mae"
     return compiled(
         {**ROWS, **BASELINES}[name](),
         keras.optimizers.Adam(0.01),
@@ -220,7 +236,7 @@ def test_training_continues_from_a_file(name, trained, tmp_path):
     learner.save(tmp_path / "learner.keras")
     loaded = keras.saving.load_model(tmp_path / "learner.keras")
     assert type(loaded) is type(learner)
-    if name not in METRIC_LEARNERS:
+    if name not in CLASSIFIERS:
         assert loaded.meta_gradient == learner.meta_gradient
     x, _ = batch(tasks_of(name, 1, seed=7), 0)
     np.testing.assert_array_equal(loaded(x), learner(x))
@@ -261,9 +277,12 @@ def test_bad_inputs_are_refused(name, trained):
         learner({k: v for k, v in x.items() if k != "query_x"})
 
 
-# XLA draws other initial weights; `test_drawn_start` has a test of them.
+# XLA draws other numbers from the same seed.
+_DRAW_WEIGHTS = {*STARTS, "ProbabilisticMAML"}
+
+
 @slow
-@pytest.mark.parametrize("name", [name for name in ROWS if name not in STARTS])
+@pytest.mark.parametrize("name", sorted(set(ROWS) - _DRAW_WEIGHTS))
 def test_xla_computes_the_same(name, trained):
     learner, before, _ = trained(name)
     other = _new(name, jit_compile=True)
