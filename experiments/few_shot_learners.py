@@ -15,17 +15,20 @@ from typing import Any
 
 import keras
 
+from experiments import few_shot_baselines
 from experiments import few_shot_data
 from experiments.algorithms import make_learner
 from experiments.few_shot_settings import Case
 from experiments.few_shot_settings import Settings
 from keras_meta.callbacks import AnnealStepWeights
+from keras_meta.learners.logistic_regression import LogisticRegression
 from keras_meta.learners.maml import MAML
 from keras_meta.learners.matching_network import MatchingNetwork
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.metric_learner import MetricLearner
 from keras_meta.learners.prototypical_network import PrototypicalNetwork
 from keras_meta.learners.ridge_head import RidgeHead
+from keras_meta.learners.siamese_network import SiameseNetwork
 from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.meta_learner_lstm import MetaLearnerLSTM
 
@@ -269,14 +272,6 @@ def _metric_defaults(case: Case) -> dict[str, Any]:
     }
 
 
-def _image_defaults(case: Case) -> dict[str, Any]:
-    return {
-        "meta_batch": 128,
-        "validate_every": 500,
-        "batch_statistics": "running",
-    }
-
-
 LEARNERS = {
     "maml": Row("MAML", _by_steps("maml"), _maml_defaults),
     "fomaml": Row("First-order MAML", _by_steps("fomaml"), _maml_defaults),
@@ -315,18 +310,65 @@ LEARNERS = {
     "ridge": Row(
         "Ridge head", _by_metric(RidgeHead), _metric_defaults, any_ways=True
     ),
+    "siamese": Row(
+        "Siamese network",
+        _by_metric(SiameseNetwork),
+        _metric_defaults,
+        any_ways=True,
+    ),
     "pretrained_prototypes": Row(
         "Prototypes, pre-trained",
         _by_metric(PrototypicalNetwork),
-        _image_defaults,
+        few_shot_baselines.image_defaults,
         training=Training.IMAGES,
         any_ways=True,
     ),
     "untrained_prototypes": Row(
         "Prototypes, untrained",
         _by_metric(PrototypicalNetwork),
-        _image_defaults,
+        few_shot_baselines.image_defaults,
         training=Training.NOTHING,
         any_ways=True,
+    ),
+    "nearest_pixels": Row(
+        "Nearest neighbour, pixels",
+        few_shot_baselines.nearest_pixels,
+        few_shot_baselines.image_defaults,
+        training=Training.NOTHING,
+        any_ways=True,
+    ),
+    "nearest_untrained": Row(
+        "Nearest neighbour, untrained",
+        few_shot_baselines.nearest_neighbour,
+        few_shot_baselines.image_defaults,
+        training=Training.NOTHING,
+        any_ways=True,
+    ),
+    "nearest_neighbour": Row(
+        "Nearest neighbour, pre-trained",
+        few_shot_baselines.nearest_neighbour,
+        few_shot_baselines.image_defaults,
+        training=Training.IMAGES,
+        any_ways=True,
+    ),
+    "logistic_regression": Row(
+        "Logistic regression, pre-trained",
+        _by_metric(LogisticRegression),
+        few_shot_baselines.image_defaults,
+        training=Training.IMAGES,
+        any_ways=True,
+    ),
+    "fine_tuning": Row(
+        "Fine-tuning (Baseline)",
+        few_shot_baselines.fine_tuning,
+        few_shot_baselines.fine_tuning_defaults,
+        training=Training.IMAGES,
+    ),
+    "baseline_plus_plus": Row(
+        "Fine-tuning (Baseline++)",
+        few_shot_baselines.baseline_plus_plus,
+        few_shot_baselines.fine_tuning_defaults,
+        training=Training.IMAGES,
+        classifier=few_shot_baselines.cosine_classifier,
     ),
 }

@@ -13,6 +13,7 @@ from experiments import few_shot_run
 from experiments import run_folder
 from experiments.algorithms import ImplicitOptions
 from experiments.few_shot_learners import LEARNERS
+from experiments.few_shot_learners import Training
 from experiments.few_shot_learners import defaults
 from experiments.few_shot_settings import Case
 from experiments.few_shot_settings import Settings
@@ -88,7 +89,8 @@ def _run(settings, folder, **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "learner", ["prototypical", "maml_plus_plus", "pretrained_prototypes"]
+    "learner",
+    ["prototypical", "maml_plus_plus", "pretrained_prototypes", "siamese"],
 )
 def test_a_run_that_goes_on_ends_like_one_that_never_stopped(
     tiny, tmp_path, learner
@@ -109,6 +111,27 @@ def test_a_run_that_goes_on_ends_like_one_that_never_stopped(
     ]
     for one, other in zip(*(state.best for state in states), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "learner",
+    [
+        "nearest_pixels",
+        "nearest_neighbour",
+        "logistic_regression",
+        "baseline_plus_plus",
+    ],
+)
+def test_baselines_are_tested_on_the_same_tasks(tiny, tmp_path, learner):
+    settings = _settings(learner)
+    if LEARNERS[learner].training is Training.NOTHING:
+        settings = dataclasses.replace(settings, iterations=0)
+    record = _run(settings, tmp_path)
+    assert record["iterations"] == settings.iterations
+    test = record["measurements"]["tests"]["3-way 1-shot"]
+    assert 0.0 <= test["accuracy"]["mean"] <= 1.0
+    assert test["accuracy"]["tasks"] == settings.test_tasks
 
 
 @pytest.mark.slow
