@@ -71,14 +71,15 @@ def check_no_loss(arguments: Mapping[str, Any]) -> None:
 def as_tasks(tasks: Any) -> tf.Tensor:
     """Returns tasks as numbers that environments compute with, or raises."""
     refusal = (
-        "Tasks must be an array of numbers, as `environment.draw_tasks` "
-        f"returns them. Received: {describe(tasks)}"
+        "Tasks must be an array of numbers, `[tasks, ...]`, as "
+        f"`environment.draw_tasks` returns them. Received: {describe(tasks)}"
     )
     try:
         tensor = tf.convert_to_tensor(tasks)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(refusal) from None
-    if not (tensor.dtype.is_floating or tensor.dtype.is_integer):
+    is_real = tensor.dtype.is_floating or tensor.dtype.is_integer
+    if not is_real or tensor.shape.rank == 0:
         raise ValueError(refusal)
     if not tensor.dtype.is_floating:
         return tensor

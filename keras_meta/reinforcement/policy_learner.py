@@ -202,7 +202,7 @@ class PolicyLearner(PolicyTraining):
         def adapted(tasks):
             return self._evaluation_batch(tasks, steps, seed).adapt().end.params
 
-        params = adapted(as_tasks(task)[tf.newaxis])
+        params = adapted(as_tasks([task]))
         values = {
             id(v): value[0]
             for v, value in zip(self._task_batched.adapted, params, strict=True)
