@@ -37,6 +37,7 @@ class DataSet:
         network: Function of the number of classes and the settings.
         networks: Which networks there are; the first is the default.
         ways: Default number of classes in a task.
+        train_ways: The same in training, for learners without a head.
         defaults: Settings that differ from those of other data sets.
     """
 
@@ -45,6 +46,7 @@ class DataSet:
     network: Callable[[int, Settings], keras.Model]
     networks: tuple[str, ...] = ("pool",)
     ways: int = 5
+    train_ways: int = 20
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -82,10 +84,13 @@ def draw_episodes(
         tasks: Number of episodes in a batch.
         start: Index of the first episode.
     """
+    queries = settings.queries
+    if part == "train" and settings.train_queries is not None:
+        queries = settings.train_queries
     return classes.episodes(
         ways=ways,
         shots=shots,
-        queries=min(settings.queries, int(classes.counts.min()) - shots),
+        queries=min(queries, int(classes.counts.min()) - shots),
         tasks=tasks,
         seed=settings.seed + _SEED_OFFSETS[part],
         start=start,
@@ -215,5 +220,6 @@ DATA_SETS = {
         _eurosat,
         functools.partial(_pooling_network, 64),
         ways=2,
+        train_ways=6,
     ),
 }

@@ -80,6 +80,9 @@ class Row:
         classifier: With `Training.IMAGES`: function of the learner and the
             number of training classes. It returns the model to fit, which
             shares with the learner what is trained.
+        encoder_from: With `Training.NOTHING`: name of the learner whose run
+            trains the encoder, or `None` for a random one. Several learners
+            may share one.
     """
 
     label: str
@@ -92,6 +95,7 @@ class Row:
         _no_callbacks
     )
     classifier: Callable[[Any, int], keras.Model] = linear_classifier
+    encoder_from: str | None = None
 
 
 def defaults(case: Case, learner: str) -> dict[str, Any]:
@@ -108,6 +112,7 @@ def defaults(case: Case, learner: str) -> dict[str, Any]:
         "train_ways": case.ways,
         "train_shots": case.shots,
         "queries": 15,
+        "train_queries": None,
         "meta_rate": 1e-3,
         "meta_decay": "none",
         "decay_iterations": None,
@@ -263,8 +268,10 @@ def _reptile_defaults(case: Case) -> dict[str, Any]:
 
 
 def _metric_defaults(case: Case) -> dict[str, Any]:
+    data_set = few_shot_data.DATA_SETS[case.data_set]
     return {
-        "train_ways": max(case.ways, 20),
+        "train_ways": max(case.ways, data_set.train_ways),
+        "train_queries": None if case.data_set == "omniglot" else 5,
         "meta_batch": 1,
         "meta_decay": "halving",
         "validate_every": 1_000,
@@ -322,6 +329,14 @@ LEARNERS = {
         few_shot_baselines.image_defaults,
         training=Training.IMAGES,
         any_ways=True,
+    ),
+    "pretrained_ridge": Row(
+        "Ridge head, pre-trained",
+        _by_metric(RidgeHead),
+        _image_defaults,
+        training=Training.NOTHING,
+        any_ways=True,
+        encoder_from="pretrained_prototypes",
     ),
     "untrained_prototypes": Row(
         "Prototypes, untrained",
