@@ -45,14 +45,14 @@ def _as_labels(labels: Any, ways: int) -> tf.Tensor:
         if labels.dtype.kind in "iu":
             labels = tf.convert_to_tensor(labels)
     is_integer = isinstance(labels, tf.Tensor) and labels.dtype.is_integer
-    if not is_integer or labels.shape.rank != 2:
+    if not is_integer or len(labels.shape) != 2:
         raise ValueError(
             "`labels` must be class numbers, integers [sequences, n]. "
             f"Received: labels of shape {labels.shape} and type "
             f"{labels.dtype}."
         )
     if tf.executing_eagerly():
-        _check_range(labels.numpy(), ways)
+        _check_range(np.asarray(labels), ways)
     return tf.cast(labels, tf.int32)
 
 
