@@ -103,13 +103,14 @@ def make_learner(
 
 
 def outer_rate(
-    rate: float, decay: str, iterations: int
+    rate: float, decay: str, iterations: int | None
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
     """Returns the rate of the outer optimizer.
 
     Args:
         rate: The initial rate.
-        decay: `"none"`, `"linear"` to zero, or `"cosine"` to a hundredth.
+        decay: `"none"`, `"linear"` to zero, `"cosine"` to a hundredth, or
+            `"halving"` again and again.
         iterations: Number of iterations in which it decays.
     """
     schedules = keras.optimizers.schedules
@@ -117,4 +118,6 @@ def outer_rate(
         return schedules.PolynomialDecay(rate, iterations, 0.0)
     if decay == "cosine":
         return schedules.CosineDecay(rate, iterations, alpha=0.01)
+    if decay == "halving":
+        return schedules.ExponentialDecay(rate, iterations, 0.5, staircase=True)
     return rate

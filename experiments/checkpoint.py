@@ -229,22 +229,6 @@ def _iterations(model: keras.Model) -> int:
     return int(model.optimizer.iterations.numpy())
 
 
-class IterationLimit(keras.callbacks.Callback):
-    """Stops training after a number of iterations, even within an epoch.
-
-    Args:
-        iterations: The number of iterations, counted over all processes.
-    """
-
-    def __init__(self, iterations: int):
-        super().__init__()
-        self.iterations = iterations
-
-    def on_train_batch_end(self, batch, logs=None):
-        if _iterations(self.model) >= self.iterations:
-            self.model.stop_training = True
-
-
 class NoteProgress(keras.callbacks.Callback):
     """Updates a run's progress, and adds a row of logs after each epoch.
 
@@ -265,7 +249,6 @@ class NoteProgress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         progress = self._progress
         progress.seconds = time.monotonic() - self._start
-        # The epoch may have ended early.
         progress.iterations = _iterations(self.model)
         progress.history.append(
             {
@@ -278,20 +261,20 @@ class NoteProgress(keras.callbacks.Callback):
 
 
 class TimeLimit(keras.callbacks.Callback):
-    """Stops training after a given time.
+    """Stops training at the end of the epoch in which the time runs out.
+
+    It must come after `NoteProgress`.
 
     Args:
+        progress: Progress of the run, whose time counts over all processes.
         minutes: Minutes, or 0 for no limit.
     """
 
-    def __init__(self, minutes: float):
+    def __init__(self, progress: Progress, minutes: float):
         super().__init__()
+        self._progress = progress
         self._seconds = 60 * minutes
 
-    def on_train_begin(self, logs=None):
-        self._start = time.monotonic()
-
-    def on_train_batch_end(self, batch, logs=None):
-        elapsed = time.monotonic() - self._start
-        if self._seconds and elapsed > self._seconds:
+    def on_epoch_end(self, epoch, logs=None):
+        if 0 < self._seconds <= self._progress.seconds:
             self.model.stop_training = True

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import platform
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 from importlib import metadata
@@ -17,6 +18,7 @@ from keras_meta import durable_files
 from keras_meta.evaluation import Curve
 from keras_meta.evaluation import Interval
 from keras_meta.learners.learner import Learner
+from keras_meta.learners.meta_learner import MetaLearner
 
 _FILE = "results.json"
 _PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-datasets")
@@ -54,12 +56,17 @@ def write(
     return record
 
 
-def read(directory: str | os.PathLike, settings: Any) -> dict[str, Any] | None:
-    """Reads the record of a finished run.
+def read(
+    directory: str | os.PathLike,
+    settings: Any,
+    may_differ: Collection[str] = (),
+) -> dict[str, Any] | None:
+    """Reads the record of a run.
 
     Args:
         directory: Folder of the run.
         settings: The settings that the run should have.
+        may_differ: Names of settings that the run need not have.
 
     Returns:
         The record, or `None` if it is missing or damaged.
@@ -77,14 +84,17 @@ def read(directory: str | os.PathLike, settings: Any) -> dict[str, Any] | None:
             run_folder.start_afresh(path.parent)
             + " To keep the weights and only repeat the test, remove just "
             f"{path.name}.",
+            may_differ,
         )
     return record
 
 
 def logged(
-    learner: Learner, history: Sequence[Mapping[str, float]]
+    learner: MetaLearner, history: Sequence[Mapping[str, float]]
 ) -> dict[str, float]:
-    """Returns what the meta-gradient logged in the last epoch of a run."""
+    """Returns what the meta-gradient, if any, logged in the last epoch."""
+    if not history or not isinstance(learner, Learner):
+        return {}
     return {name: history[-1][name] for name in learner.meta_gradient.logs}
 
 

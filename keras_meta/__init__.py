@@ -16,6 +16,7 @@ from keras_meta import meta_gradients
 from keras_meta import models
 from keras_meta import optimizers
 from keras_meta import problems
+from keras_meta import reinforcement
 from keras_meta import sequence
 from keras_meta.architectures.derive import derive
 from keras_meta.architectures.mixed_operation import MixedOperation
@@ -31,20 +32,32 @@ from keras_meta.hyperparameters.regularizers import LearnedL2
 from keras_meta.inner.learned_loss import LearnedLoss
 from keras_meta.inner.loss_network import LossNetwork
 from keras_meta.learners.anil import ANIL
+from keras_meta.learners.bayesian_maml import BayesianMAML
+from keras_meta.learners.cosine_dense import CosineDense
+from keras_meta.learners.fine_tuning import FineTuning
 from keras_meta.learners.implicit_maml import ImplicitMAML
 from keras_meta.learners.learner import Learner
+from keras_meta.learners.logistic_regression import LogisticRegression
 from keras_meta.learners.maml import MAML
+from keras_meta.learners.maml_ensemble import MAMLEnsemble
 from keras_meta.learners.mann import MANN
 from keras_meta.learners.matching_network import MatchingNetwork
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.meta_sgd import MetaSGD
 from keras_meta.learners.metric_learner import MetricLearner
+from keras_meta.learners.nearest_neighbour import NearestNeighbour
+from keras_meta.learners.probabilistic_maml import ProbabilisticMAML
 from keras_meta.learners.prototypical_network import PrototypicalNetwork
 from keras_meta.learners.reptile import Reptile
 from keras_meta.learners.ridge_head import RidgeHead
+from keras_meta.learners.sampling_learner import SamplingLearner
 from keras_meta.learners.sequence_learner import SequenceLearner
+from keras_meta.learners.siamese_network import SiameseNetwork
 from keras_meta.learners.snail import SNAIL
 from keras_meta.learners.starts import Drawn
+from keras_meta.likelihoods.coverage import Coverage
+from keras_meta.likelihoods.gaussian_nll import GaussianNLL
+from keras_meta.likelihoods.predictive_nll import PredictiveNLL
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.evolution_strategies import EvolutionStrategies
 from keras_meta.meta_gradients.first_order import FirstOrder
@@ -59,6 +72,7 @@ from keras_meta.outer.dataset_distillation import DatasetDistillation
 from keras_meta.outer.hyperparameter_learner import HyperparameterLearner
 from keras_meta.outer.kept import Kept
 from keras_meta.outer.optimizer_learner import OptimizerLearner
+from keras_meta.reinforcement.policy_learner import PolicyLearner
 from keras_meta.update_rules.adam import Adam
 from keras_meta.update_rules.coordinatewise_lstm import CoordinatewiseLSTM
 from keras_meta.update_rules.gradient_descent import GradientDescent
@@ -69,17 +83,27 @@ from keras_meta.update_rules.learned_hyperparameters import (
 from keras_meta.update_rules.meta_learner_lstm import MetaLearnerLSTM
 from keras_meta.update_rules.momentum import Momentum
 from keras_meta.update_rules.rmsprop import RMSprop
+from keras_meta.update_rules.stein_gradient import SteinGradient
 from keras_meta.update_rules.update_rule import UpdateRule
 from keras_meta.version import __version__
 
 __all__ = [
     "__version__",
+    "SteinGradient",
+    "PredictiveNLL",
+    "GaussianNLL",
+    "Coverage",
+    "SamplingLearner",
+    "ProbabilisticMAML",
+    "MAMLEnsemble",
+    "BayesianMAML",
     "Adam",
     "adaptation_curve",
     "ANIL",
     "ArchitectureSearch",
     "callbacks",
     "CoordinatewiseLSTM",
+    "CosineDense",
     "Curve",
     "DatasetDistillation",
     "derive",
@@ -89,6 +113,7 @@ __all__ = [
     "evaluate_tasks",
     "EvolutionStrategies",
     "ExampleWeights",
+    "FineTuning",
     "FirstOrder",
     "GradientDescent",
     "HierarchicalRNN",
@@ -103,6 +128,7 @@ __all__ = [
     "LearnedL2",
     "LearnedLoss",
     "Learner",
+    "LogisticRegression",
     "LossNetwork",
     "MAML",
     "MANN",
@@ -116,18 +142,22 @@ __all__ = [
     "MixedOperation",
     "models",
     "Momentum",
+    "NearestNeighbour",
     "NoiseReuseES",
     "OptimizerLearner",
     "optimizers",
     "PersistentES",
+    "PolicyLearner",
     "problems",
     "PrototypicalNetwork",
+    "reinforcement",
     "Reptile",
     "RidgeHead",
     "RMSprop",
     "sequence",
     "SequenceLearner",
     "SNAIL",
+    "SiameseNetwork",
     "Truncated",
     "Unrolled",
     "UpdateRule",

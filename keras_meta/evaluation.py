@@ -23,6 +23,7 @@ from keras_meta.execution.not_finite import arguments_not_finite
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.learners.episode import check_query
 from keras_meta.learners.learner import Learner
+from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.tensors import as_tensor
 
 # Two-sided 95 % quantile of the standard normal distribution.
@@ -338,10 +339,11 @@ def _measure(
         y: Labels, `[tasks, q, ...]`.
         predictions: `[steps, tasks, q, ...]`.
     """
-    loss = InnerLoss(learner.loss, labels="query_y")
     steps = [_part(predictions, i) for i in range(predictions.shape[0])]
-    results = [{"loss": loss(y, y_pred).numpy()} for y_pred in steps]
+    results = [{"loss": _loss_of(learner, y, y_pred)} for y_pred in steps]
     _refuse_bad_labels(y, results[0]["loss"])
+    if isinstance(learner, MetaLearner):
+        steps = list(map(learner.summary, steps))
     for name, metric in _metrics(learner, y, steps[0]).items():
         for result, y_pred in zip(results, steps, strict=True):
             result.update(_metric(name, metric, y, y_pred))
@@ -349,6 +351,17 @@ def _measure(
         name: np.stack([result[name] for result in results])
         for name in results[0]
     }
+
+
+def _loss_of(
+    learner: keras.Model, y: tf.Tensor, y_pred: tf.Tensor
+) -> np.ndarray:
+    """Returns the loss of each task, `[tasks]`."""
+    loss = InnerLoss(learner.loss, labels="query_y")
+    if not isinstance(learner, MetaLearner):
+        return loss(y, y_pred).numpy()
+    parts = [loss(y, part).numpy() for part in learner.each_sample(y_pred)]
+    return np.mean(parts, axis=0)
 
 
 def _refuse_bad_labels(y: tf.Tensor, losses: np.ndarray) -> None:

@@ -25,6 +25,7 @@ from keras_meta import episodes
 from keras_meta import models
 from keras_meta import optimizers
 from keras_meta import problems
+from keras_meta import reinforcement
 from keras_meta import sequence
 
 DOCUMENTED = (
@@ -151,6 +152,16 @@ def learner():
     """A compiled learner, for all calls."""
     made = keras_meta.MAML(network(), 0.1)
     made.compile("sgd", "mse", run_eagerly=True)
+    return made
+
+
+@functools.cache
+def policy_learner():
+    """A compiled learner of policies, for all calls."""
+    policy = models.gaussian_mlp(2, 2, [3])
+    environment = reinforcement.PointNavigation(horizon=2)
+    made = keras_meta.PolicyLearner(policy, environment, rollouts=2)
+    made.compile("sgd", run_eagerly=True)
     return made
 
 
@@ -460,6 +471,61 @@ ENTRY_POINTS = {
         ),
         lambda: {"data": np.zeros([4], int)},
     ),
+    # Reinforcement.
+    "PointNavigation": EntryPoint(
+        reinforcement.PointNavigation,
+        given_arguments(horizon=3, extent=0.5, step_size=0.1, tolerance=0.01),
+    ),
+    "TabularMDP": EntryPoint(
+        reinforcement.TabularMDP,
+        given_arguments(transitions=[[[1.0]]], rewards=[[[0.5]]], horizon=3),
+    ),
+    "Environment.batches": EntryPoint(
+        lambda **x: reinforcement.PointNavigation().batches(**x),
+        given_arguments(tasks=2, seed=0, start=0, num_batches=1),
+    ),
+    "Advantages": EntryPoint(
+        reinforcement.Advantages,
+        given_arguments(
+            discount=0.9, gae_lambda=1.0, baseline=None, normalize=False
+        ),
+    ),
+    "LinearFeatureBaseline": EntryPoint(
+        reinforcement.LinearFeatureBaseline,
+        given_arguments(regularization=1e-5),
+    ),
+    "LoadedDiCE": EntryPoint(
+        reinforcement.LoadedDiCE, given_arguments(decay=0.5)
+    ),
+    "AppendLogStd": EntryPoint(
+        reinforcement.AppendLogStd, given_arguments(initial_std=1.0)
+    ),
+    "PolicyLearner": EntryPoint(
+        keras_meta.PolicyLearner,
+        lambda: {
+            "policy": models.gaussian_mlp(2, 2, [3]),
+            "environment": reinforcement.PointNavigation(),
+            "update_rule": 0.1,
+            "steps": 1,
+            "evaluation_steps": 1,
+            "rollouts": 2,
+            "objective": "dice",
+            "distribution": "gaussian",
+            "advantages": reinforcement.Advantages(),
+            "adapt": "all",
+            "meta_gradient": "unrolled",
+            "seed": 0,
+        },
+    ),
+    "PolicyLearner()": EntryPoint(
+        lambda tasks: policy_learner()(tasks),
+        given_arguments(tasks=np.ones([2, 2], "float32")),
+    ),
+    "PolicyLearner.adapt": EntryPoint(
+        lambda **x: policy_learner().adapt(**x),
+        given_arguments(task=[0.1, 0.2], steps=1, seed=0),
+        lengths=("steps",),
+    ),
     # Learners.
     "MAML": EntryPoint(
         keras_meta.MAML,
@@ -723,6 +789,16 @@ ENTRY_POINTS = {
     "mini_imagenet_conv": EntryPoint(
         models.mini_imagenet_conv,
         given_arguments(ways=2, filters=1, image_size=16),
+    ),
+    "gaussian_mlp": EntryPoint(
+        models.gaussian_mlp,
+        given_arguments(
+            observation_size=2,
+            action_size=2,
+            hidden=[3],
+            activation="relu",
+            initial_std=1.0,
+        ),
     ),
     "sinusoid_mlp": EntryPoint(
         models.sinusoid_mlp,

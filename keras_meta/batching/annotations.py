@@ -20,6 +20,8 @@ from keras_meta.batching import task_axis
 
 _MASK = "_keras_mask"
 _LOGITS = "_keras_logits"
+# Not of Keras: the samples that a prediction is the mean of.
+_SAMPLES = "_keras_meta_samples"
 
 
 def keras_mask(x: tf.Tensor) -> tf.Tensor | None:
@@ -29,8 +31,32 @@ def keras_mask(x: tf.Tensor) -> tf.Tensor | None:
 
 def annotations(x: tf.Tensor) -> dict[str, tf.Tensor]:
     """Returns what Keras remembers of a tensor, by attribute."""
-    found = {name: getattr(x, name, None) for name in (_MASK, _LOGITS)}
+    names = (_MASK, _LOGITS, _SAMPLES)
+    found = {name: getattr(x, name, None) for name in names}
     return {name: note for name, note in found.items() if note is not None}
+
+
+def with_samples(mean: tf.Tensor, samples: tf.Tensor) -> tf.Tensor:
+    """Returns a prediction that remembers the samples it is the mean of.
+
+    Args:
+        mean: `[tasks, q, ...]`.
+        samples: `[tasks, q, samples, ...]`.
+    """
+    return annotate(mean, {_SAMPLES: samples})
+
+
+def samples_of(y_pred: tf.Tensor) -> tf.Tensor:
+    """Returns the samples of a prediction; itself is the one by default.
+
+    Args:
+        y_pred: Predictions as metrics get them, `[n, ...]`.
+
+    Returns:
+        `[n, samples, ...]`.
+    """
+    samples = getattr(y_pred, _SAMPLES, None)
+    return y_pred[:, tf.newaxis] if samples is None else samples
 
 
 def annotate(x: tf.Tensor, notes: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -70,8 +96,9 @@ def at_least_float32(x: tf.Tensor) -> tf.Tensor:
         return tf.cast(y, keras.backend.result_type(y.dtype, "float32"))
 
     notes = annotations(x)
-    if _LOGITS in notes:
-        notes[_LOGITS] = cast(notes[_LOGITS])
+    for name in (_LOGITS, _SAMPLES):
+        if name in notes:
+            notes[name] = cast(notes[name])
     return annotate(cast(x), notes)
 
 

@@ -30,6 +30,7 @@ from keras_meta.episodes.labelled_sequences import LabelledSequences
 from keras_meta.episodes.offset_labels import offset_labels
 from keras_meta.episodes.omniglot_recipe import omniglot
 from keras_meta.episodes.sampling import EpisodeSampler
+from keras_meta.episodes.sine_or_line import SineOrLine
 from keras_meta.episodes.sinusoid_family import SinusoidFamily
 from keras_meta.episodes.sinusoid_family import sinusoids
 from keras_meta.episodes.splits import class_split
@@ -39,6 +40,7 @@ __all__ = [
     "Classes",
     "EpisodeSampler",
     "LabelledSequences",
+    "SineOrLine",
     "SinusoidFamily",
     "class_split",
     "from_arrays",

@@ -10,7 +10,10 @@ import tensorflow as tf
 from keras_meta.checks import check_finite_values
 from keras_meta.checks import check_int64
 from keras_meta.checks import describe
+from keras_meta.checks import is_finite_number
 from keras_meta.checks import is_whole
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def as_array(name: str, value: Any) -> np.ndarray:
@@ -245,6 +248,24 @@ def check_index(index: int | tf.Tensor) -> None:
         )
 
 
+def check_range(**ranges: Any) -> None:
+    """Requires pairs of numbers in order, in float32's range.
+
+    Args:
+        **ranges: Values by argument name.
+
+    Raises:
+        ValueError: If one is something else.
+    """
+    for name, bounds in ranges.items():
+        if not _is_range(bounds):
+            raise ValueError(
+                f"`{name}` must be (smallest, largest), two numbers in "
+                "order within float32's range. Received: "
+                f"{name}={describe(bounds)}"
+            )
+
+
 def check_seed(seed: int | tf.Tensor) -> None:
     """Requires a 64-bit seed.
 
@@ -264,3 +285,16 @@ def check_seed(seed: int | tf.Tensor) -> None:
 def _is_integer_tensor(value: Any) -> bool:
     is_tensor = tf.is_tensor(value) and isinstance(value, tf.Tensor)
     return is_tensor and value.dtype.is_integer and value.shape.rank == 0
+
+
+def _is_range(bounds: object) -> bool:
+    """Whether `bounds` is a pair of numbers in order, in float32's range."""
+    if isinstance(bounds, np.ndarray):
+        bounds = bounds.tolist()
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        return False
+    low, high = bounds
+    if not all(map(is_finite_number, bounds)) or low > high:
+        return False
+    # Random numbers are multiplied by the difference.
+    return max(abs(low), abs(high), high - low) <= _LARGEST

@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ def load_tfds(
             "recipe": _RECIPE,
             "tensorflow": tf.__version__,
         }
-        folder = cache_dir or cache_folder(builder.data_dir_root)
+        folder = cache_dir or cache_folder(_root(builder))
         arrays = cached(folder, key, build)
     else:
         arrays = build()
@@ -290,6 +291,15 @@ def _check_split(info: Any, split: str) -> None:
             f"`split` must hold examples. Received: split={split!r} of "
             f"{info.name}, which is empty."
         )
+
+
+def _root(builder: Any) -> Path:
+    """Returns the folder of all data sets, which holds name and version.
+
+    A builder without code takes the folder of the data set for it.
+    """
+    below = len(Path(builder.info.full_name).parts)
+    return Path(builder.data_path).parents[below - 1]
 
 
 def _files(builder: Any) -> list[list[str | int]]:

@@ -16,6 +16,7 @@ from keras_meta.episodes.arguments import as_integers
 from keras_meta.episodes.arguments import as_items
 from keras_meta.episodes.arguments import as_list
 from keras_meta.episodes.arguments import as_names
+from keras_meta.episodes.examples import ExampleSampler
 from keras_meta.episodes.sampling import EpisodeSampler
 
 _QUARTER_TURN = 90
@@ -441,6 +442,59 @@ class Classes:
             augment=augment,
             shuffle=shuffle,
         ).dataset(tasks=tasks, start=start, num_batches=num_batches)
+
+    def examples(
+        self,
+        batch_size: int = 64,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        num_batches: int | None = None,
+        dtype: str = "float32",
+        rotate: str | None = None,
+    ) -> tf.data.Dataset:
+        """Single items with class numbers, to train an ordinary classifier.
+
+        Every item comes once before any comes again. Example `i` depends only
+        on `seed` and `i`.
+
+        Args:
+            batch_size: Number of items in a batch.
+            seed: Seed of the order.
+            start: Index of the first example. To resume training that stopped
+                after `n` batches, pass `start=n * batch_size`.
+            num_batches: Number of batches, or None for an endless data set.
+            dtype: See `episodes`.
+            rotate: `"item"` turns each item by a random multiple of 90
+                degrees, and its class stays the same; None does not. For
+                rotated versions that count as other classes, call
+                `rotations` first.
+
+        Returns:
+            A `tf.data.Dataset` of `(x, y)`: `[batch_size, ...]`, and the
+            places of the classes in `names`, int32 `[batch_size]`.
+
+        Raises:
+            ValueError: If `batch_size` or `num_batches` is not positive, or
+                `dtype` or `rotate` is not an allowed value.
+
+        Example:
+        ```python
+        encoder = keras.Sequential([keras.Input([28, 28, 1]), ...])
+        model = keras.Sequential([encoder, keras.layers.Dense(len(classes))])
+        model.compile("adam", loss, metrics=["accuracy"])
+        model.fit(classes.examples(batch_size=64), steps_per_epoch=500)
+        ```
+        """
+        check_choice("rotate", rotate, (None, "item"))
+        turns = (0,) if rotate is None else _ALL_TURNS
+        if rotate is not None:
+            _turns(_QUARTER_TURN, self.item_shape)
+        items, _ = self._table(turns)
+        sampler = ExampleSampler(
+            items, self.counts, seed=seed, dtype=dtype, versions=len(turns)
+        )
+        return sampler.dataset(batch_size, start, num_batches)
 
     def _subset(self, positions: Sequence[int] | np.ndarray) -> "Classes":
         subset = Classes.__new__(Classes)

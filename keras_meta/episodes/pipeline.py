@@ -64,6 +64,23 @@ def episode_dataset(
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
+def look_up(items: tf.Tensor, positions: tf.Tensor, dtype: str) -> tf.Tensor:
+    """Gathers items, as a model takes them.
+
+    Args:
+        items: All items, `[items, ...]`.
+        positions: Which of them, of any shape.
+        dtype: Name of the type: `"float32"`, in which images of type uint8
+            range from 0 to 1, or the items' own.
+    """
+    found = tf.gather(items, positions)
+    if found.dtype.name == dtype:
+        return found
+    if found.dtype == tf.uint8:
+        return tf.cast(found, tf.float32) * (1 / 255)
+    return tf.cast(found, tf.float32)
+
+
 def _cut(
     draws: tf.data.Dataset, tasks: int, together: int, num_batches: int | None
 ) -> tf.data.Dataset:

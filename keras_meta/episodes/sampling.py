@@ -16,6 +16,7 @@ from keras_meta.episodes.arguments import as_integers
 from keras_meta.episodes.arguments import as_items
 from keras_meta.episodes.arguments import check_index
 from keras_meta.episodes.pipeline import episode_dataset
+from keras_meta.episodes.pipeline import look_up
 from keras_meta.episodes.random_bits import integers_below
 from keras_meta.episodes.random_bits import random_words
 
@@ -281,12 +282,7 @@ class EpisodeSampler:
         return _checked_inputs(changed, set(x))
 
     def _look_up(self, positions):
-        items = tf.gather(self._items, positions)
-        if items.dtype.name == self._dtype:
-            return items
-        if items.dtype == tf.uint8:
-            return tf.cast(items, tf.float32) * (1 / 255)
-        return tf.cast(items, tf.float32)
+        return look_up(self._items, positions, self._dtype)
 
 
 def _check_function(augment: Any) -> None:

@@ -4,16 +4,15 @@ import dataclasses
 import math
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from keras_meta.checks import check_choice
 from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
 from keras_meta.checks import describe
-from keras_meta.checks import is_finite_number
 from keras_meta.episodes.arguments import as_array
 from keras_meta.episodes.arguments import check_index
+from keras_meta.episodes.arguments import check_range
 from keras_meta.episodes.arguments import check_seed
 from keras_meta.episodes.pipeline import episode_dataset
 from keras_meta.episodes.random_bits import floats_between
@@ -29,7 +28,6 @@ _PARAMETERS = 3
 _POINTS_AT_ONCE = 2**14
 # No processor has wider float32 vectors.
 _VECTOR = 16
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +64,12 @@ class SinusoidFamily:
     x: Range = (-5.0, 5.0)
 
     def __post_init__(self) -> None:
-        for name in ("amplitude", "frequency", "phase", "x"):
-            bounds = getattr(self, name)
-            if not _is_range(bounds):
-                raise ValueError(
-                    f"`{name}` must be (smallest, largest), two numbers in "
-                    "order within float32's range. Received: "
-                    f"{name}={describe(bounds)}"
-                )
+        check_range(
+            amplitude=self.amplitude,
+            frequency=self.frequency,
+            phase=self.phase,
+            x=self.x,
+        )
 
     def draw(
         self,
@@ -282,16 +278,3 @@ def _families() -> dict[str, SinusoidFamily]:
         "meta_sgd": SinusoidFamily(frequency=(0.8, 1.2)),
         "reptile": SinusoidFamily(phase=(0.0, 2 * math.pi)),
     }
-
-
-def _is_range(bounds: object) -> bool:
-    """Whether `bounds` is a pair of numbers in order, in float32's range."""
-    if isinstance(bounds, np.ndarray):
-        bounds = bounds.tolist()
-    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
-        return False
-    low, high = bounds
-    if not all(map(is_finite_number, bounds)) or low > high:
-        return False
-    # Random numbers are multiplied by the difference.
-    return max(abs(low), abs(high), high - low) <= _LARGEST

@@ -57,3 +57,12 @@ def mean(value: tf.Tensor) -> tf.Tensor:
         return value
     context = tf.distribute.get_replica_context()
     return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
+
+
+def share(value: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's share of a loss whose gradients are summed.
+
+    Keras scales compiled losses likewise.
+    """
+    number = tf.distribute.get_strategy().num_replicas_in_sync
+    return value / tf.cast(number, value.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -14,12 +13,11 @@ import tensorflow as tf
 
 from keras_meta.batching import task_axis
 from keras_meta.batching.shared_calls import SharedCalls
-from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.batching.task_batched import TaskOutputs
+from keras_meta.inner.adapting import AdaptingProblem
 from keras_meta.inner.batch import Batch
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.problem import Derivatives
-from keras_meta.inner.problem import InnerProblem
 
 # Where tasks begin, if initial weights are not learned: an entry of the data,
 # with a list of tensors `[tasks, *shape]`, one for each adapted variable.
@@ -41,17 +39,13 @@ def whole_support(data: Mapping[str, Any], step: int | tf.Tensor) -> Batch:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FewShotProblem(InnerProblem):
+class FewShotProblem(AdaptingProblem):
     """Few-shot tasks: a model adapts to support sets and predicts queries.
 
     Its data are the inputs of `Learner.call`, and `DRAWN_WEIGHTS` where tasks
     begin at drawn weights. All others begin at the learned initialization.
 
     Attributes:
-        task_batched: The model. Its adapted variables are the parameters,
-            except the last `fixed` of them.
-        fixed: How many variables differ between tasks and do not adapt, with
-            `theta_per_task`.
         inner_loss: What a step descends, except the proximal term.
         proximal: See `keras_meta.learners.learner.Learner`.
         batch_statistics: See `keras_meta.learners.learner.Learner`.
@@ -61,8 +55,6 @@ class FewShotProblem(InnerProblem):
         shared: What all steps share, see `prepared`.
     """
 
-    task_batched: TaskBatched
-    fixed: int = 0
     inner_loss: InnerLoss
     proximal: float = 0.0
     batch_statistics: str
@@ -82,10 +74,7 @@ class FewShotProblem(InnerProblem):
         if drawn is not None:
             return list(drawn), self.task_batched.initial_state()
         tasks = task_axis.size(data["support_y"], 0)
-        values = self._adapted_values(theta)
-        values = values[: len(values) - self.fixed]
-        stack = task_axis.stack_to if self.theta_per_task else task_axis.stack
-        values = [stack(value, tasks) for value in values]
+        values = self.learned_start(theta, tasks)
         return values, self.task_batched.initial_state()
 
     def loss(
@@ -100,7 +89,7 @@ class FewShotProblem(InnerProblem):
         """Returns the losses of support sets; see `InnerProblem.loss`."""
         support = self.support_of_step(data, step)
         result = self._on_support(theta, support.x, params, state, derivatives)
-        with self._scope_of_shared(theta):
+        with self.scope_of_shared(theta):
             losses = self.inner_loss(
                 support.y,
                 result.outputs,
@@ -154,9 +143,13 @@ class FewShotProblem(InnerProblem):
         )
 
     def one_task(
-        self, support_x: Any, params: Sequence[tf.Tensor], state
+        self,
+        support_x: Any,
+        params: Sequence[tf.Tensor],
+        state: Sequence[tf.Tensor],
+        task: int = 0,
     ) -> Mapping[int, tf.Tensor]:
-        """Returns the values of the first task's variables by `id(variable)`.
+        """Returns the values of one task's variables by `id(variable)`.
 
         Moving averages of batch normalization layers become the support
         set's statistics, unless the layers use moving averages.
@@ -165,9 +158,10 @@ class FewShotProblem(InnerProblem):
             support_x: Inputs of the support sets, `[tasks, n, ...]` each.
             params: The adapted parameters.
             state: The state after the inner loop.
+            task: Which of the tasks.
         """
         adapted = self.task_batched.adapted
-        values = {id(v): w[0] for v, w in zip(adapted, params, strict=True)}
+        values = {id(v): w[task] for v, w in zip(adapted, params, strict=True)}
         if self.batch_statistics == "running":
             return values
         statistics = self.task_batched(
@@ -180,8 +174,8 @@ class FewShotProblem(InnerProblem):
         for layer in self.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 for mean, variance in statistics.get(id(layer), [])[-1:]:
-                    values[id(layer.moving_mean)] = mean[0]
-                    values[id(layer.moving_variance)] = variance[0]
+                    values[id(layer.moving_mean)] = mean[task]
+                    values[id(layer.moving_variance)] = variance[task]
         return values
 
     def _proximal_terms(
@@ -190,7 +184,7 @@ class FewShotProblem(InnerProblem):
         """Returns the proximal term of each task, `[tasks]`."""
         starts = data.get(DRAWN_WEIGHTS)
         if starts is None:
-            starts = self._adapted_values(theta)[: len(params)]
+            starts = self.adapted_values(theta)[: len(params)]
             if not self.theta_per_task:
                 starts = [start[tf.newaxis] for start in starts]
         squares = [
@@ -213,23 +207,11 @@ class FewShotProblem(InnerProblem):
             shared=self.shared,
         )
 
-    def _call(
-        self, theta, x, params, state, *, second_order=False, **options
-    ) -> TaskOutputs:
+    def _call(self, theta, x, params, state, **options) -> TaskOutputs:
         """Calls the model for all tasks."""
-        values = list(params)
-        if self.fixed:
-            values += self._adapted_values(theta)[-self.fixed :]
-        with self._scope_of_shared(theta):
-            return self.task_batched(
-                values,
-                state,
-                x,
-                training=self.training,
-                second_order=second_order,
-                xla=self.xla,
-                **options,
-            )
+        return self.call_model(
+            theta, x, params, state, training=self.training, **options
+        )
 
     def _weights_of_loss(self, theta) -> list[tf.Tensor] | None:
         """Returns what the inner loss learns, where tasks differ in it."""
@@ -240,30 +222,6 @@ class FewShotProblem(InnerProblem):
             id(v): value for v, value in zip(self.variables, theta, strict=True)
         }
         return [values[id(v)] for v in loss.variables]
-
-    def _adapted_values(self, theta: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Returns the values of the variables that differ between tasks."""
-        values = {
-            id(v): value for v, value in zip(self.variables, theta, strict=True)
-        }
-
-        def value_of(variable):
-            if id(variable) in values:
-                return values[id(variable)]
-            # Frozen variables may adapt without being learned. Then all tasks
-            # begin with the same value.
-            value = tf.convert_to_tensor(variable.value)
-            return value[tf.newaxis] if self.theta_per_task else value
-
-        return list(map(value_of, self.task_batched.adapted))
-
-    def _scope_of_shared(
-        self, theta: Sequence[tf.Tensor]
-    ) -> contextlib.AbstractContextManager:
-        """Gives the variables that all tasks share their values."""
-        if self.theta_per_task:
-            return contextlib.nullcontext()
-        return self.scope(theta)
 
     @property
     def _statistics(self) -> str:

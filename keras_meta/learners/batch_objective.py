@@ -13,8 +13,8 @@ import tensorflow as tf
 from keras_meta._keras import step_counter
 from keras_meta.batching import task_axis
 from keras_meta.execution import replicas
-from keras_meta.meta_gradients._perturbations import fold_in
 from keras_meta.meta_gradients.objective import Adaptation
+from keras_meta.seeds import fold_in
 
 if typing.TYPE_CHECKING:
     from keras_meta.learners.learner import Learner

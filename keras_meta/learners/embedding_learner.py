@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_meta.batching.task_batched import TaskBatched
 from keras_meta.checks import check_at_least
 from keras_meta.checks import check_choice
+from keras_meta.execution import task_blocks
 from keras_meta.execution.undoing import Change
 from keras_meta.inner.class_numbers import ClassNumbers
 from keras_meta.inner.class_numbers import LabelRule
@@ -179,6 +180,15 @@ class EmbeddingLearner(MetaLearner):
         return tf.one_hot(labels, self.ways, dtype=dtype)
 
     # What the bases ask for.
+
+    def _resolve_auto_jit_compile(self) -> bool:
+        """Leaves XLA out where TensorFlow has kernels for all convolutions.
+
+        On a CPU they are faster, because all tasks share the weights.
+        """
+        if task_blocks.has_plain_kernels(self.encoder):
+            return False
+        return super()._resolve_auto_jit_compile()
 
     @property
     def _reader(self) -> keras.Model:

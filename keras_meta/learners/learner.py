@@ -331,14 +331,15 @@ class Learner(MetaLearner):
         data = Episode.from_inputs(inputs, self.model).as_inputs()
         end = adaptation.end
         result = self._problem(training).predict(
-            self._theta(), data, end.params, end.state
+            self._theta(), self._apart(data, training), end.params, end.state
         )
         for loss in result.losses:
             self.add_loss(loss)
-        self._health.report_predictions(result.outputs)
+        outputs = self._together(result.outputs, training)
+        self._health.report_predictions(outputs)
         if training:
             self._keep_state(adaptation, end._replace(state=result.state))
-        return result.outputs
+        return outputs
 
     def task_losses(
         self,
@@ -453,7 +454,15 @@ class Learner(MetaLearner):
             inputs,
             functools.partial(self._health.check, inputs=inputs),
         )
-        end = adaptation.end
+        return self._plain_model(inputs, adaptation.end)
+
+    def _plain_model(self, inputs: dict[str, Any], end: Carry) -> keras.Model:
+        """Returns a copy of the model that is adapted to one task.
+
+        Args:
+            inputs: The task, as `call` takes it.
+            end: The carry after the inner loop.
+        """
         values = self._problem(training=False).one_task(
             inputs["support_x"], end.params, end.state
         )
@@ -512,7 +521,6 @@ class Learner(MetaLearner):
             step, `[steps, tasks]`, and with `every_step` the predictions for
             the query sets after it.
         """
-        problem = self._problem(training)
         adapted = self._task_batched.adapted
         require_same_choice(self.model, self.adapt_spec, adapted)
         if training:
@@ -521,8 +529,45 @@ class Learner(MetaLearner):
         # Another learner may have attached the same rule in the meantime.
         self.update_rule.ensure_attached(adapted, self.steps)
         data = self._with_valid_support(Episode.from_inputs(inputs, self.model))
-        if training:
-            data = self._start.into(data)
+        data = self._begin(data, training)
+        return self._run(data, training, steps, every_step)
+
+    def _apart(self, data: dict[str, Any], training: bool) -> dict[str, Any]:
+        """Returns tasks as the inner loop takes them.
+
+        Args:
+            data: The inputs of `call`.
+            training: Whether this is a meta-training step.
+        """
+        return data
+
+    def _together(self, outputs: Any, training: bool) -> Any:
+        """Returns predictions of what `_apart` returned as `call` does.
+
+        Args:
+            outputs: Nested tensors, `[tasks, q, ...]` each.
+            training: Whether this is a meta-training step.
+        """
+        return outputs
+
+    def _begin(self, data: dict[str, Any], training: bool) -> dict[str, Any]:
+        """Returns tasks with where their inner loops begin.
+
+        Args:
+            data: Valid inputs of `call`.
+            training: Whether this is a meta-training step.
+        """
+        return self._start.into(data) if training else data
+
+    def _run(
+        self,
+        data: dict[str, Any],
+        training: bool,
+        steps: int,
+        every_step: bool = False,
+    ) -> Adaptation:
+        """Runs the inner loop of tasks from where they begin; see `_adapt`."""
+        problem = self._problem(training)
         theta = self._theta()
         start = self._solver.init(problem, theta, data)
         record = record_losses
@@ -536,12 +581,26 @@ class Learner(MetaLearner):
         end, recorded = (
             self.meta_gradient.solve(loop) if training else loop.run()
         )
+        end = self._solver.finish(problem, theta, end)
+        self._report_run(recorded, end, steps, training)
+        gradient = self._solver.gradient_function(problem, data, end, steps)
+        adapted = self._task_batched.adapted
+        return Adaptation(adapted, start, end, recorded, gradient)
+
+    def _report_run(
+        self, recorded: Any, end: Carry, steps: int, training: bool
+    ) -> None:
+        """Reports losses and weights of an inner loop that are not finite.
+
+        Args:
+            recorded: What was recorded of its steps, the losses first.
+            end: The carry after them.
+            steps: Number of steps.
+            training: Whether this is a meta-training step.
+        """
         if recorded is not None:
             self._health.report_inner_losses(recorded[0])
-        end = self._solver.finish(problem, theta, end)
         self._health.report_weights(end.params, steps)
-        gradient = self._solver.gradient_function(problem, data, end, steps)
-        return Adaptation(adapted, start, end, recorded, gradient)
 
     def _with_valid_support(self, episode: Episode) -> dict[str, Any]:
         """Reports labels of support sets out of range, and replaces them."""

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_meta.checks import check_at_least
 from keras_meta.checks import check_positive_number
+from keras_meta.learners.embeddings import unit
 from keras_meta.learners.full_context import FullContext
 from keras_meta.learners.metric_learner import MetricLearner
 from keras_meta.learners.metric_learner import weighted
@@ -88,7 +89,7 @@ class MatchingNetwork(MetricLearner):
         support, classes = adapted
         if self.context is not None:
             x = self.context.of_queries(x, support)
-        cosines = tf.matmul(_unit(x), _unit(support), transpose_b=True)
+        cosines = tf.matmul(unit(x), unit(support), transpose_b=True)
         attention = tf.exp(tf.cast(self._log_temperature, x.dtype)) * cosines
         # [tasks, q, n, ways]; a weight of 0 leaves an example out.
         counts = classes[:, tf.newaxis] > 0
@@ -104,8 +105,3 @@ class MatchingNetwork(MetricLearner):
             "temperature": self.temperature,
             "context_steps": self.context_steps,
         }
-
-
-def _unit(x: tf.Tensor) -> tf.Tensor:
-    """Returns vectors of length 1 in the directions of others."""
-    return tf.math.l2_normalize(x, axis=-1, epsilon=1e-12)

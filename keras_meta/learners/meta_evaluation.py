@@ -189,6 +189,22 @@ class MetaEvaluation(keras.Model):
         y, y_pred, sample_weight = as_examples(y, y_pred, sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
+    def each_sample(self, y_pred: Any) -> list[Any]:
+        """Returns predictions one by one of which a loss is the mean.
+
+        Args:
+            y_pred: What `call` returned.
+        """
+        return [y_pred]
+
+    def summary(self, y_pred: Any) -> Any:
+        """Returns the predictions that metrics see, `[tasks, q, ...]`.
+
+        Args:
+            y_pred: What `call` returned.
+        """
+        return y_pred
+
     # Measuring task by task.
 
     def predict_adapted(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
+from typing import Self
 
 import keras
 import tensorflow as tf
@@ -14,6 +16,9 @@ from keras_meta.checks import describe
 from keras_meta.learners.episode import Episode
 from keras_meta.learners.episode import check_is_dict
 from keras_meta.learners.meta_training import MetaTraining
+from keras_meta.learners.presets import load_learner
+from keras_meta.learners.presets import preset_names
+from keras_meta.learners.presets import save_learner
 from keras_meta.learners.tensors import as_tensors
 
 
@@ -185,6 +190,64 @@ class MetaLearner(MetaTraining):
         checks = report.assertions(self._support_rule(inputs))
         with tf.control_dependencies(checks):
             return keras.tree.map_structure(tf.identity, predictions)
+
+    # Presets.
+
+    @staticmethod
+    def preset_names() -> list[str]:
+        """Returns the names of the learners that ship with the package.
+
+        Each has a card that says what it was trained on, and how well it
+        adapts.
+        """
+        return preset_names()
+
+    @classmethod
+    def from_preset(cls, preset: str | os.PathLike) -> Self:
+        """Reads a trained learner.
+
+        It is compiled as it was when it was saved, so that it adapts and can
+        be trained further; the optimizer starts anew. Files are compared with
+        their checksums. As with `keras.models.load_model`, use presets of
+        others only if you trust them.
+
+        Args:
+            preset: One of `preset_names()`, or a folder that `save_to_preset`
+                wrote. If the folder has the name of a preset, pass it as a
+                path, such as `"./omniglot_5way"`.
+
+        Raises:
+            DamagedFile: If a file has changed since it was written. This is
+                a `ValueError`.
+            FileNotFoundError: If the weights are missing.
+            ValueError: If there is no such preset, if it holds a learner of
+                another class, or if its weights are not finite or do not fit.
+            TypeError: If `preset` is neither a name nor a path.
+
+        Example:
+        ```python
+        learner = keras_meta.MAML.from_preset("omniglot_5way")
+        adapted = learner.adapt(support_x, [0, 1, 2, 3, 4])
+        ```
+        """
+        return load_learner(preset, cls)
+
+    def save_to_preset(self, folder: str | os.PathLike) -> None:
+        """Writes the learner and its weights to a folder.
+
+        The optimizer's state is left out; `save` writes it, too. A preset
+        that is already in the folder stays readable until the new one is
+        complete.
+
+        Args:
+            folder: Folder to write to. It is created if it does not exist.
+
+        Raises:
+            ValueError: If weights are not finite, if the learner's class is
+                not registered with Keras, or if `folder` is the name of a
+                preset that ships with the package.
+        """
+        save_learner(self, folder)
 
     # Serving.
 

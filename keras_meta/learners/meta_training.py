@@ -106,7 +106,7 @@ class MetaTraining(MetaEvaluation):
     def train_step(self, data: Any) -> dict[str, Any]:
         """Takes one meta-training step on a batch of tasks."""
         x, y, sample_weight = self._checked_batch(data)
-        if self._has_own_step and self._may_go_task_by_task:
+        if self._has_own_step:
             blocks = self._blocks(x, sample_weight)
             if blocks is not None:
                 with contextlib.suppress(task_blocks.Inseparable):
@@ -215,6 +215,8 @@ class MetaTraining(MetaEvaluation):
         The mean over blocks must be the mean over tasks, so the loss must be
         known to treat every example on its own.
         """
+        if not self._may_go_task_by_task:
+            return None
         if type(self).compute_loss is not MetaEvaluation.compute_loss:
             return None
         if not averages_examples(self.loss, sample_weight is not None):
@@ -319,6 +321,7 @@ class MetaTraining(MetaEvaluation):
     def make_train_function(self, force: bool = False) -> Callable[[Any], Any]:
         """Builds the training step, which raises if something fails."""
         if self.train_function is None or force:
+            self._require_something_to_learn()
             self._build_optimizer()
             with self._compiling_itself(self._compiles_itself):
                 super().make_train_function(force)
@@ -335,6 +338,19 @@ class MetaTraining(MetaEvaluation):
                 self._estimator.warning,
             )
         return self.train_function
+
+    def _require_something_to_learn(self) -> None:
+        if not self.trainable_variables:
+            raise ValueError(
+                f"{type(self).__name__} has nothing to learn from tasks. "
+                "Received: a learner without trainable variables. "
+                f"{self._instead_of_fit}"
+            )
+
+    @property
+    def _instead_of_fit(self) -> str:
+        """The sentences of an error that name the way out."""
+        return "Set `trainable = True` on the layers to be learned."
 
     def _in_one_loop(
         self, function: Callable[[Any], Any]

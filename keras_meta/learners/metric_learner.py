@@ -76,12 +76,38 @@ class MetricLearner(EmbeddingLearner):
         Args:
             ways: Number of classes in a task.
         """
-        config = {**self.get_config(), "encoder": self.encoder, "ways": ways}
+        return self._copy(ways=ways)
+
+    def with_encoder(self, encoder: keras.Model) -> Self:
+        """Returns a learner with another encoder.
+
+        Weights other than the encoder's are copied. The learner is not
+        compiled. Where many tasks are drawn from few examples, embed these
+        once and give their embeddings to a learner with an encoder that
+        returns its inputs.
+
+        Args:
+            encoder: A built model whose outputs have as many entries as those
+                of the present one.
+
+        Example:
+        ```python
+        embeddings = learner.encoder.predict(images)
+        as_they_are = keras.Sequential(
+            [keras.Input(embeddings.shape[1:]), keras.layers.Identity()]
+        )
+        head = learner.with_encoder(as_they_are)
+        ```
+        """
+        return self._copy(encoder=encoder)
+
+    def _copy(self, **changes: Any) -> Self:
+        """Returns a learner with other arguments of the constructor."""
+        config = {**self.get_config(), "encoder": self.encoder, **changes}
         other = type(self)(**config)
-        shared = set(map(id, self.encoder.weights))
         for variable, value in zip(
-            _others(other.weights, shared),
-            _others(self.weights, shared),
+            _others(other.weights, other.encoder.weights),
+            _others(self.weights, self.encoder.weights),
             strict=True,
         ):
             variable.assign(value)
@@ -158,7 +184,8 @@ def weighted(classes: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
 
 
 def _others(
-    weights: Sequence[keras.Variable], known: set[int]
+    weights: Sequence[keras.Variable], known: Sequence[keras.Variable]
 ) -> list[keras.Variable]:
-    """Returns weights without those whose ids are known."""
-    return [v for v in weights if id(v) not in known]
+    """Returns weights without those that are known."""
+    ids = set(map(id, known))
+    return [v for v in weights if id(v) not in ids]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from keras_meta.learners.embeddings import means_of_classes
 from keras_meta.learners.metric_learner import MetricLearner
 from keras_meta.learners.metric_learner import weighted
 
@@ -56,10 +57,7 @@ class PrototypicalNetwork(MetricLearner):
         self, x: tf.Tensor, classes: tf.Tensor, weights: tf.Tensor
     ) -> tf.Tensor:
         """Returns the prototypes, `[tasks, ways, d]`."""
-        classes = weighted(classes, weights)
-        sums = tf.matmul(classes, x, transpose_a=True)
-        sizes = tf.reduce_sum(classes, axis=1)[..., tf.newaxis]
-        return tf.math.divide_no_nan(sums, sizes)
+        return means_of_classes(x, weighted(classes, weights))
 
     def compare(self, adapted: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """Returns negative squared distances; see `MetricLearner.compare`."""

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.learners.texts import nested_inputs
 from keras_meta.learners.texts import output_shape
 
 
@@ -67,7 +68,7 @@ def _require_inputs(model: keras.Model) -> None:
 
 
 def _nested(model: keras.Model, name: str) -> Any:
-    structure = getattr(model, "_inputs_struct", model.inputs[0])
+    structure = nested_inputs(model)
     if not keras.tree.is_nested(structure):
         return _spec(structure, name)
     return keras.tree.map_structure(

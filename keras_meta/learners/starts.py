@@ -178,18 +178,7 @@ class DrawnStart:
         Raises:
             ValueError: If a variable has no initializer, or a regularizer.
         """
-        initializers = initial_weights.initializers_of(model, variables)
-        pairs = zip(variables, initializers, strict=True)
-        unknown = [v for v, initializer in pairs if initializer is None]
-        if unknown:
-            raise ValueError(
-                'start="drawn" draws the weights that adapt with the '
-                "initializers of the model's layers. Received: a model whose "
-                f"layers do not tell those of {[v.path for v in unknown]}. "
-                "Give the layer a keras.initializers object as its attribute "
-                f"`{unknown[0].name}_initializer`, or leave the weight out of "
-                "`adapt`."
-            )
+        initializers = known_initializers(model, variables)
         regularized = [v.path for v in variables if v.regularizer is not None]
         if regularized:
             raise ValueError(
@@ -287,6 +276,33 @@ class DrawnStart:
             words=initial_weights.WORDS * len(self.variables),
         )
         return initial_weights.draw(self.variables, self.initializers, words[0])
+
+
+def known_initializers(
+    model: keras.Model, variables: Sequence[keras.Variable]
+) -> list[Any]:
+    """Returns what draws the weights of a model that adapt.
+
+    Args:
+        model: The model.
+        variables: Those of its variables that adapt.
+
+    Raises:
+        ValueError: If a variable has no initializer.
+    """
+    initializers = initial_weights.initializers_of(model, variables)
+    pairs = zip(variables, initializers, strict=True)
+    unknown = [v for v, initializer in pairs if initializer is None]
+    if unknown:
+        raise ValueError(
+            "Weights that adapt are drawn with the initializers of the "
+            "model's layers. Received: a model whose layers do not tell those "
+            f"of {[v.path for v in unknown]}. Give the layer a "
+            "keras.initializers object as its attribute "
+            f"`{unknown[0].name}_initializer`, or leave the weight out of "
+            "`adapt`."
+        )
+    return initializers
 
 
 def as_drawn(start: Any) -> Drawn | None:

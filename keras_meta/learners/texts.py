@@ -33,12 +33,20 @@ def output_shape(model: keras.Model) -> tuple[int | None, ...] | None:
     if not takes_texts(model):
         return shape
     # Keras infers one axis too many after a bag of words.
-    inputs = getattr(model, "_inputs_struct", model.inputs[0])
     traced = tf.function(
         lambda x: model(x, training=False), autograph=False
     ).get_concrete_function(
         keras.tree.map_structure(
-            lambda x: tf.TensorSpec(x.shape, x.dtype), inputs
+            lambda x: tf.TensorSpec(x.shape, x.dtype), nested_inputs(model)
         )
     )
     return tuple(traced.structured_outputs.shape)
+
+
+def nested_inputs(model: keras.Model) -> Any:
+    """Returns a model's symbolic inputs, nested as it expects inputs.
+
+    Args:
+        model: A model whose `inputs` are known.
+    """
+    return getattr(model, "_inputs_struct", model.inputs[0])

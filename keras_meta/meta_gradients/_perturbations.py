@@ -6,16 +6,10 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from keras_meta.seeds import ALGORITHM
+from keras_meta.seeds import fold_in
+
 DRAWS = ("normal", "rademacher")
-# Draws the same integers with and without XLA, which others do not.
-_ALGORITHM = "philox"
-
-
-def fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
-    """Returns a seed of its own for each number, `[2]`."""
-    return tf.random.experimental.stateless_fold_in(
-        seed, number, alg=_ALGORITHM
-    )
 
 
 def draw_noise(
@@ -41,10 +35,10 @@ def draw_noise(
         shape = [pairs, *value.shape]
         if draws == "normal":
             return tf.random.stateless_normal(
-                shape, own, dtype=value.dtype, alg=_ALGORITHM
+                shape, own, dtype=value.dtype, alg=ALGORITHM
             )
         bits = tf.random.stateless_uniform(
-            shape, own, 0, 2, tf.int32, alg=_ALGORITHM
+            shape, own, 0, 2, tf.int32, alg=ALGORITHM
         )
         return tf.cast(2 * bits - 1, value.dtype)
 

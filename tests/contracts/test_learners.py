@@ -38,9 +38,14 @@ def _with_gradient(make_meta_gradient, **options):
 
 LEARNERS = {
     "ANIL": lambda: keras_meta.ANIL(mlp(), 0.1, 3),
+    "BayesianMAML": lambda: keras_meta.BayesianMAML(mlp(), 0.1, 3, particles=3),
     "ImplicitMAML": lambda: keras_meta.ImplicitMAML(mlp(), 0.1, 20),
     "MAML": lambda: keras_meta.MAML(mlp(), 0.1, 3, step_weights="uniform"),
+    "MAMLEnsemble": lambda: keras_meta.MAMLEnsemble(mlp(), 0.1, 3, particles=2),
     "MetaSGD": lambda: keras_meta.MetaSGD(mlp(), steps=3, seed=0),
+    "ProbabilisticMAML": lambda: keras_meta.ProbabilisticMAML(
+        mlp(), 0.1, 3, samples=4, training_samples=2
+    ),
     "Reptile": lambda: keras_meta.Reptile(mlp(), 0.1, 3, batch_size=2),
 }
 RULES = {
@@ -61,6 +66,9 @@ RULES = {
     ),
     "Momentum": _with_rule(lambda: keras_meta.Momentum(0.1, "scalar")),
     "RMSprop": _with_rule(lambda: keras_meta.RMSprop(0.1)),
+    "SteinGradient": _with_rule(
+        lambda: keras_meta.SteinGradient(keras_meta.Momentum(0.1), particles=1)
+    ),
 }
 # XLA draws the same signs as TensorFlow, but other normal numbers.
 META_GRADIENTS = {
@@ -102,6 +110,17 @@ METRIC_LEARNERS = {
         normalized_mlp(4), WAYS
     ),
     "RidgeHead": lambda: keras_meta.RidgeHead(mlp(4), WAYS),
+    "SiameseNetwork": lambda: keras_meta.SiameseNetwork(mlp(4), WAYS),
+}
+# Not meta-trained, so `fit` refuses. All else is as for the others.
+BASELINES = {
+    "FineTuning": lambda: keras_meta.FineTuning(
+        normalized_mlp(4), WAYS, 0.1, 3, head="cosine", adapt="all"
+    ),
+    "LogisticRegression": lambda: keras_meta.LogisticRegression(mlp(4), WAYS),
+    "NearestNeighbour": lambda: keras_meta.NearestNeighbour(
+        mlp(4), WAYS, neighbours=3
+    ),
 }
 SEQUENCE_LEARNERS = {
     "MANN": lambda: keras_meta.MANN(
@@ -111,24 +130,23 @@ SEQUENCE_LEARNERS = {
         mlp(4), WAYS, 2, filters=3, attention=[(4, 2), (5, 3)]
     ),
 }
-CLASSIFIERS = {**METRIC_LEARNERS, **SEQUENCE_LEARNERS}
+CLASSIFIERS = {**METRIC_LEARNERS, **SEQUENCE_LEARNERS, **BASELINES}
 ROWS = {
     **LEARNERS,
     **RULES,
     **META_GRADIENTS,
     **INNER_LOSSES,
     **STARTS,
-    **CLASSIFIERS,
+    **METRIC_LEARNERS,
+    **SEQUENCE_LEARNERS,
 }
+slow = pytest.mark.slow
 # The others take the same ways.
 FAST = ("ImplicitMAML", "PrototypicalNetwork")
 
 each_row = pytest.mark.parametrize(
     "name",
-    [
-        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
-        for name in ROWS
-    ],
+    [name if name in FAST else pytest.param(name, marks=slow) for name in ROWS],
     scope="module",
 )
 
@@ -144,8 +162,10 @@ def _public(base):
 
 
 def test_the_tables_are_complete():
-    assert _public(keras_meta.Learner) == set(LEARNERS)
-    assert _public(keras_meta.MetricLearner) == set(METRIC_LEARNERS)
+    learners = _public(keras_meta.Learner) - {"SamplingLearner", *BASELINES}
+    assert learners == set(LEARNERS)
+    metric_learners = _public(keras_meta.MetricLearner) - set(BASELINES)
+    assert metric_learners == set(METRIC_LEARNERS)
     assert _public(keras_meta.SequenceLearner) == set(SEQUENCE_LEARNERS)
     assert _public(keras_meta.UpdateRule) == set(RULES)
     assert _public(keras_meta.MetaGradient) == set(META_GRADIENTS)
@@ -166,7 +186,7 @@ def _new(name, **options):
     keras.utils.set_random_seed(0)
     metric = "accuracy" if name in CLASSIFIERS else "mae"
     return compiled(
-        ROWS[name](),
+        {**ROWS, **BASELINES}[name](),
         keras.optimizers.Adam(0.01),
         loss_of(name),
         metrics=[metric],
@@ -257,9 +277,12 @@ def test_bad_inputs_are_refused(name, trained):
         learner({k: v for k, v in x.items() if k != "query_x"})
 
 
-# XLA draws other initial weights; `test_drawn_start` has a test of them.
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in ROWS if name not in STARTS])
+# XLA draws other numbers from the same seed.
+_DRAW_WEIGHTS = {*STARTS, "ProbabilisticMAML"}
+
+
+@slow
+@pytest.mark.parametrize("name", sorted(set(ROWS) - _DRAW_WEIGHTS))
 def test_xla_computes_the_same(name, trained):
     learner, before, _ = trained(name)
     other = _new(name, jit_compile=True)
@@ -268,6 +291,62 @@ def test_xla_computes_the_same(name, trained):
     np.testing.assert_allclose(
         history["loss"], trained(name)[2]["loss"], rtol=1e-4
     )
+
+
+each_baseline = pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "FineTuning" else pytest.param(name, marks=slow)
+        for name in BASELINES
+    ],
+)
+
+
+@each_baseline
+def test_a_baseline_refuses_to_learn(name):
+    learner = _new(name)
+    x, y = batch(tasks_of(name, 1), 0)
+    for learn in (learner.fit, learner.train_on_batch):
+        with refuses(ValueError, f"{name} has nothing to learn.*classifier"):
+            learn(x, y)
+
+
+@each_baseline
+def test_a_baseline_is_saved(name, tmp_path):
+    learner = _new(name)
+    x, _ = batch(tasks_of(name, 1, seed=7), 0)
+    learner.save(tmp_path / "learner.keras")
+    loaded = keras.saving.load_model(tmp_path / "learner.keras")
+    assert type(loaded) is type(learner)
+    settings, expected = (
+        {k: v for k, v in model.get_config().items() if k != "encoder"}
+        for model in (loaded, learner)
+    )
+    assert settings == expected
+    np.testing.assert_array_equal(loaded(x), learner(x))
+
+
+@slow
+@each_baseline
+def test_a_served_baseline_predicts_the_same(name, tmp_path):
+    learner = _new(name)
+    x, _ = batch(tasks_of(name, 1, seed=7), 0)
+    learner.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(tmp_path / "served")
+    np.testing.assert_allclose(
+        served.serve(x), learner(x), rtol=1e-4, atol=1e-5
+    )
+
+
+@slow
+@each_baseline
+def test_xla_evaluates_a_baseline_the_same(name):
+    x, y = batch(tasks_of(name, 1), 0)
+    plain, xla = (
+        _new(name, jit_compile=jit).evaluate(x, y, verbose=0)
+        for jit in (False, True)
+    )
+    np.testing.assert_allclose(xla, plain, rtol=1e-4, atol=1e-5)
 
 
 _TWO_DEVICES = """
@@ -323,7 +402,7 @@ def losses_by_devices(request):
     return json.loads(result.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("name", ROWS)
 def test_two_devices_train_as_one(name, losses_by_devices):
     one, two = losses_by_devices[name]

@@ -156,6 +156,23 @@ def test_the_cache_is_used_and_rebuilt(data_dir, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_cache_is_beside_the_data_sets(tmp_path):
+    label = tfds.features.ClassLabel(num_classes=2)
+    features = {"picture": tfds.features.Image(), "kind": label}
+    pictures = [
+        {"picture": np.full([4, 4, 3], i, "uint8"), "kind": i} for i in range(2)
+    ]
+    store(tmp_path, "pair", features, {"train": only(pictures, features)})
+    folder = tmp_path / "pair" / "1.0.0"
+    before = files_of(folder)
+    load_tfds("pair", "train", data_dir=tmp_path)
+    assert files_of(folder) == before
+    assert len(files_of(tmp_path / "keras_meta")) == 1
+    load_tfds("pair", "train", data_dir=tmp_path)
+    assert len(files_of(tmp_path / "keras_meta")) == 1
+
+
+@pytest.mark.slow
 def test_data_sets_of_the_same_name_in_two_folders_have_separate_caches(
     tmp_path,
 ):

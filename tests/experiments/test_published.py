@@ -22,5 +22,9 @@ def test_marks(mean, lower, mark):
 def test_rows_without_published_numbers_are_empty():
     assert published.sinusoid_mse("anil", 5) == {}
     assert published.sinusoid_mse("maml", 7) == {}
-    assert published.omniglot_accuracy("maml", "mlp", 20, 1) is None
-    assert published.omniglot_accuracy("maml", "conv", 5, 1).mean == 98.7
+    accuracy = published.few_shot_accuracy
+    assert accuracy("omniglot", "maml", "mlp", 20, 1) is None
+    assert accuracy("omniglot", "maml", "pool", 5, 1).mean == 98.7
+    assert accuracy("mini_imagenet", "anil", "pool", 5, 1) is None
+    assert accuracy("mini_imagenet", "anil", "pool", 5, 5).mean == 61.5
+    assert accuracy("eurosat", "maml", "pool", 5, 1) is None

@@ -184,6 +184,45 @@ def test_other_ways_need_no_other_weights():
     np.testing.assert_allclose(two(x), learner(x)[..., :2], rtol=1e-9)
 
 
+@each_learner
+def test_embeddings_are_as_good_as_what_they_embed(name):
+    learner = LEARNERS[name][0]()
+    for variable in learner.trainable_variables:
+        variable.assign_add(tf.fill(variable.shape, 0.3))
+    x, _ = _tasks()
+    embedded = dict(x)
+    for part in ("support_x", "query_x"):
+        embedded[part] = learner.embed(x[part]).numpy()
+    layers = [keras.Input([_SIZE]), keras.layers.Identity()]
+    head = learner.with_encoder(keras.Sequential(layers))
+    np.testing.assert_allclose(head(embedded), learner(x), rtol=1e-9)
+
+
+def test_convolutions_that_all_tasks_share_are_left_to_tensorflow():
+    convolution = keras.Sequential(
+        [keras.Input([4, 4, 1]), keras.layers.Conv2D(2, 3)]
+    )
+    has_gpu = bool(tf.config.list_logical_devices("GPU"))
+    for encoder, uses_xla in ((_encoder(), True), (convolution, has_gpu)):
+        learner = keras_meta.PrototypicalNetwork(encoder, WAYS)
+        learner.compile("sgd", crossentropy())
+        assert learner.jit_compile == uses_xla
+
+
+@pytest.mark.slow
+def test_many_steps_in_one_execution_are_many_steps():
+    x, y = _tasks()
+    data = tf.data.Dataset.from_tensors((x, y)).repeat(4)
+    weights = []
+    for steps in (1, 4):
+        learner = keras_meta.PrototypicalNetwork(_encoder(), WAYS)
+        learner.compile("sgd", crossentropy(), steps_per_execution=steps)
+        learner.fit(data, verbose=0)
+        weights.append(learner.get_weights())
+    for one, many in zip(*weights, strict=True):
+        np.testing.assert_allclose(many, one, rtol=1e-9)
+
+
 def test_batch_statistics_are_those_of_a_set():
     learner = keras_meta.PrototypicalNetwork(
         normalized_mlp(_SIZE), WAYS, batch_statistics="batch"

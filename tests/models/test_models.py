@@ -10,6 +10,8 @@ from keras_meta import models
     [
         # 1 * 40 + 40, 40 * 40 + 40, 40 + 1
         (models.sinusoid_mlp, (1,), (1,), 1761),
+        # 3 * 4 + 4, 4 * 2 + 2, and a standard deviation for each coordinate
+        (lambda: models.gaussian_mlp(3, 2, [4]), (3,), (4,), 16 + 10 + 2),
         # 9 * 64 + 3 * 9 * 64 * 64 kernels, 4 * 64 biases, 8 * 64 of batch
         # normalization and as many averages, 64 * 5 + 5
         (

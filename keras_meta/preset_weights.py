@@ -1,6 +1,6 @@
-"""Weights of an update rule as the content of an `.npz` file.
+"""Weights as the content of an `.npz` file.
 
-The declared shapes and types are compared with those of the rule before any
+The declared shapes and types are compared with the expected ones before any
 array is made, and nothing is unpickled.
 """
 
@@ -11,25 +11,24 @@ import pathlib
 import zipfile
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
-
-from keras_meta.update_rules.update_rule import UpdateRule
 
 Shape = tuple[int, ...]
 
 
-def pack(rule: UpdateRule) -> bytes:
-    """Returns the weights of a rule as the content of an `.npz` file.
+def pack(weights: Sequence[keras.Variable]) -> bytes:
+    """Returns weights as the content of an `.npz` file.
 
     Args:
-        rule: The rule.
+        weights: The weights.
 
     Raises:
         ValueError: If a weight is not finite.
     """
-    arrays = [tf.cast(w.value, _stored(w.dtype)).numpy() for w in rule.weights]
-    for array, weight in zip(arrays, rule.weights, strict=True):
+    arrays = [tf.cast(w.value, _stored(w.dtype)).numpy() for w in weights]
+    for array, weight in zip(arrays, weights, strict=True):
         _require_finite(array, weight.path)
     buffer = io.BytesIO()
     np.savez(buffer, *arrays)
@@ -65,7 +64,7 @@ def unpack(
     if declared != wanted:
         raise ValueError(
             f"{path} holds weights of shapes {_written(declared)}, but the "
-            f"rule beside it has {_written(wanted)}."
+            f"description beside it is of {_written(wanted)}."
         )
     for i, array in enumerate(arrays):
         _require_finite(array, f"{path}, array {i}")
@@ -111,6 +110,6 @@ def _require_finite(array: np.ndarray, name: str) -> None:
     if not np.isfinite(array).all():
         raise ValueError(
             f"The weights of a preset must be finite. Received: {name} with "
-            "NaN or infinite values. Train the rule again, or go back to "
-            "weights from before it diverged."
+            "NaN or infinite values. Train it again, or go back to weights "
+            "from before it diverged."
         )

@@ -1,4 +1,4 @@
-"""Figures of few-shot classification on Omniglot."""
+"""Figures of few-shot classification."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ _SHOWN_QUERIES = 3
 
 def draw_history(
     rows: Sequence[Mapping[str, float]],
-    algorithm: str,
+    learner: str,
+    label: str,
     path: pathlib.Path,
 ) -> None:
     """Draws the validation accuracy over iterations.
 
     Args:
         rows: The logs of each epoch.
-        algorithm: Name of the algorithm.
+        learner: Name of the learner, which determines the color.
+        label: Its name in the legend.
         path: Path of the figure, without a suffix.
     """
     with plotting.saved_figure(path) as (_, panels):
@@ -35,24 +37,25 @@ def draw_history(
             np.array([row["iterations"] for row in rows]),
             100 * np.array([row["val_accuracy"] for row in rows]),
             100 * np.array([row["val_accuracy_interval"] for row in rows]),
-            algorithm,
+            learner,
+            label,
         )
-        panel.set_xlabel("outer iterations")
+        panel.set_xlabel("iterations")
         panel.set_ylabel("validation accuracy, %")
         panel.legend()
 
 
 def draw_curve(
-    record: Mapping[str, Any], algorithm: str, path: pathlib.Path
+    curve: Mapping[str, Any], learner: str, label: str, path: pathlib.Path
 ) -> None:
     """Draws the test accuracy against the number of inner steps.
 
     Args:
-        record: The record of a run.
-        algorithm: Name of the algorithm.
+        curve: A curve from the record of a run.
+        learner: Name of the learner, which determines the color.
+        label: Its name in the legend.
         path: Path of the figure, without a suffix.
     """
-    curve = record["measurements"]["curve_accuracy"]
     mean = 100 * np.array(curve["mean"])
     with plotting.saved_figure(path) as (_, panels):
         panel = panels[0, 0]
@@ -61,7 +64,8 @@ def draw_curve(
             np.arange(len(mean)),
             mean,
             100 * np.array(curve["half_width"]),
-            algorithm,
+            learner,
+            label,
         )
         panel.set_xlabel("inner steps")
         panel.set_ylabel("test accuracy, %")
@@ -74,8 +78,8 @@ def draw_episode(
     """Draws support and query images of one task with their labels.
 
     Args:
-        x: Inputs of one task: `support_x` `[n, height, width, 1]`,
-            `support_y` `[n]` and `query_x` `[q, height, width, 1]`.
+        x: Inputs of one task: `support_x` `[n, height, width, channels]`,
+            `support_y` `[n]` and `query_x` `[q, height, width, channels]`.
         y: Labels of the queries, `[q]`.
         path: Path of the figure, without a suffix.
     """
@@ -87,7 +91,8 @@ def draw_episode(
     ) as (_, panels):
         for label, (images, row) in enumerate(zip(rows, panels, strict=True)):
             for image, panel in zip(images, row, strict=True):
-                panel.imshow(image[..., 0], cmap="gray_r")
+                # The color map is for images with one channel.
+                panel.imshow(image, cmap="gray_r")
                 panel.set(xticks=[], yticks=[])
                 panel.spines[:].set(visible=True, linewidth=0.5)
             row[0].spines[:].set_linewidth(1.5)

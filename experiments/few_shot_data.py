@@ -1,0 +1,219 @@
+"""The data sets of few-shot classification, and networks for their images.
+
+A data set is a row of `DATA_SETS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from experiments.few_shot_settings import Settings
+from keras_meta import episodes
+from keras_meta.episodes.pipeline import episode_dataset
+from keras_meta.models import mini_imagenet_conv
+from keras_meta.models import omniglot_conv
+from keras_meta.models import omniglot_mlp
+
+# Keep the parts apart, for any reasonable seed.
+_SEED_OFFSETS = {"train": 0, "validation": 2**32, "test": 2**33}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """A data set whose classes are divided into three parts.
+
+    Attributes:
+        label: Name in tables.
+        load: Function of the settings, the part and the folder of the prepared
+            data sets.
+        network: Function of the number of classes and the settings.
+        networks: Which networks there are; the first is the default.
+        ways: Default number of classes in a task.
+        defaults: Settings that differ from those of other data sets.
+    """
+
+    label: str
+    load: Callable[[Settings, str, str | None], episodes.Classes]
+    network: Callable[[int, Settings], keras.Model]
+    networks: tuple[str, ...] = ("pool",)
+    ways: int = 5
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def load_classes(
+    settings: Settings, part: str, data_dir: str | None
+) -> episodes.Classes:
+    """Returns the classes of one part of a data set.
+
+    Args:
+        settings: The settings.
+        part: `"train"`, `"validation"` or `"test"`.
+        data_dir: Folder of the prepared data sets.
+    """
+    return DATA_SETS[settings.data_set].load(settings, part, data_dir)
+
+
+def draw_episodes(
+    classes: episodes.Classes,
+    settings: Settings,
+    part: str,
+    *,
+    ways: int,
+    shots: int,
+    tasks: int,
+    start: int = 0,
+) -> tf.data.Dataset:
+    """Returns episodes of the classes of one part.
+
+    Args:
+        classes: The classes.
+        settings: The settings.
+        part: The part, see `load_classes`.
+        ways: Number of classes in an episode.
+        shots: Number of support images of each class.
+        tasks: Number of episodes in a batch.
+        start: Index of the first episode.
+    """
+    return classes.episodes(
+        ways=ways,
+        shots=shots,
+        queries=min(settings.queries, int(classes.counts.min()) - shots),
+        tasks=tasks,
+        seed=settings.seed + _SEED_OFFSETS[part],
+        start=start,
+        rotate="class" if settings.rotations == "episodes" else None,
+    )
+
+
+def draw_images(
+    classes: episodes.Classes, settings: Settings, start: int = 0
+) -> tf.data.Dataset:
+    """Returns batches of images, and their classes.
+
+    A batch is drawn with replacement, and depends only on the seed and its
+    index.
+
+    Args:
+        classes: The classes.
+        settings: The settings.
+        start: Number of images to skip.
+
+    Returns:
+        Images `[meta_batch, height, width, channels]` and labels
+        `[meta_batch]`.
+    """
+    images = np.concatenate([classes.items_of(label) for label in classes.ids])
+    labels = np.repeat(np.arange(len(classes)), classes.counts)
+    with tf.device("CPU"):
+        images, labels = tf.constant(images), tf.constant(labels, tf.int32)
+
+    def draw(index):
+        chosen = tf.random.stateless_uniform(
+            [settings.meta_batch],
+            [tf.constant(settings.seed, tf.int64), index],
+            maxval=len(labels),
+            dtype=tf.int32,
+        )
+        return scaled(tf.gather(images, chosen)), tf.gather(labels, chosen)
+
+    return episode_dataset(draw, tasks=settings.meta_batch, start=start)
+
+
+def scaled(images: tf.Tensor) -> tf.Tensor:
+    """Returns uint8 images as networks see them in episodes."""
+    return tf.cast(images, tf.float32) * (1 / 255)
+
+
+def make_network(settings: Settings) -> keras.Model:
+    """Returns the network with a head for the classes of a training task."""
+    data_set = DATA_SETS[settings.data_set]
+    return data_set.network(settings.train_ways, settings)
+
+
+def encoder_of(network: keras.Model) -> keras.Model:
+    """Returns a network without its head."""
+    *body, _ = network.layers
+    return keras.Sequential([keras.Input(network.input_shape[1:]), *body])
+
+
+def _omniglot(
+    settings: Settings, part: str, data_dir: str | None
+) -> episodes.Classes:
+    turned = settings.rotations == "classes"
+    return episodes.omniglot(
+        part,
+        protocol=settings.protocol,
+        rotations=None if turned else (),
+        data_dir=data_dir,
+    )
+
+
+def _mini_imagenet(
+    settings: Settings, part: str, data_dir: str | None
+) -> episodes.Classes:
+    return episodes.load_tfds("mini_imagenet", part, data_dir=data_dir)
+
+
+def _cifar_fs(
+    settings: Settings, part: str, data_dir: str | None
+) -> episodes.Classes:
+    images = episodes.load_tfds(
+        "cifar100", "train+test", label_key="label", data_dir=data_dir
+    )
+    return images.select(episodes.class_split(f"cifar_fs/{part}"))
+
+
+def _eurosat(
+    settings: Settings, part: str, data_dir: str | None
+) -> episodes.Classes:
+    images = episodes.load_tfds("eurosat", "train", data_dir=data_dir)
+    return images.split(train=0.6, validation=0.2, test=0.2, seed=0)[part]
+
+
+def _omniglot_network(ways: int, settings: Settings) -> keras.Model:
+    if settings.network == "mlp":
+        return omniglot_mlp(ways)
+    pool = settings.network == "pool"
+    return omniglot_conv(ways, filters=settings.filters, pool=pool)
+
+
+def _pooling_network(
+    image_size: int, ways: int, settings: Settings
+) -> keras.Model:
+    return mini_imagenet_conv(
+        ways, filters=settings.filters, image_size=image_size
+    )
+
+
+DATA_SETS = {
+    "omniglot": DataSet(
+        "Omniglot",
+        _omniglot,
+        _omniglot_network,
+        networks=("conv", "pool", "mlp"),
+        defaults={"queries": 5, "test_tasks": 1000},
+    ),
+    "mini_imagenet": DataSet(
+        "mini-ImageNet",
+        _mini_imagenet,
+        functools.partial(_pooling_network, 84),
+    ),
+    "cifar_fs": DataSet(
+        "CIFAR-FS", _cifar_fs, functools.partial(_pooling_network, 32)
+    ),
+    # Four of its ten classes are left for validation and test.
+    "eurosat": DataSet(
+        "EuroSAT",
+        _eurosat,
+        functools.partial(_pooling_network, 64),
+        ways=2,
+    ),
+}

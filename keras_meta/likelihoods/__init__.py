@@ -1,0 +1,1 @@
+"""Likelihoods, and what they say of predictions with several samples."""

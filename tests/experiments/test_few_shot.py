@@ -1,0 +1,272 @@
+import dataclasses
+import json
+import subprocess
+
+import keras
+import numpy as np
+import pytest
+
+from experiments import checkpoint
+from experiments import few_shot_data
+from experiments import few_shot_measure
+from experiments import few_shot_run
+from experiments import run_folder
+from experiments.algorithms import ImplicitOptions
+from experiments.few_shot_learners import LEARNERS
+from experiments.few_shot_learners import defaults
+from experiments.few_shot_settings import Case
+from experiments.few_shot_settings import Settings
+from keras_meta import episodes
+from keras_meta.evaluation import Interval
+from tests import data_sets
+
+_PARTS = {"train": 0, "validation": 1, "test": 2}
+
+
+def _load(settings, part, data_dir):
+    """Returns six classes of noisy images, other ones for each part."""
+    rng = np.random.default_rng(_PARTS[part])
+    centers = np.repeat(rng.integers(0, 256, [6, 1, 4, 4, 1]), 8, axis=1)
+    images = np.clip(centers + rng.integers(-30, 31, centers.shape), 0, 255)
+    items = images.reshape([-1, 4, 4, 1]).astype("uint8")
+    return episodes.Classes(items, [8] * 6, list("abcdef"))
+
+
+def _network(ways, settings):
+    return keras.Sequential(
+        [
+            keras.Input([4, 4, 1]),
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(ways),
+        ]
+    )
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Adds a data set of tiny images."""
+    row = few_shot_data.DataSet("Tiny", _load, _network)
+    monkeypatch.setitem(few_shot_data.DATA_SETS, "tiny", row)
+
+
+def _settings(learner, **changes):
+    ways, shots = 3, 1
+    values = {
+        **defaults(Case("tiny", ways, shots), learner),
+        "train_ways": ways,
+        "queries": 2,
+        "meta_batch": 4,
+        "validate_every": 2,
+        "validation_tasks": 4,
+        "test_tasks": 4,
+        "decay_iterations": 2,
+    }
+    settings = Settings(
+        data_set="tiny",
+        learner=learner,
+        ways=ways,
+        shots=shots,
+        iterations=4,
+        implicit=None,
+        protocol="random1200",
+        rotations="none",
+        seed=0,
+        test_ways=(ways,),
+        test_shots=(shots,),
+        curve_steps=0,
+        **values,
+    )
+    return dataclasses.replace(settings, **changes)
+
+
+def _run(settings, folder, **options):
+    folder.mkdir(exist_ok=True)
+    options = {"time_limit": 0.0, "steps_per_execution": 1, **options}
+    return few_shot_run.run(settings, folder, data_dir=None, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "learner", ["prototypical", "maml_plus_plus", "pretrained_prototypes"]
+)
+def test_a_run_that_goes_on_ends_like_one_that_never_stopped(
+    tiny, tmp_path, learner
+):
+    settings = _settings(learner)
+    straight = _run(settings, tmp_path / "straight")
+    folder = tmp_path / "in_parts"
+    for _ in range(2):
+        part = _run(settings, folder, time_limit=1e-9)
+        assert part["iterations"] == 2
+    whole = _run(settings, folder)
+    for record in (straight, whole):
+        del record["seconds"]
+    assert whole == straight
+    states = [
+        few_shot_run.progress_of(settings, tmp_path / name)
+        for name in ("straight", "in_parts")
+    ]
+    for one, other in zip(*(state.best for state in states), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_a_finished_run_takes_more_iterations(tiny, tmp_path):
+    settings = _settings("ridge")
+    _run(settings, tmp_path)
+    longer = dataclasses.replace(settings, iterations=6)
+    record = _run(longer, tmp_path)
+    assert record["iterations"] == 6
+    assert [
+        row["iterations"]
+        for row in few_shot_run.progress_of(longer, tmp_path).history
+    ] == [2, 4, 6]
+
+
+def test_validation_keeps_the_weights_that_did_best():
+    learner = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
+    progress = checkpoint.Progress()
+    accuracies = iter([0.5, 0.9, 0.7])
+    validation = few_shot_run.Validation(
+        learner,
+        lambda: {"accuracy": Interval(next(accuracies), 0.1, 2)},
+        progress,
+    )
+    for epoch in range(3):
+        learner.layers[0].bias.assign([epoch])
+        logs = {}
+        validation.on_epoch_end(epoch, logs)
+        progress.history.append(logs)
+    assert progress.best[1] == [1.0]
+
+
+def test_embedding_each_image_once_changes_no_result(tiny, monkeypatch):
+    settings = _settings("matching", test_tasks=8)
+    learner = few_shot_run.make(settings)
+    learner.set_weights([w + 0.5 for w in learner.get_weights()])
+    tests = [(2, 3)]
+
+    def measure():
+        return few_shot_measure.measure(
+            learner, settings, "test", None, tests=tests, tasks=8
+        )
+
+    once = measure()
+    monkeypatch.setattr(
+        few_shot_measure, "_embeds_alone", lambda learner, settings: False
+    )
+    always = measure()
+    for test in tests:
+        first, second = once[test], always[test]
+        assert first["accuracy"] == second["accuracy"]
+        assert first["loss"].mean == pytest.approx(
+            second["loss"].mean, rel=1e-5
+        )
+
+
+def test_only_new_tests_are_made(tiny, tmp_path, monkeypatch):
+    settings = _settings("untrained_prototypes", iterations=0)
+    first = _run(settings, tmp_path)
+    more = dataclasses.replace(settings, test_ways=(3, 2))
+    made = []
+    measure = few_shot_measure.measure
+
+    def counted(*arguments, tests, tasks):
+        made.extend(tests)
+        return measure(*arguments, tests=tests, tasks=tasks)
+
+    monkeypatch.setattr(few_shot_measure, "measure", counted)
+    second = _run(more, tmp_path)
+    assert made == [(2, 1)]
+    before, after = (r["measurements"]["tests"] for r in (first, second))
+    assert after["3-way 1-shot"] == before["3-way 1-shot"]
+    assert set(after) == {"3-way 1-shot", "2-way 1-shot"}
+    _run(settings, tmp_path)
+    assert made == [(2, 1)]
+
+
+def test_the_checkpoint_of_another_seed_is_not_used(tiny, tmp_path):
+    settings = _settings("prototypical")
+    learner = few_shot_run.make(settings)
+    learner.compile("adam")
+    learner.optimizer.build(learner.trainable_variables)
+    save = checkpoint.Checkpoint(
+        tmp_path, settings, checkpoint.Progress(iterations=4)
+    )
+    save.set_model(learner)
+    save.on_train_batch_end(3)
+    save.on_train_end()
+    with pytest.raises(run_folder.OtherSettings, match="seed=0, now 1"):
+        _run(dataclasses.replace(settings, seed=1), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data_set", "learner"),
+    [
+        ("omniglot", "maml"),
+        ("cifar_fs", "ridge"),
+        *(
+            pytest.param("omniglot", learner, marks=pytest.mark.slow)
+            for learner in LEARNERS
+        ),
+        *(
+            pytest.param(data_set, "anil", marks=pytest.mark.slow)
+            for data_set in few_shot_data.DATA_SETS
+        ),
+    ],
+)
+def test_learners_are_made_by_their_defaults(tiny, data_set, learner):
+    ways = few_shot_data.DATA_SETS[data_set].ways
+    settings = dataclasses.replace(
+        _settings(learner),
+        data_set=data_set,
+        ways=ways,
+        implicit=ImplicitOptions(2.0, 0.0, 5, 0.0),
+        **defaults(Case(data_set, ways, 1), learner),
+    )
+    made = few_shot_run.make(settings)
+    assert made.compiled
+    assert {made.get_config().get("ways")} <= {None, settings.train_ways}
+
+
+@pytest.mark.slow
+@data_sets.needs("omniglot")
+def test_binary(run_binary, tmp_path):
+    arguments = (
+        "--learner=maml",
+        "--learner=matching",
+        "--learner=untrained_prototypes",
+        "--network=mlp",
+        "--iterations=4",
+        "--validate_every=2",
+        "--meta_batch=2",
+        "--queries=1",
+        "--validation_tasks=2",
+        "--test_tasks=4",
+        "--evaluation_steps=1",
+        "--curve_steps=1",
+        f"--output={tmp_path}",
+    )
+    printed = run_binary("few_shot", *arguments)
+    assert printed.startswith("Training 3 learners on Omniglot, on ")
+    assert "(89.70 ± 1.10, " in printed
+    run = tmp_path / "omniglot" / "maml_mlp_5way_1shot_seed0"
+    record = json.loads((run / "results.json").read_text())
+    assert record["iterations"] == 4
+    assert record["measurements"]["transductive"]
+    test = record["measurements"]["tests"]["5-way 1-shot"]
+    assert test["accuracy"]["tasks"] == 4
+    assert len(test["curve"]["mean"]) == 2
+    history = (run / "history.csv").read_text().splitlines()
+    column = history[0].split(",").index("iterations")
+    assert [row.split(",")[column] for row in history[1:]] == ["2", "4"]
+    for figure in ("validation_accuracy", "accuracy_by_step", "episode"):
+        assert (run / f"{figure}.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_help_explains_with_examples(run_binary):
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run_binary("few_shot", "--help")
+    assert "experiments.few_shot --learner=maml" in caught.value.output
