@@ -23,12 +23,14 @@ from experiments.few_shot_settings import Settings
 from keras_meta.callbacks import AnnealStepWeights
 from keras_meta.learners.logistic_regression import LogisticRegression
 from keras_meta.learners.maml import MAML
+from keras_meta.learners.mann import MANN
 from keras_meta.learners.matching_network import MatchingNetwork
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.metric_learner import MetricLearner
 from keras_meta.learners.prototypical_network import PrototypicalNetwork
 from keras_meta.learners.ridge_head import RidgeHead
 from keras_meta.learners.siamese_network import SiameseNetwork
+from keras_meta.learners.snail import SNAIL
 from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.meta_learner_lstm import MetaLearnerLSTM
 
@@ -186,6 +188,30 @@ def _by_metric(
     return make
 
 
+def _snail(settings: Settings, network: keras.Model) -> MetaLearner:
+    return SNAIL(
+        few_shot_data.encoder_of(network),
+        settings.train_ways,
+        settings.train_shots,
+        **_sequence(settings),
+    )
+
+
+def _mann(settings: Settings, network: keras.Model) -> MetaLearner:
+    return MANN(
+        few_shot_data.encoder_of(network),
+        settings.train_ways,
+        **_sequence(settings),
+    )
+
+
+def _sequence(settings: Settings) -> dict[str, Any]:
+    return {
+        "seed": settings.seed,
+        "batch_statistics": settings.batch_statistics,
+    }
+
+
 def _anneal(settings: Settings) -> Sequence[keras.callbacks.Callback]:
     epochs = max(1, _ANNEALING // settings.validate_every)
     return [AnnealStepWeights(epochs)]
@@ -279,6 +305,16 @@ def _metric_defaults(case: Case) -> dict[str, Any]:
     }
 
 
+def _sequence_defaults(case: Case) -> dict[str, Any]:
+    # Many tasks with few queries: a query costs as much as the support set.
+    return {
+        "meta_batch": 16,
+        "queries": 2,
+        "validate_every": 250,
+        "batch_statistics": "running",
+    }
+
+
 LEARNERS = {
     "maml": Row("MAML", _by_steps("maml"), _maml_defaults),
     "fomaml": Row("First-order MAML", _by_steps("fomaml"), _maml_defaults),
@@ -323,6 +359,8 @@ LEARNERS = {
         _metric_defaults,
         any_ways=True,
     ),
+    "snail": Row("SNAIL", _snail, _sequence_defaults),
+    "mann": Row("MANN", _mann, _sequence_defaults),
     "pretrained_prototypes": Row(
         "Prototypes, pre-trained",
         _by_metric(PrototypicalNetwork),
@@ -333,7 +371,7 @@ LEARNERS = {
     "pretrained_ridge": Row(
         "Ridge head, pre-trained",
         _by_metric(RidgeHead),
-        _image_defaults,
+        few_shot_baselines.image_defaults,
         training=Training.NOTHING,
         any_ways=True,
         encoder_from="pretrained_prototypes",
@@ -363,21 +401,24 @@ LEARNERS = {
         "Nearest neighbour, pre-trained",
         few_shot_baselines.nearest_neighbour,
         few_shot_baselines.image_defaults,
-        training=Training.IMAGES,
+        training=Training.NOTHING,
+        encoder_from="pretrained_prototypes",
         any_ways=True,
     ),
     "logistic_regression": Row(
         "Logistic regression, pre-trained",
         _by_metric(LogisticRegression),
         few_shot_baselines.image_defaults,
-        training=Training.IMAGES,
+        training=Training.NOTHING,
+        encoder_from="pretrained_prototypes",
         any_ways=True,
     ),
     "fine_tuning": Row(
         "Fine-tuning (Baseline)",
         few_shot_baselines.fine_tuning,
         few_shot_baselines.fine_tuning_defaults,
-        training=Training.IMAGES,
+        training=Training.NOTHING,
+        encoder_from="pretrained_prototypes",
     ),
     "baseline_plus_plus": Row(
         "Fine-tuning (Baseline++)",

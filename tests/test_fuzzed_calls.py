@@ -26,6 +26,7 @@ from keras_meta import models
 from keras_meta import optimizers
 from keras_meta import problems
 from keras_meta import reinforcement
+from keras_meta import sequence
 
 DOCUMENTED = (
     FileNotFoundError,
@@ -137,6 +138,15 @@ def network():
     return keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
 
 
+def memory_cell():
+    return sequence.MemoryCell(units=2, slots=3, slot_size=2, heads=1)
+
+
+def built(cell):
+    cell.build((None, 2))
+    return cell
+
+
 @functools.cache
 def learner():
     """A compiled learner, for all calls."""
@@ -158,6 +168,12 @@ def policy_learner():
 def classes():
     items = np.arange(24, dtype="uint8").reshape(6, 2, 2, 1)
     return episodes.Classes(items, [2, 2, 2], ["a", "b", "c"])
+
+
+def sequences(sampler=None):
+    if sampler is None:
+        sampler = classes().sampler(ways=2, shots=1, queries=1)
+    return episodes.LabelledSequences(sampler)
 
 
 def arrays():
@@ -317,6 +333,22 @@ ENTRY_POINTS = {
             0, 0, {"support_x": images}
         ),
         lambda: {"images": tf.ones([1, 1, 4, 4, 1])},
+    ),
+    "offset_labels": EntryPoint(
+        episodes.offset_labels, lambda: {"labels": [[0, 1, 1]], "ways": 2}
+    ),
+    "LabelledSequences": EntryPoint(
+        lambda **x: sequences(**x).draw(0),
+        lambda: {"sampler": classes().sampler(ways=2, shots=1, queries=1)},
+    ),
+    "LabelledSequences.draw": EntryPoint(
+        lambda **x: sequences().draw(**x),
+        given_arguments(index=0, tasks=1),
+        lengths=("tasks",),
+    ),
+    "LabelledSequences.dataset": EntryPoint(
+        lambda **x: sequences().dataset(**x),
+        given_arguments(tasks=2, start=0, num_batches=1),
     ),
     "load_directory": EntryPoint(
         lambda **x: episodes.load_directory(x.pop("path"), **x),
@@ -508,6 +540,57 @@ ENTRY_POINTS = {
     "Reptile": EntryPoint(
         keras_meta.Reptile,
         of_model(update_rule=0.1, steps=1, batch_size=1, seed=0),
+    ),
+    "SNAIL": EntryPoint(
+        lambda **x: keras_meta.SNAIL(x.pop("encoder"), **x),
+        lambda: {
+            "encoder": network(),
+            "ways": 2,
+            "shots": 1,
+            "filters": 2,
+            "attention": [(2, 2)],
+            "seed": 0,
+            "batch_statistics": "running",
+        },
+        lengths=("ways", "shots", "filters"),
+    ),
+    "MANN": EntryPoint(
+        keras_meta.MANN,
+        lambda: {"encoder": network(), "ways": 2, "cell": memory_cell()},
+        lengths=("ways",),
+    ),
+    "MemoryCell": EntryPoint(
+        lambda **x: built(sequence.MemoryCell(**x)),
+        given_arguments(
+            units=2,
+            slots=3,
+            slot_size=2,
+            heads=1,
+            controller="dense",
+            decay=0.5,
+            strength=1.0,
+        ),
+        lengths=("units", "slots", "slot_size", "heads"),
+    ),
+    "SequenceClassifier": EntryPoint(
+        sequence.SequenceClassifier,
+        lambda: {"encoder": network(), "cell": memory_cell(), "ways": 2},
+        lengths=("ways",),
+    ),
+    "CausalAttention": EntryPoint(
+        sequence.CausalAttention, given_arguments(key_size=2, value_size=2)
+    ),
+    "GatedConvolution": EntryPoint(
+        sequence.GatedConvolution, given_arguments(filters=2, dilation=1)
+    ),
+    "TemporalConvolution": EntryPoint(
+        sequence.TemporalConvolution,
+        given_arguments(filters=2, length=2),
+        lengths=("length",),
+    ),
+    "InstanceAccuracy": EntryPoint(
+        lambda **x: sequence.InstanceAccuracy(**x) and None,
+        given_arguments(instance=1),
     ),
     "Kept": EntryPoint(keras_meta.Kept, given_arguments(instances=4, groups=2)),
     "OptimizerLearner": EntryPoint(

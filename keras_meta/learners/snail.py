@@ -133,7 +133,8 @@ def _as_pairs(attention: Any) -> tuple[tuple[int, ...], ...]:
     """Returns the sizes of attention blocks, and checks them."""
     try:
         pairs = tuple(tuple(as_integers("attention", p)) for p in attention)
-    except (TypeError, ValueError):
+    except (NotImplementedError, TypeError, ValueError):
+        # A symbolic tensor cannot be iterated over.
         pairs = ()
     if not pairs or any(len(p) != 2 or min(p) < 1 for p in pairs):
         raise ValueError(

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.batching import task_axis
-from keras_meta.checks import check_whole
+from keras_meta.checks import check_int64
 from keras_meta.execution import replicas
 from keras_meta.execution.undoing import Change
 from keras_meta.learners.episode import Episode
@@ -22,7 +22,7 @@ class SupportOrders:
     """
 
     def __init__(self, learner: keras.Model, seed: int):
-        check_whole(seed=seed)
+        check_int64(seed=seed)
         self.seed = int(seed)
         # TensorFlow keeps int32 variables off a GPU, where XLA would not
         # reach them.

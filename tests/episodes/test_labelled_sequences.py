@@ -66,3 +66,8 @@ def test_bad_arguments_are_refused():
         _sequences().dataset(tasks=0)
     with refuses(ValueError, "`ways` must be .* at least 2"):
         offset_labels([[0, 0]], 1)
+    with refuses(ValueError, "`labels` must be in 0..1.*label 2"):
+        offset_labels([[0, 2]], 2)
+    for labels in ([0, 1], [[0.0, 1.0]]):
+        with refuses(ValueError, "`labels` must be class numbers"):
+            offset_labels(labels, 2)
