@@ -44,7 +44,7 @@ LEARNERS = {
     "MAMLEnsemble": lambda: keras_meta.MAMLEnsemble(mlp(), 0.1, 3, particles=2),
     "MetaSGD": lambda: keras_meta.MetaSGD(mlp(), steps=3, seed=0),
     "ProbabilisticMAML": lambda: keras_meta.ProbabilisticMAML(
-        mlp(), 0.1, 3, samples=4, training_samples=2
+        mlp(), 0.1, 3, samples=4, training_samples=2, scale=0.5
     ),
     "Reptile": lambda: keras_meta.Reptile(mlp(), 0.1, 3, batch_size=2),
 }
