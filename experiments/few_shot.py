@@ -187,19 +187,27 @@ _define_settings()
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    output = pathlib.Path(_OUTPUT.value) / _DATA_SET.value
-    runs = [_settings(learner) for learner in _chosen()]
+    runs = chosen_runs()
     label = few_shot_data.DATA_SETS[_DATA_SET.value].label
-    binary.announce(f"{_plan(runs)} on {label}", output)
+    binary.announce(f"{_plan(list(runs))} on {label}", _folder())
     records = []
-    for settings in runs:
-        directory = output / settings.name
+    for settings, directory in runs.items():
         with run_folder.owned(directory):
             records.append(_run(settings, directory))
         # Frees the graphs of this learner.
         keras.backend.clear_session()
-    few_shot_table.print_table(records, runs[0].tests, label)
-    print(f"Records and figures in {output}.")
+    few_shot_table.print_table(records, next(iter(runs)).tests, label)
+    print(f"Records and figures in {_folder()}.")
+
+
+def chosen_runs() -> dict[Settings, pathlib.Path]:
+    """Returns the settings that the flags ask for, and each one's folder."""
+    runs = [_settings(learner) for learner in _chosen()]
+    return {settings: _folder() / settings.name for settings in runs}
+
+
+def _folder() -> pathlib.Path:
+    return pathlib.Path(_OUTPUT.value) / _DATA_SET.value
 
 
 def _chosen() -> list[str]:

@@ -78,13 +78,21 @@ class ClassGroups:
         self.groups = groups
         self.names = names
 
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """Shape of one item."""
+        return self.groups[0].item_shape
+
     def __len__(self) -> int:
-        """Number of groups."""
-        return len(self.groups)
+        """Number of classes with different names, in all groups."""
+        return len({name for group in self.groups for name in group.names})
 
     def __repr__(self) -> str:
         items = sum(int(g.counts.sum()) for g in self.groups)
-        return f"<ClassGroups: {len(self)} groups, {items} items>"
+        return (
+            f"<ClassGroups: {len(self.groups)} groups, {len(self)} classes, "
+            f"{items} items>"
+        )
 
     def having(self, items: int, ways: int) -> ClassGroups:
         """Keeps what tasks can be drawn from.
@@ -182,11 +190,11 @@ class ClassGroups:
                 shuffle=shuffle,
                 tasks=1,
                 seed=seed + i * _SEEDS_APART,
-                start=_before(start, i, len(self)),
+                start=_before(start, i, len(self.groups)),
             )
             for i, group in enumerate(self.groups)
         ]
-        turns = tf.data.Dataset.counter(start).map(lambda i: i % len(self))
+        turns = tf.data.Dataset.counter(start).map(lambda i: i % len(sources))
         single = tf.data.Dataset.choose_from_datasets(sources, turns)
         batches = single.batch(tasks, drop_remainder=True).map(_without_ones)
         if num_batches is not None:

@@ -57,6 +57,7 @@ def test_small_classes_and_groups_are_left_out():
     large = ClassGroups([group(1), group(2, classes=1), group(3, items=2)])
     kept = large.having(items=3, ways=2)
     assert kept.names == ("0",)
+    assert len(kept) == 3
     with pytest.raises(ValueError, match="No group has 4 classes of 3 items"):
         large.having(items=3, ways=4)
 
