@@ -190,13 +190,22 @@ _define_settings()
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    runs = [_settings(learner) for learner in _chosen()]
+    runs = chosen_runs()
     label = few_shot_data.DATA_SETS[_DATA_SET.value].label
-    output = pathlib.Path(_OUTPUT.value) / _DATA_SET.value
-    binary.announce(f"{_plan(runs)} on {label}", output)
-    records = [_run(settings, output) for settings in runs]
-    few_shot_table.print_table(records, runs[0].tests, label)
-    print(f"Records and figures in {output}.")
+    binary.announce(f"{_plan(list(runs))} on {label}", _folder())
+    records = [_run(settings, _folder()) for settings in runs]
+    few_shot_table.print_table(records, next(iter(runs)).tests, label)
+    print(f"Records and figures in {_folder()}.")
+
+
+def chosen_runs() -> dict[Settings, pathlib.Path]:
+    """Returns the settings that the flags ask for, and each one's folder."""
+    runs = [_settings(learner) for learner in _chosen()]
+    return {settings: _folder() / settings.name for settings in runs}
+
+
+def _folder() -> pathlib.Path:
+    return pathlib.Path(_OUTPUT.value) / _DATA_SET.value
 
 
 def _chosen() -> list[str]:
