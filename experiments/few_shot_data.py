@@ -249,6 +249,7 @@ DATA_SETS = {
         _eurosat_spatial,
         _land_cover_network,
         networks=("pool", "instance"),
+        train_ways=10,
     ),
     "sen12ms_regions": DataSet(
         "SEN12MS regions",
@@ -256,6 +257,7 @@ DATA_SETS = {
         _land_cover_network,
         networks=("pool", "instance"),
         ways=4,
+        train_ways=4,
         defaults={"queries": 5},
     ),
 }

@@ -181,16 +181,18 @@ class ClassGroups:
         check_positive(tasks=tasks)
         check_at_least(0, start=start)
         check_int64(seed=seed)
-        options = {"dtype": dtype, "rotate": rotate, "augment": augment}
-        size = {"ways": ways, "shots": shots, "queries": queries}
         sources = [
             group.episodes(
-                **size,
-                **options,
-                shuffle=shuffle,
+                ways=ways,
+                shots=shots,
+                queries=queries,
                 tasks=1,
                 seed=seed + i * _SEEDS_APART,
                 start=_before(start, i, len(self.groups)),
+                dtype=dtype,
+                rotate=rotate,
+                augment=augment,
+                shuffle=shuffle,
             )
             for i, group in enumerate(self.groups)
         ]
