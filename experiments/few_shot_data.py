@@ -93,6 +93,27 @@ def draw_episodes(
     )
 
 
+def draw_sequences(
+    classes: episodes.Classes, settings: Settings, start: int = 0
+) -> tf.data.Dataset:
+    """Returns the images of training episodes as labelled sequences.
+
+    Args:
+        classes: The training classes.
+        settings: The settings.
+        start: Index of the first sequence.
+    """
+    sampler = classes.sampler(
+        ways=settings.train_ways,
+        shots=settings.train_shots,
+        queries=settings.queries,
+        seed=settings.seed + _SEED_OFFSETS["train"],
+        rotate="class" if settings.rotations == "episodes" else None,
+    )
+    sequences = episodes.LabelledSequences(sampler)
+    return sequences.dataset(tasks=settings.meta_batch, start=start)
+
+
 def draw_images(
     classes: episodes.Classes, settings: Settings, start: int = 0
 ) -> tf.data.Dataset:

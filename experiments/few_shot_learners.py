@@ -28,6 +28,7 @@ from keras_meta.learners.metric_learner import MetricLearner
 from keras_meta.learners.prototypical_network import PrototypicalNetwork
 from keras_meta.learners.ridge_head import RidgeHead
 from keras_meta.learners.snail import SNAIL
+from keras_meta.sequence.memory_cell import MemoryCell
 from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.meta_learner_lstm import MetaLearnerLSTM
 
@@ -41,6 +42,8 @@ class Training(enum.Enum):
     """What a learner is trained on."""
 
     EPISODES = "episodes"
+    # The images of an episode, one after another, each to be classified.
+    SEQUENCES = "sequences"
     # Single images of the training classes, by ordinary classification.
     IMAGES = "images"
     NOTHING = "nothing"
@@ -76,9 +79,9 @@ class Row:
         optimizer: Class of the optimizer.
         callbacks: Function of the settings. It returns what training needs
             besides validation and checkpoints.
-        classifier: With `Training.IMAGES`: function of the learner and the
-            number of training classes. It returns the model to fit, which
-            shares with the learner what is trained.
+        classifier: With `Training.IMAGES` and `Training.SEQUENCES`: function
+            of the learner and the number of training classes. It returns the
+            model to fit, which shares with the learner what is trained.
     """
 
     label: str
@@ -193,6 +196,8 @@ def _mann(settings: Settings, network: keras.Model) -> MetaLearner:
     return MANN(
         few_shot_data.encoder_of(network),
         settings.train_ways,
+        # It learns sooner than with an LSTM.
+        MemoryCell(controller="dense"),
         **_sequence(settings),
     )
 
@@ -352,7 +357,13 @@ LEARNERS = {
         "Ridge head", _by_metric(RidgeHead), _metric_defaults, any_ways=True
     ),
     "snail": Row("SNAIL", _snail, _sequence_defaults),
-    "mann": Row("MANN", _mann, _sequence_defaults),
+    "mann": Row(
+        "MANN",
+        _mann,
+        _sequence_defaults,
+        training=Training.SEQUENCES,
+        classifier=lambda learner, classes: learner.network,
+    ),
     "pretrained_prototypes": Row(
         "Prototypes, pre-trained",
         _by_metric(PrototypicalNetwork),

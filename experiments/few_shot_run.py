@@ -173,7 +173,7 @@ def _make_trainee(
     """Returns what to fit: the learner, or a model that shares its weights."""
     row = LEARNERS[settings.learner]
     trainee = learner
-    if row.training is Training.IMAGES:
+    if row.training in (Training.IMAGES, Training.SEQUENCES):
         classes = few_shot_data.load_classes(settings, "train", data_dir)
         trainee = row.classifier(learner, len(classes))
     rate = outer_rate(
@@ -227,8 +227,11 @@ def _training_data(
     settings: Settings, data_dir: str | None, start: int
 ) -> tf.data.Dataset:
     classes = few_shot_data.load_classes(settings, "train", data_dir)
-    if LEARNERS[settings.learner].training is Training.IMAGES:
+    training = LEARNERS[settings.learner].training
+    if training is Training.IMAGES:
         return few_shot_data.draw_images(classes, settings, start)
+    if training is Training.SEQUENCES:
+        return few_shot_data.draw_sequences(classes, settings, start)
     return few_shot_data.draw_episodes(
         classes,
         settings,

@@ -88,7 +88,8 @@ def _run(settings, folder, **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "learner", ["prototypical", "maml_plus_plus", "pretrained_prototypes"]
+    "learner",
+    ["prototypical", "maml_plus_plus", "mann", "pretrained_prototypes"],
 )
 def test_a_run_that_goes_on_ends_like_one_that_never_stopped(
     tiny, tmp_path, learner
