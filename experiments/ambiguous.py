@@ -34,14 +34,14 @@ _SHOTS = flags.DEFINE_integer(
 )
 _ITERATIONS = flags.DEFINE_integer(
     "iterations",
-    20_000,
+    5_000,
     "Outer iterations; above 500, a multiple of 500.",
     lower_bound=1,
 )
 _META_BATCH = flags.DEFINE_integer(
     "meta_batch", 25, "Tasks in an outer iteration.", lower_bound=1
 )
-_STEPS = flags.DEFINE_integer("steps", 5, "Inner steps.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 3, "Inner steps.", lower_bound=1)
 _INNER_RATE = flags.DEFINE_float(
     "inner_rate", 0.01, "Rate of the inner loop for the mean squared error."
 )
@@ -52,7 +52,7 @@ _META_DECAY = flags.DEFINE_enum(
     "meta_decay", "cosine", ["none", "linear", "cosine"], "Its decay."
 )
 _HIDDEN = flags.DEFINE_multi_integer(
-    "hidden", [64, 64], "Sizes of the hidden layers."
+    "hidden", [40, 40], "Sizes of the hidden layers."
 )
 _PARTICLES = flags.DEFINE_integer(
     "particles",

@@ -26,6 +26,8 @@ FAMILY = SineOrLine()
 _ITERATIONS_PER_EPOCH = 500
 _EPOCHS_PER_CHECKPOINT = 4
 _QUERIES = 20
+# Of the inner gradient of a task, for the mean squared error.
+_CLIP_NORM = 10.0
 # Keep validation and test tasks apart from training tasks.
 _VALIDATION_SEED_OFFSET = 2**31
 _TEST_SEED_OFFSET = 2**32
@@ -122,7 +124,10 @@ def make(settings: Settings) -> Learner:
     keras.utils.set_random_seed(settings.seed)
     model = keras_meta.models.sinusoid_mlp(settings.hidden)
     options = {
-        "update_rule": settings.inner_rate,
+        # A steep line far from the others would make a task diverge.
+        "update_rule": keras_meta.GradientDescent(
+            settings.inner_rate, clip_norm=_CLIP_NORM
+        ),
         "steps": settings.steps,
         # All inner loops are alike, whatever their outer loss.
         "inner_loss": "mse",

@@ -44,11 +44,13 @@ from experiments import few_shot_figures
 from experiments import few_shot_measure
 from experiments import few_shot_run
 from experiments import few_shot_table
+from experiments import few_shot_training
 from experiments import implicit_flags
 from experiments import run_folder
 from experiments.few_shot_learners import LEARNERS
 from experiments.few_shot_learners import Training
 from experiments.few_shot_learners import defaults
+from experiments.few_shot_settings import INNER_LOOP
 from experiments.few_shot_settings import Case
 from experiments.few_shot_settings import Settings
 
@@ -142,6 +144,7 @@ def _define_settings() -> None:
     whole("train_ways", None, "Classes in a training task.")
     whole("train_shots", None, "Support images of each class in training.")
     whole("queries", None, "Query images of each class.")
+    whole("train_queries", None, "The same in training.")
     whole("meta_batch", None, "Tasks (or images) in an iteration.")
     number("meta_rate", None, "Rate of the optimizer.")
     flags.DEFINE_enum(
@@ -187,19 +190,22 @@ _define_settings()
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    output = pathlib.Path(_OUTPUT.value) / _DATA_SET.value
-    runs = [_settings(learner) for learner in _chosen()]
+    runs = chosen_runs()
     label = few_shot_data.DATA_SETS[_DATA_SET.value].label
-    binary.announce(f"{_plan(runs)} on {label}", output)
-    records = []
-    for settings in runs:
-        directory = output / settings.name
-        with run_folder.owned(directory):
-            records.append(_run(settings, directory))
-        # Frees the graphs of this learner.
-        keras.backend.clear_session()
-    few_shot_table.print_table(records, runs[0].tests, label)
-    print(f"Records and figures in {output}.")
+    binary.announce(f"{_plan(list(runs))} on {label}", _folder())
+    records = [_run(settings, _folder()) for settings in runs]
+    few_shot_table.print_table(records, next(iter(runs)).tests, label)
+    print(f"Records and figures in {_folder()}.")
+
+
+def chosen_runs() -> dict[Settings, pathlib.Path]:
+    """Returns the settings that the flags ask for, and each one's folder."""
+    runs = [_settings(learner) for learner in _chosen()]
+    return {settings: _folder() / settings.name for settings in runs}
+
+
+def _folder() -> pathlib.Path:
+    return pathlib.Path(_OUTPUT.value) / _DATA_SET.value
 
 
 def _chosen() -> list[str]:
@@ -221,18 +227,19 @@ def _settings(learner: str) -> Settings:
     test_ways = tuple(_or(_WAYS.value, [ways]))
     test_shots = tuple(_SHOTS.value)
     case = Case(_DATA_SET.value, test_ways[0], test_shots[0])
-    row = LEARNERS[learner]
     values = {
         name: _or(flags.FLAGS[name].value, value)
         for name, value in defaults(case, learner).items()
     }
+    if defaults(case, learner)["steps"] is None:
+        values |= dict.fromkeys(INNER_LOOP)
     values["decay_iterations"] = _decay_iterations(values)
     settings = Settings(
         data_set=case.data_set,
         learner=learner,
         ways=case.ways,
         shots=case.shots,
-        iterations=_ITERATIONS.value * (row.training is not Training.NOTHING),
+        iterations=_iterations(learner),
         implicit=implicit_flags.options(learner),
         protocol=_PROTOCOL.value,
         rotations=_ROTATIONS.value,
@@ -244,6 +251,12 @@ def _settings(learner: str) -> Settings:
     )
     _check(settings)
     return settings
+
+
+def _iterations(learner: str) -> int:
+    row = LEARNERS[learner]
+    is_trained = row.training is not Training.NOTHING or row.encoder_from
+    return _ITERATIONS.value if is_trained else 0
 
 
 def _or(value, default):
@@ -281,15 +294,26 @@ def _check(settings: Settings) -> None:
         )
 
 
-def _run(settings: Settings, directory: pathlib.Path) -> dict[str, Any]:
-    record = few_shot_run.run(
-        settings,
-        directory,
-        data_dir=_DATA_DIR.value,
-        time_limit=_TIME_LIMIT.value,
-        steps_per_execution=_STEPS_PER_EXECUTION.value,
-    )
-    _draw(record, settings, directory)
+def _run(settings: Settings, output: pathlib.Path) -> dict[str, Any]:
+    base = None
+    encoder_from = LEARNERS[settings.learner].encoder_from
+    if encoder_from is not None:
+        others = _settings(encoder_from)
+        _run(others, output)
+        base = few_shot_run.Run(others, output / others.name)
+    directory = output / settings.name
+    with run_folder.owned(directory):
+        record = few_shot_run.run(
+            settings,
+            directory,
+            data_dir=_DATA_DIR.value,
+            time_limit=_TIME_LIMIT.value,
+            steps_per_execution=_STEPS_PER_EXECUTION.value,
+            base=base,
+        )
+        _draw(record, settings, directory)
+    # Frees the graphs of this learner.
+    keras.backend.clear_session()
     return record
 
 
@@ -297,9 +321,9 @@ def _draw(
     record: dict[str, Any], settings: Settings, directory: pathlib.Path
 ) -> None:
     learner, label = settings.learner, LEARNERS[settings.learner].label
-    if record["iterations"]:
+    if LEARNERS[learner].training is not Training.NOTHING:
         few_shot_figures.draw_history(
-            few_shot_run.progress_of(settings, directory).history,
+            few_shot_training.progress_of(settings, directory).history,
             learner,
             label,
             directory / "validation_accuracy",

@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from experiments import land_cover_data
 from experiments.few_shot_settings import Settings
 from keras_meta import episodes
-from keras_meta.episodes.pipeline import episode_dataset
 from keras_meta.models import mini_imagenet_conv
 from keras_meta.models import omniglot_conv
 from keras_meta.models import omniglot_mlp
@@ -37,21 +36,25 @@ class DataSet:
         network: Function of the number of classes and the settings.
         networks: Which networks there are; the first is the default.
         ways: Default number of classes in a task.
+        train_ways: The same in training, for learners without a head.
         defaults: Settings that differ from those of other data sets.
     """
 
     label: str
-    load: Callable[[Settings, str, str | None], episodes.Classes]
+    load: Callable[
+        [Settings, str, str | None], episodes.Classes | episodes.ClassGroups
+    ]
     network: Callable[[int, Settings], keras.Model]
     networks: tuple[str, ...] = ("pool",)
     ways: int = 5
+    train_ways: int = 20
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def load_classes(
     settings: Settings, part: str, data_dir: str | None
-) -> episodes.Classes:
-    """Returns the classes of one part of a data set.
+) -> episodes.Classes | episodes.ClassGroups:
+    """Returns the classes of one part of a data set, in regions or not.
 
     Args:
         settings: The settings.
@@ -62,7 +65,7 @@ def load_classes(
 
 
 def draw_episodes(
-    classes: episodes.Classes,
+    classes: episodes.Classes | episodes.ClassGroups,
     settings: Settings,
     part: str,
     *,
@@ -82,10 +85,17 @@ def draw_episodes(
         tasks: Number of episodes in a batch.
         start: Index of the first episode.
     """
+    queries = settings.queries
+    if part == "train" and settings.train_queries is not None:
+        queries = settings.train_queries
+    if isinstance(classes, episodes.ClassGroups):
+        classes = classes.having(items=shots + queries, ways=ways)
+    else:
+        queries = min(queries, int(classes.counts.min()) - shots)
     return classes.episodes(
         ways=ways,
         shots=shots,
-        queries=min(settings.queries, int(classes.counts.min()) - shots),
+        queries=queries,
         tasks=tasks,
         seed=settings.seed + _SEED_OFFSETS[part],
         start=start,
@@ -93,37 +103,15 @@ def draw_episodes(
     )
 
 
-def draw_sequences(
-    classes: episodes.Classes, settings: Settings, start: int = 0
-) -> tf.data.Dataset:
-    """Returns the images of training episodes as labelled sequences.
-
-    Args:
-        classes: The training classes.
-        settings: The settings.
-        start: Index of the first sequence.
-    """
-    sampler = classes.sampler(
-        ways=settings.train_ways,
-        shots=settings.train_shots,
-        queries=settings.queries,
-        seed=settings.seed + _SEED_OFFSETS["train"],
-        rotate="class" if settings.rotations == "episodes" else None,
-    )
-    sequences = episodes.LabelledSequences(sampler)
-    return sequences.dataset(tasks=settings.meta_batch, start=start)
-
-
 def draw_images(
-    classes: episodes.Classes, settings: Settings, start: int = 0
+    classes: episodes.Classes | episodes.ClassGroups,
+    settings: Settings,
+    start: int = 0,
 ) -> tf.data.Dataset:
-    """Returns batches of images, and their classes.
-
-    A batch is drawn with replacement, and depends only on the seed and its
-    index.
+    """Returns batches of images, and the numbers of their classes.
 
     Args:
-        classes: The classes.
+        classes: The classes. Those of one name are one class in all regions.
         settings: The settings.
         start: Number of images to skip.
 
@@ -131,21 +119,11 @@ def draw_images(
         Images `[meta_batch, height, width, channels]` and labels
         `[meta_batch]`.
     """
-    images = np.concatenate([classes.items_of(label) for label in classes.ids])
-    labels = np.repeat(np.arange(len(classes)), classes.counts)
-    with tf.device("CPU"):
-        images, labels = tf.constant(images), tf.constant(labels, tf.int32)
-
-    def draw(index):
-        chosen = tf.random.stateless_uniform(
-            [settings.meta_batch],
-            [tf.constant(settings.seed, tf.int64), index],
-            maxval=len(labels),
-            dtype=tf.int32,
-        )
-        return scaled(tf.gather(images, chosen)), tf.gather(labels, chosen)
-
-    return episode_dataset(draw, tasks=settings.meta_batch, start=start)
+    if isinstance(classes, episodes.ClassGroups):
+        classes = classes.pooled()
+    return classes.examples(
+        settings.meta_batch, seed=settings.seed, start=start
+    )
 
 
 def scaled(images: tf.Tensor) -> tf.Tensor:
@@ -199,6 +177,18 @@ def _eurosat(
     return images.split(train=0.6, validation=0.2, test=0.2, seed=0)[part]
 
 
+def _eurosat_spatial(
+    settings: Settings, part: str, data_dir: str | None
+) -> episodes.Classes:
+    return land_cover_data.eurosat_band(part, data_dir)
+
+
+def _sen12ms_regions(
+    settings: Settings, part: str, data_dir: str | None
+) -> episodes.ClassGroups:
+    return land_cover_data.sen12ms_scenes(part, data_dir)
+
+
 def _omniglot_network(ways: int, settings: Settings) -> keras.Model:
     if settings.network == "mlp":
         return omniglot_mlp(ways)
@@ -212,6 +202,21 @@ def _pooling_network(
     return mini_imagenet_conv(
         ways, filters=settings.filters, image_size=image_size
     )
+
+
+def _land_cover_network(ways: int, settings: Settings) -> keras.Model:
+    size = land_cover_data.IMAGE_SIZE
+    network = _pooling_network(size, ways, settings)
+    if settings.network != "instance":
+        return network
+    # Normalizes each channel of each image alone.
+    layers = [
+        keras.layers.GroupNormalization(groups=-1)
+        if isinstance(layer, keras.layers.BatchNormalization)
+        else layer
+        for layer in network.layers
+    ]
+    return keras.Sequential([keras.Input(network.input_shape[1:]), *layers])
 
 
 DATA_SETS = {
@@ -236,5 +241,23 @@ DATA_SETS = {
         _eurosat,
         functools.partial(_pooling_network, 64),
         ways=2,
+        train_ways=6,
+    ),
+    # The same ten classes everywhere; the regions differ.
+    "eurosat_spatial": DataSet(
+        "EuroSAT by longitude",
+        _eurosat_spatial,
+        _land_cover_network,
+        networks=("pool", "instance"),
+        train_ways=10,
+    ),
+    "sen12ms_regions": DataSet(
+        "SEN12MS regions",
+        _sen12ms_regions,
+        _land_cover_network,
+        networks=("pool", "instance"),
+        ways=4,
+        train_ways=4,
+        defaults={"queries": 5},
     ),
 }

@@ -15,11 +15,13 @@ from typing import Any
 
 import keras
 
+from experiments import few_shot_baselines
 from experiments import few_shot_data
 from experiments.algorithms import make_learner
 from experiments.few_shot_settings import Case
 from experiments.few_shot_settings import Settings
 from keras_meta.callbacks import AnnealStepWeights
+from keras_meta.learners.logistic_regression import LogisticRegression
 from keras_meta.learners.maml import MAML
 from keras_meta.learners.mann import MANN
 from keras_meta.learners.matching_network import MatchingNetwork
@@ -27,6 +29,7 @@ from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.metric_learner import MetricLearner
 from keras_meta.learners.prototypical_network import PrototypicalNetwork
 from keras_meta.learners.ridge_head import RidgeHead
+from keras_meta.learners.siamese_network import SiameseNetwork
 from keras_meta.learners.snail import SNAIL
 from keras_meta.sequence.memory_cell import MemoryCell
 from keras_meta.update_rules.gradient_descent import GradientDescent
@@ -42,8 +45,6 @@ class Training(enum.Enum):
     """What a learner is trained on."""
 
     EPISODES = "episodes"
-    # The images of an episode, one after another, each to be classified.
-    SEQUENCES = "sequences"
     # Single images of the training classes, by ordinary classification.
     IMAGES = "images"
     NOTHING = "nothing"
@@ -79,9 +80,12 @@ class Row:
         optimizer: Class of the optimizer.
         callbacks: Function of the settings. It returns what training needs
             besides validation and checkpoints.
-        classifier: With `Training.IMAGES` and `Training.SEQUENCES`: function
-            of the learner and the number of training classes. It returns the
-            model to fit, which shares with the learner what is trained.
+        classifier: With `Training.IMAGES`: function of the learner and the
+            number of training classes. It returns the model to fit, which
+            shares with the learner what is trained.
+        encoder_from: With `Training.NOTHING`: name of the learner whose run
+            trains the encoder, or `None` for a random one. Several learners
+            may share one.
     """
 
     label: str
@@ -94,6 +98,7 @@ class Row:
         _no_callbacks
     )
     classifier: Callable[[Any, int], keras.Model] = linear_classifier
+    encoder_from: str | None = None
 
 
 def defaults(case: Case, learner: str) -> dict[str, Any]:
@@ -110,6 +115,7 @@ def defaults(case: Case, learner: str) -> dict[str, Any]:
         "train_ways": case.ways,
         "train_shots": case.shots,
         "queries": 15,
+        "train_queries": None,
         "meta_rate": 1e-3,
         "meta_decay": "none",
         "decay_iterations": None,
@@ -291,8 +297,10 @@ def _reptile_defaults(case: Case) -> dict[str, Any]:
 
 
 def _metric_defaults(case: Case) -> dict[str, Any]:
+    data_set = few_shot_data.DATA_SETS[case.data_set]
     return {
-        "train_ways": max(case.ways, 20),
+        "train_ways": max(case.ways, data_set.train_ways),
+        "train_queries": None if case.data_set == "omniglot" else 5,
         "meta_batch": 1,
         "meta_decay": "halving",
         "validate_every": 1_000,
@@ -304,16 +312,8 @@ def _sequence_defaults(case: Case) -> dict[str, Any]:
     # Many tasks with few queries: a query costs as much as the support set.
     return {
         "meta_batch": 16,
-        "queries": 2,
+        "train_queries": 2,
         "validate_every": 250,
-        "batch_statistics": "running",
-    }
-
-
-def _image_defaults(case: Case) -> dict[str, Any]:
-    return {
-        "meta_batch": 128,
-        "validate_every": 500,
         "batch_statistics": "running",
     }
 
@@ -356,26 +356,78 @@ LEARNERS = {
     "ridge": Row(
         "Ridge head", _by_metric(RidgeHead), _metric_defaults, any_ways=True
     ),
-    "snail": Row("SNAIL", _snail, _sequence_defaults),
-    "mann": Row(
-        "MANN",
-        _mann,
-        _sequence_defaults,
-        training=Training.SEQUENCES,
-        classifier=lambda learner, classes: learner.network,
+    "siamese": Row(
+        "Siamese network",
+        _by_metric(SiameseNetwork),
+        _metric_defaults,
+        any_ways=True,
     ),
+    "snail": Row("SNAIL", _snail, _sequence_defaults),
+    "mann": Row("MANN", _mann, _sequence_defaults),
     "pretrained_prototypes": Row(
         "Prototypes, pre-trained",
         _by_metric(PrototypicalNetwork),
-        _image_defaults,
+        few_shot_baselines.image_defaults,
         training=Training.IMAGES,
         any_ways=True,
+    ),
+    "pretrained_ridge": Row(
+        "Ridge head, pre-trained",
+        _by_metric(RidgeHead),
+        few_shot_baselines.image_defaults,
+        training=Training.NOTHING,
+        any_ways=True,
+        encoder_from="pretrained_prototypes",
     ),
     "untrained_prototypes": Row(
         "Prototypes, untrained",
         _by_metric(PrototypicalNetwork),
-        _image_defaults,
+        few_shot_baselines.image_defaults,
         training=Training.NOTHING,
         any_ways=True,
+    ),
+    "nearest_pixels": Row(
+        "Nearest neighbour, pixels",
+        few_shot_baselines.nearest_pixels,
+        few_shot_baselines.image_defaults,
+        training=Training.NOTHING,
+        any_ways=True,
+    ),
+    "nearest_untrained": Row(
+        "Nearest neighbour, untrained",
+        few_shot_baselines.nearest_neighbour,
+        few_shot_baselines.image_defaults,
+        training=Training.NOTHING,
+        any_ways=True,
+    ),
+    "nearest_neighbour": Row(
+        "Nearest neighbour, pre-trained",
+        few_shot_baselines.nearest_neighbour,
+        few_shot_baselines.image_defaults,
+        training=Training.NOTHING,
+        encoder_from="pretrained_prototypes",
+        any_ways=True,
+    ),
+    "logistic_regression": Row(
+        "Logistic regression, pre-trained",
+        _by_metric(LogisticRegression),
+        few_shot_baselines.image_defaults,
+        training=Training.NOTHING,
+        encoder_from="pretrained_prototypes",
+        any_ways=True,
+    ),
+    "fine_tuning": Row(
+        "Fine-tuning (Baseline)",
+        few_shot_baselines.fine_tuning,
+        few_shot_baselines.fine_tuning_defaults,
+        training=Training.NOTHING,
+        encoder_from="pretrained_prototypes",
+    ),
+    "baseline_plus_plus": Row(
+        "Fine-tuning (Baseline++)",
+        few_shot_baselines.baseline_plus_plus,
+        few_shot_baselines.fine_tuning_defaults,
+        training=Training.IMAGES,
+        classifier=few_shot_baselines.cosine_classifier,
     ),
 }

@@ -131,9 +131,12 @@ def _embeds_alone(learner: MetaLearner, settings: Settings) -> bool:
 
 
 def _embedded(
-    classes: episodes.Classes, encoder: keras.Model
-) -> episodes.Classes:
+    classes: episodes.Classes | episodes.ClassGroups, encoder: keras.Model
+) -> episodes.Classes | episodes.ClassGroups:
     """Returns classes of embeddings instead of images."""
+    if isinstance(classes, episodes.ClassGroups):
+        groups = [_embedded(group, encoder) for group in classes.groups]
+        return episodes.ClassGroups(groups, classes.names)
     images = [classes.items_of(label) for label in classes.ids]
     batches = tf.data.Dataset.from_tensor_slices(np.concatenate(images))
     batches = batches.batch(_IMAGES_AT_ONCE).map(few_shot_data.scaled)

@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from experiments.algorithms import ImplicitOptions
 
+# Settings that have no value without an inner loop.
+INNER_LOOP = ("steps", "evaluation_steps", "inner_rate", "batch_size")
+
 
 class Case(NamedTuple):
     """What the defaults of a learner depend on.
@@ -63,6 +66,8 @@ class Settings:
         test_tasks: Number of tasks in each test.
         curve_steps: Largest number of inner steps in the curve of a test, or
             0 for none.
+        train_queries: Number of query images of each class in training, or
+            `None` for `queries`.
 
     `MAY_DIFFER` lists settings that may change when a run continues: training
     does not depend on them.
@@ -106,6 +111,7 @@ class Settings:
     test_shots: tuple[int, ...]
     test_tasks: int
     curve_steps: int
+    train_queries: int | None = None
 
     @property
     def name(self) -> str:

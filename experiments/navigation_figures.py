@@ -75,7 +75,7 @@ def draw_returns(
                 style=style,
             )
         training.set_xlabel("iterations")
-        training.set_ylabel("return after an update, in training")
+        training.set_ylabel("training return after an update")
         test.set_xlabel("updates")
         test.set_xticks(range(len(mean)))
         test.set_ylabel("return on new goals")

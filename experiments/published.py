@@ -64,6 +64,8 @@ _FEW_SHOT = {
         "matching": ((43.56, 0.84), (55.31, 0.73), (17.31, 0.22), (22.69, 0.2)),
         "fine_tuning": ((28.86, 0.54), (49.79, 0.79)),
         "nearest_neighbour": ((41.08, 0.70), (51.04, 0.65)),
+        "baseline_plus_plus": ((48.24, 0), (66.43, 0)),
+        "logistic_regression": ((55.25, 0.58), (71.56, 0.52)),
     },
     ("cifar_fs", "conv"): {"ridge": ((65.3, 0.2), (79.4, 0.1))},
 }
@@ -99,7 +101,7 @@ def few_shot_accuracy(
 ) -> Interval | None:
     """Returns the accuracy in percent, or `None` if there is no published one.
 
-    Where no interval was published, its half width is 0.
+    Where no interval is known, its half width is 0.
 
     Args:
         data_set: `"omniglot"`, `"mini_imagenet"` or `"cifar_fs"`. Others have
@@ -132,6 +134,10 @@ def few_shot_accuracy(
         - [Ravi and Larochelle, 2017](https://openreview.net/forum?id=rJY0-Kcll),
           table 1, for the meta-learner LSTM and for matching networks on
           mini-ImageNet.
+        - [Chen et al., 2019](https://arxiv.org/abs/1904.04232), table 1, for
+          Baseline++.
+        - [Tian et al., 2020](https://arxiv.org/abs/2003.11539), for logistic
+          regression on features of four convolutions.
         - [Mishra et al., 2018](https://arxiv.org/abs/1707.03141), for SNAIL.
         - [Lee et al., 2019](https://arxiv.org/abs/1904.03758), who give
           R2-D2, which is the ridge head, on CIFAR-FS.

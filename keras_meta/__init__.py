@@ -21,6 +21,8 @@ from keras_meta import sequence
 from keras_meta.architectures.derive import derive
 from keras_meta.architectures.mixed_operation import MixedOperation
 from keras_meta.architectures.zero import Zero
+from keras_meta.class_permutations import PermutationSpread
+from keras_meta.class_permutations import class_permutation_spread
 from keras_meta.evaluation import Curve
 from keras_meta.evaluation import Interval
 from keras_meta.evaluation import adaptation_curve
@@ -102,6 +104,7 @@ __all__ = [
     "ANIL",
     "ArchitectureSearch",
     "callbacks",
+    "class_permutation_spread",
     "CoordinatewiseLSTM",
     "CosineDense",
     "Curve",
@@ -146,6 +149,7 @@ __all__ = [
     "NoiseReuseES",
     "OptimizerLearner",
     "optimizers",
+    "PermutationSpread",
     "PersistentES",
     "PolicyLearner",
     "problems",

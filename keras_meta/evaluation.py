@@ -238,16 +238,26 @@ def _require_inner_loop(
         )
 
 
+def predictions_of(learner: keras.Model, x: Any, steps: int | None) -> Any:
+    """Returns predictions of adapted tasks, `[tasks, q, ...]`.
+
+    Args:
+        learner: A compiled meta-learner.
+        x: The inputs of its call.
+        steps: Number of inner steps, see `evaluate_tasks`.
+    """
+    if isinstance(learner, Learner):
+        return learner.predict_adapted(x, steps=steps)
+    return keras.tree.map_structure(
+        tf.convert_to_tensor, learner.predict_on_batch(x)
+    )
+
+
 def _predict(learner: keras.Model, steps: int | None, x: Any) -> Any:
     """Returns predictions as a one-point curve, `[1, tasks, q, ...]`."""
-    if isinstance(learner, Learner):
-        outputs = learner.predict_adapted(x, steps=steps)
-    else:
-        outputs = keras.tree.map_structure(
-            tf.convert_to_tensor, learner.predict_on_batch(x)
-        )
     return keras.tree.map_structure(
-        lambda y: map_annotated(lambda z: z[tf.newaxis], y), outputs
+        lambda y: map_annotated(lambda z: z[tf.newaxis], y),
+        predictions_of(learner, x, steps),
     )
 
 
@@ -258,6 +268,28 @@ def _statistics_of_tasks(
     tasks: int,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Returns means and half widths, `[steps, ...]`, of loss and metrics."""
+    values = values_of_tasks(learner, predict, episodes, tasks)
+    return {name: _mean_and_half_width(x) for name, x in values.items()}
+
+
+def values_of_tasks(
+    learner: keras.Model,
+    predict: Callable[[Any], Any],
+    episodes: tf.data.Dataset,
+    tasks: int,
+) -> dict[str, np.ndarray]:
+    """Returns the loss and each metric of each task.
+
+    Args:
+        learner: A compiled meta-learner.
+        predict: Maps the inputs of its call to predictions,
+            `[variants, tasks, q, ...]`.
+        episodes: See `evaluate_tasks`.
+        tasks: See `evaluate_tasks`.
+
+    Returns:
+        An array `[variants, tasks, ...]` by the name of the metric.
+    """
     # An interval needs at least two tasks.
     check_at_least(2, tasks=tasks)
     if not isinstance(learner, keras.Model):
@@ -275,11 +307,19 @@ def _statistics_of_tasks(
         for y, predictions in _predictions(learner, predict, episodes, tasks)
     ]
     return {
-        name: _mean_and_half_width(
-            np.concatenate([part[name] for part in parts], axis=1)[:, :tasks]
-        )
+        name: np.concatenate([part[name] for part in parts], axis=1)[:, :tasks]
         for name in parts[0]
     }
+
+
+def interval_of(values: np.ndarray) -> Interval:
+    """Returns the interval of the mean over tasks.
+
+    Args:
+        values: `[tasks, ...]`.
+    """
+    mean, half_width = _mean_and_half_width(values[np.newaxis])
+    return _interval(mean[0], half_width[0], len(values))
 
 
 def _predictions(

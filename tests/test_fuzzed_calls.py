@@ -517,8 +517,8 @@ ENTRY_POINTS = {
             "seed": 0,
         },
     ),
-    "PolicyLearner()": EntryPoint(
-        lambda tasks: policy_learner()(tasks),
+    "PolicyLearner.call": EntryPoint(
+        lambda tasks: policy_learner().call(tasks),
         given_arguments(tasks=np.ones([2, 2], "float32")),
     ),
     "PolicyLearner.adapt": EntryPoint(

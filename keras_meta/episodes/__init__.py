@@ -23,6 +23,7 @@ from keras_meta.episodes.arrays import load_arrays
 from keras_meta.episodes.augmentation import Augment
 from keras_meta.episodes.catalog import from_tfds
 from keras_meta.episodes.catalog import load_tfds
+from keras_meta.episodes.class_groups import ClassGroups
 from keras_meta.episodes.classes import Classes
 from keras_meta.episodes.folders import from_directory
 from keras_meta.episodes.folders import load_directory
@@ -37,6 +38,7 @@ from keras_meta.episodes.splits import class_split
 
 __all__ = [
     "Augment",
+    "ClassGroups",
     "Classes",
     "EpisodeSampler",
     "LabelledSequences",

@@ -26,3 +26,14 @@ def penalties(
             found = map(variable.regularizer, tf.unstack(values))
             total += tf.cast(tf.stack([*found]), dtype)
     return total
+
+
+def penalty(variables: Sequence[keras.Variable]) -> tf.Tensor:
+    """Returns the penalty of the values that weights have now, a scalar."""
+    dtype = keras.config.floatx()
+    found = [
+        tf.cast(v.regularizer(v), dtype)
+        for v in variables
+        if v.regularizer is not None
+    ]
+    return sum(found, start=tf.zeros([], dtype))

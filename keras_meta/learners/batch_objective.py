@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_meta._keras import step_counter
 from keras_meta.batching import task_axis
 from keras_meta.execution import replicas
+from keras_meta.inner.penalties import penalty
 from keras_meta.meta_gradients.objective import Adaptation
 from keras_meta.seeds import fold_in
 
@@ -71,13 +72,7 @@ class BatchObjective:
 
     def penalty(self) -> tf.Tensor:
         """Returns what regularizers add; see `MetaObjective`."""
-        dtype = keras.config.floatx()
-        penalties = [
-            tf.cast(v.regularizer(v), dtype)
-            for v in self.variables
-            if v.regularizer is not None
-        ]
-        return sum(penalties, start=tf.zeros([], dtype))
+        return penalty(self.variables)
 
     def seed(self, number: int) -> tf.Tensor:
         """Returns a seed of this step and device; see `MetaObjective`.

@@ -71,13 +71,14 @@ class MAMLEnsemble(SamplingLearner):
         super().__init__(model, update_rule, steps, **kwargs)
         self.particles = int(particles)
         self.seed = int(seed)
-        self._start = Particles.make(
+        self._members = Particles.make(
             model,
             self._task_batched.adapted,
             self.particles,
             self.seed,
             self.add_weight,
         )
+        self._start = self._members
 
     def samples_in(self, training: bool) -> int:
         """Returns the number of initializations."""
@@ -85,7 +86,7 @@ class MAMLEnsemble(SamplingLearner):
 
     def starts(self, data: dict[str, Any], training: bool) -> list[tf.Tensor]:
         """Returns all initializations for each task."""
-        return self._start.of_tasks(task_axis.size(data["support_y"], 0))
+        return self._members.of_tasks(task_axis.size(data["support_y"], 0))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

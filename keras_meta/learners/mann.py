@@ -27,9 +27,7 @@ class MANN(SequenceLearner):
 
     The paper trains on sequences that show each class ten times, and
     classifies every item. To train so, compile and fit `learner.network`,
-    which shares all weights, on `keras_meta.episodes.LabelledSequences`. That
-    is the quicker way: a loss for each item says more than one for queries
-    alone.
+    which shares all weights, on `keras_meta.episodes.LabelledSequences`.
 
     It is an early method, and slow to learn. `PrototypicalNetwork` is better
     and faster where tasks are small sets of examples. A memory is useful where

@@ -141,9 +141,10 @@ class ProbabilisticMAML(SamplingLearner):
         self.prior_rule = self._one_step(prior_rule)
         self.posterior_rule = self._one_step(posterior_rule)
         adapted = self._task_batched.adapted
-        self._start = SampledStart.make(
+        self._sampled = SampledStart.make(
             adapted, self.samples, self.seed, self.add_weight
         )
+        self._start = self._sampled
         self.prior_log_scales = self._add_log_scales("prior")
         self.posterior_log_scales = self._add_log_scales("posterior")
 
@@ -225,9 +226,9 @@ class ProbabilisticMAML(SamplingLearner):
 
     def _noise(self, data: dict[str, Any], training: bool) -> list[tf.Tensor]:
         if not training:
-            return self._start.of_tests()
+            return self._sampled.of_tests()
         tasks = task_axis.size(data["support_y"], 0)
-        return self._start.of_training(self.training_samples, tasks)
+        return self._sampled.of_training(self.training_samples, tasks)
 
     def _moved(
         self,

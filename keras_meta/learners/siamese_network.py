@@ -114,7 +114,7 @@ class SiameseNetwork(MetricLearner):
                 f"{describe(embedding_loss)}. Leave one of them out."
             )
         self._loss_of_pairs = _as_function("pair_loss", pair_loss, _PAIR_LOSSES)
-        self._loss_of_embeddings = None
+        self._loss_of_embeddings: Callable | None = None
         if embedding_loss is not None:
             self._loss_of_embeddings = _as_function(
                 "embedding_loss", embedding_loss, _EMBEDDING_LOSSES
@@ -179,12 +179,15 @@ class SiameseNetwork(MetricLearner):
         (points, classes), is_there = self.adapt_tasks(x, training=True)
         queries = self.embed(Episode.from_inputs(x).query_x, training=True)
         y = self._as_shares(y, queries.dtype)
-        if self._loss_of_embeddings is None:
+        loss = self._loss_of_embeddings
+        if loss is None:
             scores = self.score(queries, points)
             losses = self._pair_losses(scores, classes, y, sample_weight)
         else:
             _refuse_weights(x, sample_weight)
-            losses = self._embedding_losses(points, classes, queries, y)
+            labels = tf.argmax(tf.concat([classes, y], 1), -1, tf.int32)
+            every = tf.concat([points, queries], 1)
+            losses = _losses_of_embeddings(loss, labels, every)
             scores = self.score(queries, points)
         logits = tf.where(
             is_there[:, tf.newaxis],
@@ -223,21 +226,6 @@ class SiameseNetwork(MetricLearner):
 
         losses = same * of_all(1) + different * of_all(0)
         return tf.reduce_sum(losses, axis=[1, 2])
-
-    def _embedding_losses(
-        self,
-        points: tf.Tensor,
-        classes: tf.Tensor,
-        queries: tf.Tensor,
-        y: tf.Tensor,
-    ) -> tf.Tensor:
-        """Returns the losses of the embeddings of each task, `[tasks]`."""
-        labels = tf.argmax(tf.concat([classes, y], 1), -1, tf.int32)
-        return tf.map_fn(
-            lambda task: tf.reduce_mean(self._loss_of_embeddings(*task)),
-            (labels, tf.concat([points, queries], 1)),
-            fn_output_signature=points.dtype,
-        )
 
     def _as_shares(self, y: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
         """Returns the shares of the classes in queries, `[tasks, q, ways]`."""
@@ -292,6 +280,23 @@ def _means_over_examples(scores: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     """Returns the means of scores in each class, `[tasks, q, ways]`."""
     sizes = tf.reduce_sum(classes, axis=1, keepdims=True)
     return tf.matmul(scores, tf.math.divide_no_nan(classes, sizes))
+
+
+def _losses_of_embeddings(
+    loss: Callable, labels: tf.Tensor, x: tf.Tensor
+) -> tf.Tensor:
+    """Returns the losses of the embeddings of each task, `[tasks]`.
+
+    Args:
+        loss: A function of the labels and embeddings of one task.
+        labels: Class numbers, `[tasks, n]`.
+        x: Embedded examples, `[tasks, n, d]`.
+    """
+    return tf.map_fn(
+        lambda task: tf.reduce_mean(loss(*task)),
+        (labels, x),
+        fn_output_signature=x.dtype,
+    )
 
 
 def _as_function(name: str, loss: Any, known: dict[str, Any]) -> Callable:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from keras_meta.checks import check_positive
+from keras_meta.checks import describe
 from keras_meta.models.blocks import as_sizes
 from keras_meta.reinforcement.append_log_std import AppendLogStd
 
@@ -46,6 +48,7 @@ def gaussian_mlp(
         - [Finn et al., 2017](https://arxiv.org/abs/1703.03400), section 5.3.
     """
     check_positive(observation_size=observation_size, action_size=action_size)
+    _check_activation(activation)
     return keras.Sequential(
         [
             keras.Input([observation_size]),
@@ -58,3 +61,15 @@ def gaussian_mlp(
         ],
         name="gaussian_mlp",
     )
+
+
+def _check_activation(activation: Any) -> None:
+    try:
+        is_known = callable(keras.activations.get(activation))
+    except (TypeError, ValueError):
+        is_known = False
+    if not is_known:
+        raise ValueError(
+            "`activation` must be a Keras activation or its name. Received: "
+            f"activation={describe(activation)}"
+        )

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
+import keras
+import tensorflow as tf
+
+from keras_meta.checks import check_finite_values
 from keras_meta.checks import describe
 from keras_meta.reinforcement.advantages import Advantages
 from keras_meta.reinforcement.categorical import Categorical
@@ -62,6 +66,26 @@ def check_no_loss(arguments: Mapping[str, Any]) -> None:
                 f"Received: {name}={describe(arguments[name])} in `compile`. "
                 "Leave it out."
             )
+
+
+def as_tasks(tasks: Any) -> tf.Tensor:
+    """Returns tasks as numbers that environments compute with, or raises."""
+    refusal = (
+        "Tasks must be an array of numbers, `[tasks, ...]`, as "
+        f"`environment.draw_tasks` returns them. Received: {describe(tasks)}"
+    )
+    try:
+        tensor = tf.convert_to_tensor(tasks)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(refusal) from None
+    is_real = tensor.dtype.is_floating or tensor.dtype.is_integer
+    if not is_real or tensor.shape.rank == 0:
+        raise ValueError(refusal)
+    if not tensor.dtype.is_floating:
+        return tensor
+    if tf.executing_eagerly():
+        check_finite_values(tasks=tensor.numpy())
+    return tf.cast(tensor, keras.config.floatx())
 
 
 def _get(name: str, value: Any, kind: type, by_name: Mapping) -> Any:

@@ -98,7 +98,8 @@ class PointNavigation(Environment):
                 "Tasks of PointNavigation are goals, [tasks, 2]. Received: "
                 f"tasks of shape {tasks.shape}."
             )
-        goals = tf.tile(tasks[:, tf.newaxis], [1, rollouts, 1])
+        goals = tf.cast(tasks, keras.config.floatx())
+        goals = tf.tile(goals[:, tf.newaxis], [1, rollouts, 1])
         return PointState(tf.zeros_like(goals), goals)
 
     def observe(self, state: PointState) -> tf.Tensor:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_meta.batching import task_axis
 from keras_meta.inner.inner_loop import InnerLoop
+from keras_meta.inner.penalties import penalty
 from keras_meta.inner.solver import Carry
 from keras_meta.inner.solver import Solver
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
@@ -96,7 +97,8 @@ class PolicyBatch:
 
         @tf.autograph.experimental.do_not_convert
         def losses_of_copy(theta):
-            end, _ = self._run(InnerLoop.run, problem, theta)
+            end, _ = self._loop(problem, theta).run()
+            end = self.solver.finish(problem, theta, end)
             acted = problem.act(theta, self.data, end.params, self.steps)
             return problem.discounted_losses(acted)
 
@@ -109,13 +111,7 @@ class PolicyBatch:
 
     def penalty(self) -> tf.Tensor:
         """Returns what regularizers add; see `MetaObjective.penalty`."""
-        dtype = keras.config.floatx()
-        penalties = [
-            tf.cast(v.regularizer(v), dtype)
-            for v in self.variables
-            if v.regularizer is not None
-        ]
-        return sum(penalties, start=tf.zeros([], dtype))
+        return penalty(self.variables)
 
     def seed(self, number: int) -> tf.Tensor:
         """Returns a seed of the meta-step; see `MetaObjective.seed`."""
@@ -139,23 +135,20 @@ class PolicyBatch:
         return [tf.convert_to_tensor(v.value) for v in self.variables]
 
     def _adapted(self, run: Callable) -> Adaptation:
-        theta = self._theta()
-        start = self.solver.init(self.problem, theta, self.data)
-        end, recorded = self._run(run, self.problem, theta)
-        return Adaptation(
-            self.problem.task_batched.adapted,
-            start,
-            end,
-            recorded,
-            self.solver.gradient_function(
-                self.problem, self.data, end, self.steps
-            ),
+        problem = self.problem
+        loop = self._loop(problem, self._theta())
+        end, recorded = run(loop)
+        end = self.solver.finish(problem, loop.theta, end)
+        gradient = self.solver.gradient_function(
+            problem, self.data, end, self.steps
         )
+        adapted = problem.task_batched.adapted
+        return Adaptation(adapted, loop.carry, end, recorded, gradient)
 
-    def _run(
-        self, run: Callable, problem: PolicyProblem, theta: Sequence[tf.Tensor]
-    ) -> tuple[Carry, Any]:
-        loop = InnerLoop(
+    def _loop(
+        self, problem: PolicyProblem, theta: Sequence[tf.Tensor]
+    ) -> InnerLoop:
+        return InnerLoop(
             self.solver,
             problem,
             theta,
@@ -164,8 +157,6 @@ class PolicyBatch:
             self.steps,
             record=record_returns,
         )
-        end, recorded = run(loop)
-        return self.solver.finish(problem, theta, end), recorded
 
 
 def returns_of(adaptation: Adaptation, acted: Acted) -> tf.Tensor:

@@ -26,6 +26,7 @@ from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.reinforcement.advantages import Advantages
 from keras_meta.reinforcement.arguments import as_distribution
 from keras_meta.reinforcement.arguments import as_policy_objective
+from keras_meta.reinforcement.arguments import as_tasks
 from keras_meta.reinforcement.arguments import check_settings
 from keras_meta.reinforcement.distribution import Distribution
 from keras_meta.reinforcement.environment import Environment
@@ -35,7 +36,6 @@ from keras_meta.reinforcement.policy_objective import PolicyObjective
 from keras_meta.reinforcement.policy_problem import PolicyProblem
 from keras_meta.reinforcement.policy_problem import PolicyTasks
 from keras_meta.reinforcement.policy_training import PolicyTraining
-from keras_meta.reinforcement.policy_training import task_tensor
 from keras_meta.reinforcement.rollouts import Rollouts
 from keras_meta.seeds import fold_in
 from keras_meta.update_rules.update_rule import UpdateRule
@@ -59,10 +59,9 @@ class PolicyLearner(PolicyTraining):
     model of its own because a task has no examples: what it learns from is
     drawn within the inner loop, from the policy that has adapted so far.
 
-    What is differentiated is the return after the update, with the rollouts
-    before it as numbers that do not depend on the policy. So nothing rewards
-    the initial policy for exploring, beyond what `objective` brings back
-    through its second derivative; see `PolicyObjective`.
+    The meta-gradient aims at the return after the expected update. How well,
+    the second derivative of `objective` decides; see
+    `keras_meta.reinforcement.PolicyObjective`.
 
     `fit` and `evaluate` take data sets or arrays of tasks, `[tasks, ...]`,
     such as goals; `environment.batches` draws them. The logs hold the mean
@@ -115,7 +114,7 @@ class PolicyLearner(PolicyTraining):
     References:
         - [Finn et al., 2017](https://arxiv.org/abs/1703.03400), algorithm 3.
         - [Rothfuss et al., 2019](https://arxiv.org/abs/1810.06784), for the
-          two objectives.
+          default objective.
     """
 
     def __init__(
@@ -203,7 +202,7 @@ class PolicyLearner(PolicyTraining):
         def adapted(tasks):
             return self._evaluation_batch(tasks, steps, seed).adapt().end.params
 
-        params = adapted(task_tensor(task)[tf.newaxis])
+        params = adapted(as_tasks([task]))
         values = {
             id(v): value[0]
             for v, value in zip(self._task_batched.adapted, params, strict=True)
@@ -229,7 +228,7 @@ class PolicyLearner(PolicyTraining):
             batch = self._evaluation_batch(tasks, steps, seed)
             return batch.act(batch.adapt().end).rollouts
 
-        return act(task_tensor(tasks))
+        return act(as_tasks(tasks))
 
     def _training_batch(self, tasks: Any, number: tf.Tensor) -> PolicyBatch:
         return self._batch(tasks, self.steps, _TRAINING_STREAM, number)
@@ -255,7 +254,7 @@ class PolicyLearner(PolicyTraining):
             self._problem(),
             self._problem_of_each,
             self.meta_gradient,
-            PolicyTasks(task_tensor(tasks), fold_in(seed, number)),
+            PolicyTasks(as_tasks(tasks), fold_in(seed, number)),
             steps,
             getattr(optimizer, "scale_loss", tf.identity),
         )

@@ -13,14 +13,13 @@ from keras_meta.reinforcement.settings import Settings
 
 @dataclasses.dataclass(frozen=True)
 class PolicyObjective(Settings, abc.ABC):
-    """A function of a policy whose derivatives estimate those of its return.
+    """A function of rollouts with the derivatives of the expected return.
 
-    Rollouts are drawn from a policy. Their probability depends on its
-    weights, but the numbers do not. So a function of the numbers, a
-    *surrogate*, must have the right derivatives instead. All have the right
-    first derivative: its mean over rollouts is the gradient of the expected
-    discounted return. An inner step descends it, and a meta-gradient that goes
-    through the step takes the second derivative. There they differ:
+    How likely rollouts are depends on the policy's weights, but the numbers
+    in them are constants. So what is differentiated is a *surrogate*. In the
+    mean over rollouts, the first derivative of every surrogate is that of the
+    expected discounted return. An inner step follows it, and a meta-gradient
+    that goes through the step takes the second derivative, where they differ:
 
     - `ScoreFunction`: wrong.
     - `LikelihoodRatio`: right for rollouts of one step. For longer ones it
@@ -29,10 +28,16 @@ class PolicyObjective(Settings, abc.ABC):
     - `LoadedDiCE`: right with `decay=1` and unbiased advantages, with less
       variance than `DiCE`.
 
-    With the right second derivative, the meta-gradient is that of the return
-    after the expected update. (E-MAML differentiates the return after the
-    sampled one, which adds a term for what the rollouts before the update
-    explore.)
+    With the right second derivative, the meta-gradient aims at the return
+    after the expected update. E-MAML aims at the return after the sampled
+    one: it differentiates the update as `ScoreFunction` does, and adds a term
+    that rewards rollouts before the update for what they explore. There is no
+    such term here, so `ScoreFunction` alone is neither of the two.
+
+    References:
+        - [Rothfuss et al., 2019](https://arxiv.org/abs/1810.06784), for the
+          two aims.
+        - [Stadie et al., 2018](https://arxiv.org/abs/1803.01118), for E-MAML.
     """
 
     @abc.abstractmethod

@@ -187,11 +187,3 @@ class PolicyTraining(keras.Model, abc.ABC):
                 f"of {replicas} replicas. Leave its scope; more tasks or "
                 "rollouts keep one device busy."
             )
-
-
-def task_tensor(tasks: Any) -> tf.Tensor:
-    """Returns tasks in the type that environments compute in."""
-    tensor = tf.convert_to_tensor(tasks)
-    if tensor.dtype.is_floating:
-        return tf.cast(tensor, keras.config.floatx())
-    return tensor

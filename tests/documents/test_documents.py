@@ -89,6 +89,15 @@ def test_the_recipes_of_training_run():
 
 
 @pytest.mark.slow
+def test_the_recipe_of_baselines_runs():
+    names = ("Your own arrays", "Was meta-learning worth it\\?")
+    run = run_recipes("python", "".join(map(section, names)))
+    accuracies = {k: x.mean for k, x in run["accuracies"].items()}
+    # Some pixels are noisier than others, which a trained network knows.
+    assert accuracies["logistic"] > accuracies["pixels"] > 0.25
+
+
+@pytest.mark.slow
 def test_recipes_run(folder):
     missing = data_sets.missing("cifar100", "fashion_mnist")
     run = run_recipes("python" if missing else "python(?: tfds)?")

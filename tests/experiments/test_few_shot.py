@@ -6,13 +6,16 @@ import keras
 import numpy as np
 import pytest
 
+import keras_meta
 from experiments import checkpoint
 from experiments import few_shot_data
 from experiments import few_shot_measure
 from experiments import few_shot_run
+from experiments import few_shot_training
 from experiments import run_folder
 from experiments.algorithms import ImplicitOptions
 from experiments.few_shot_learners import LEARNERS
+from experiments.few_shot_learners import Training
 from experiments.few_shot_learners import defaults
 from experiments.few_shot_settings import Case
 from experiments.few_shot_settings import Settings
@@ -62,6 +65,9 @@ def _settings(learner, **changes):
         "test_tasks": 4,
         "decay_iterations": 2,
     }
+    if values["steps"] is not None:
+        # Longer loops take longer to compile.
+        values |= {"steps": 2, "evaluation_steps": 1}
     settings = Settings(
         data_set="tiny",
         learner=learner,
@@ -89,7 +95,7 @@ def _run(settings, folder, **options):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "learner",
-    ["prototypical", "maml_plus_plus", "mann", "pretrained_prototypes"],
+    ["prototypical", "maml_plus_plus", "pretrained_prototypes", "siamese"],
 )
 def test_a_run_that_goes_on_ends_like_one_that_never_stopped(
     tiny, tmp_path, learner
@@ -105,11 +111,49 @@ def test_a_run_that_goes_on_ends_like_one_that_never_stopped(
         del record["seconds"]
     assert whole == straight
     states = [
-        few_shot_run.progress_of(settings, tmp_path / name)
+        few_shot_training.progress_of(settings, tmp_path / name)
         for name in ("straight", "in_parts")
     ]
     for one, other in zip(*(state.best for state in states), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "learner",
+    [
+        "nearest_pixels",
+        "nearest_neighbour",
+        "logistic_regression",
+        "baseline_plus_plus",
+    ],
+)
+def test_baselines_are_tested_on_the_same_tasks(tiny, tmp_path, learner):
+    settings = _settings(learner)
+    if LEARNERS[learner].training is Training.NOTHING:
+        settings = dataclasses.replace(settings, iterations=0)
+    record = _run(settings, tmp_path)
+    assert record["iterations"] == settings.iterations
+    test = record["measurements"]["tests"]["3-way 1-shot"]
+    assert 0.0 <= test["accuracy"]["mean"] <= 1.0
+    assert test["accuracy"]["tasks"] == settings.test_tasks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "learner",
+    [n for n, row in LEARNERS.items() if row.training is Training.EPISODES],
+)
+def test_every_learner_trains(tiny, tmp_path, learner):
+    settings = _settings(
+        learner,
+        iterations=2,
+        implicit=ImplicitOptions(2.0, 0.0, 2, 0.0),
+    )
+    record = _run(settings, tmp_path)
+    measured = record["measurements"]
+    assert measured["selected_iteration"] == 2
+    assert measured["tests"]["3-way 1-shot"]["accuracy"]["tasks"] == 4
 
 
 @pytest.mark.slow
@@ -121,15 +165,34 @@ def test_a_finished_run_takes_more_iterations(tiny, tmp_path):
     assert record["iterations"] == 6
     assert [
         row["iterations"]
-        for row in few_shot_run.progress_of(longer, tmp_path).history
+        for row in few_shot_training.progress_of(longer, tmp_path).history
     ] == [2, 4, 6]
+
+
+@pytest.mark.slow
+def test_an_encoder_serves_several_learners(tiny, tmp_path):
+    settings = _settings("pretrained_prototypes")
+    _run(settings, tmp_path / "base")
+    base = few_shot_run.Run(settings, tmp_path / "base")
+    record = _run(
+        dataclasses.replace(settings, learner="pretrained_ridge"),
+        tmp_path / "ridge",
+        base=base,
+    )
+    assert record["iterations"] == 4
+    ridge = keras_meta.RidgeHead.from_preset(tmp_path / "ridge" / "preset")
+    trained = few_shot_training.load(*base)
+    for one, other in zip(
+        ridge.encoder.get_weights(), trained.encoder.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_validation_keeps_the_weights_that_did_best():
     learner = keras.Sequential([keras.Input([1]), keras.layers.Dense(1)])
     progress = checkpoint.Progress()
     accuracies = iter([0.5, 0.9, 0.7])
-    validation = few_shot_run.Validation(
+    validation = few_shot_training.Validation(
         learner,
         lambda: {"accuracy": Interval(next(accuracies), 0.1, 2)},
         progress,
@@ -144,7 +207,7 @@ def test_validation_keeps_the_weights_that_did_best():
 
 def test_embedding_each_image_once_changes_no_result(tiny, monkeypatch):
     settings = _settings("matching", test_tasks=8)
-    learner = few_shot_run.make(settings)
+    learner = few_shot_training.make(settings)
     learner.set_weights([w + 0.5 for w in learner.get_weights()])
     tests = [(2, 3)]
 
@@ -189,7 +252,7 @@ def test_only_new_tests_are_made(tiny, tmp_path, monkeypatch):
 
 def test_the_checkpoint_of_another_seed_is_not_used(tiny, tmp_path):
     settings = _settings("prototypical")
-    learner = few_shot_run.make(settings)
+    learner = few_shot_training.make(settings)
     learner.compile("adam")
     learner.optimizer.build(learner.trainable_variables)
     save = checkpoint.Checkpoint(
@@ -226,7 +289,7 @@ def test_learners_are_made_by_their_defaults(tiny, data_set, learner):
         implicit=ImplicitOptions(2.0, 0.0, 5, 0.0),
         **defaults(Case(data_set, ways, 1), learner),
     )
-    made = few_shot_run.make(settings)
+    made = few_shot_training.make(settings)
     assert made.compiled
     assert {made.get_config().get("ways")} <= {None, settings.train_ways}
 
