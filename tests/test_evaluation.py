@@ -154,6 +154,7 @@ def test_metrics_keep_their_state():
     np.testing.assert_array_equal(metric.variables[0].numpy(), before)
 
 
+@pytest.mark.slow
 def test_diverging_tasks_raise_in_evaluation_but_not_in_curves():
     learner = _learner(rate=1e38)
     with pytest.raises(FloatingPointError, match="learning rate"):

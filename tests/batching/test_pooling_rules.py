@@ -193,6 +193,7 @@ def test_adaptive_max_pooling_equals_keras(shape, size, data_format, float32):
     assert_close(actual, expected, 1e-6)
 
 
+@pytest.mark.slow
 def test_adaptive_max_pooling_has_its_second_derivative_under_xla():
     model = keras.Sequential(
         [keras.Input([5, 5, 1]), layers.AdaptiveMaxPooling2D(2)]

@@ -123,6 +123,7 @@ def test_batch_normalization_keeps_the_statistics_of_the_support_set():
             )
 
 
+@pytest.mark.slow
 def test_running_statistics_stay_as_they_are():
     model = normalized_mlp()
     norm = model.get_layer("norm")

@@ -277,7 +277,7 @@ def test_a_loop_of_ones_own_goes_on_after_a_failure():
     compiled(learner).fit(x, y, batch_size=3, verbose=0)
 
 
-@pytest.mark.slow_variants("None")
+@pytest.mark.slow_variants("softmax", "None")
 @pytest.mark.parametrize("activation", [None, "softmax"])
 def test_a_graph_of_ones_own_refuses_labels(activation):
     loss = keras.losses.SparseCategoricalCrossentropy(

@@ -206,6 +206,7 @@ def test_a_network_learns_as_in_a_plain_loop(base):
         np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_network_equals_differences():
     x, y = regression(tasks=2)
     learner = learner_of(linear(2), network())
@@ -246,6 +247,7 @@ def test_tasks_may_have_losses_of_their_own():
         np.testing.assert_allclose(found[i], expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_adding_a_constant_changes_nothing():
     x, y = regression(tasks=2)
     learner = learner_of(mlp(), Shifted(network()))
@@ -280,6 +282,7 @@ def test_a_network_with_a_base_starts_as_its_base():
     np.testing.assert_allclose(learner(x), plain(x), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_linear_output_has_no_bias_that_learns_nothing():
     learner = learner_of(mlp(), network(output_activation=None))
     x, y = regression(tasks=2)
@@ -340,6 +343,7 @@ def test_labels_may_lack_the_last_axis():
     np.testing.assert_array_equal(learner(flat), learner(x))
 
 
+@pytest.mark.slow
 def test_weights_of_examples_weigh_a_learned_loss():
     x, _ = regression(tasks=2)
     learner = learner_of(mlp(), network())

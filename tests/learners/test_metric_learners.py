@@ -237,6 +237,7 @@ def test_batch_statistics_are_those_of_a_set():
     assert np.abs(running(x) - learner(x)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_training_updates_moving_averages():
     learner = compiled(
         keras_meta.PrototypicalNetwork(normalized_mlp(_SIZE), WAYS),

@@ -49,7 +49,7 @@ def train_with_a_rule():
     model.train_on_batch(tf.ones([2, 2]), tf.ones([2, 1]))
 
 
-@pytest.mark.slow_variants("train_on_kept_runs")
+@pytest.mark.slow_variants("train_optimizer", "train_on_kept_runs")
 @pytest.mark.parametrize(
     "train",
     [

@@ -122,7 +122,8 @@ def _each_task(layer, texts):
     return tf.reshape(flat, [*texts.shape[:2], flat.shape[-1]])
 
 
-@pytest.mark.parametrize("algorithm", with_slow(LEARNERS, slow=LEARNERS[1:]))
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", LEARNERS)
 def test_a_learner_of_texts_does_all_that_others_do(algorithm, tmp_path):
     learner = _learner(_network(), algorithm)
     assert not learner.jit_compile

@@ -153,6 +153,7 @@ def assert_rows_are_tasks(learner, data):
 
 
 @pytest.mark.slow_variants(
+    "frozen",
     "meta_sgd",
     "step_rates",
     "lstm",
@@ -186,6 +187,7 @@ def test_rows_with_weights_of_examples():
     assert_rows_are_tasks(learner, (x, y, weight))
 
 
+@pytest.mark.slow
 def test_layers_that_are_frozen_later_are_not_perturbed():
     learner = compiled(keras_meta.ANIL(mlp(), 0.3, 2))
     data = regression(tasks=TASKS)
@@ -444,6 +446,7 @@ def test_training_continues_from_a_file_as_if_it_had_not_stopped(tmp_path):
     assert_close(weights(loaded), weights(learner), 0.0)
 
 
+@pytest.mark.slow
 def test_the_learner_keeps_statistics_of_unperturbed_tasks():
     learners = []
     for name in ("unrolled", "evolution_strategies"):

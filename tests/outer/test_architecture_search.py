@@ -118,7 +118,7 @@ def test_gradients_are_central_differences(rewound, xi):
     assert difference / 2e-5 == pytest.approx(slope, rel=1e-7)
 
 
-@pytest.mark.slow_variants("0.2-False", "None-False")
+@pytest.mark.slow_variants("0.0-True", "0.2-False", "None-False")
 @pytest.mark.parametrize("xi, same", [(0.0, True), (0.2, False), (None, False)])
 def test_first_order_sees_no_training_data(rewound, xi, same):
     first = rewound(xi).gradient()

@@ -188,6 +188,7 @@ def test_starts_side_by_side_are_a_loop_over_them():
         np.testing.assert_allclose(found, np.mean(each, 0), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_logs_are_means_over_starts():
     x, y = real_classes()
     learner = distilled_classes(starts=3)

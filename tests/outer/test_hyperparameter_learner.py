@@ -96,6 +96,7 @@ def classes(data):
     return x, (y > 0).astype("float64")
 
 
+@pytest.mark.slow
 def test_gradients_are_central_differences():
     tuner = everything()
     assert set(tuner.hyperparameters) == {
@@ -135,7 +136,7 @@ def test_graphs_compute_what_eager_execution_does():
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.slow_variants("5")
+@pytest.mark.slow_variants("12", "5")
 @pytest.mark.parametrize("batch_size", [5, 12])
 def test_training_is_that_of_keras(batch_size):
     """With momentum, from window to window, on the batches of `Windows`."""
@@ -174,6 +175,7 @@ def test_training_is_that_of_keras(batch_size):
     )
 
 
+@pytest.mark.slow
 def test_windows_of_a_kept_run_are_one_long_run():
     def trained(steps, meta_steps, start):
         tuner = tuner_of(
@@ -194,6 +196,7 @@ def test_windows_of_a_kept_run_are_one_long_run():
     assert not np.allclose(trained(2, 3, "initial"), trained(2, 3, "kept"))
 
 
+@pytest.mark.slow
 def test_drawn_runs_begin_at_new_weights():
     def losses(seed):
         tuner = tuner_of(
