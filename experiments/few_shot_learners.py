@@ -31,6 +31,7 @@ from keras_meta.learners.prototypical_network import PrototypicalNetwork
 from keras_meta.learners.ridge_head import RidgeHead
 from keras_meta.learners.siamese_network import SiameseNetwork
 from keras_meta.learners.snail import SNAIL
+from keras_meta.sequence.memory_cell import MemoryCell
 from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.meta_learner_lstm import MetaLearnerLSTM
 
@@ -201,6 +202,8 @@ def _mann(settings: Settings, network: keras.Model) -> MetaLearner:
     return MANN(
         few_shot_data.encoder_of(network),
         settings.train_ways,
+        # It learns sooner than with an LSTM.
+        MemoryCell(controller="dense"),
         **_sequence(settings),
     )
 
@@ -309,7 +312,7 @@ def _sequence_defaults(case: Case) -> dict[str, Any]:
     # Many tasks with few queries: a query costs as much as the support set.
     return {
         "meta_batch": 16,
-        "queries": 2,
+        "train_queries": 2,
         "validate_every": 250,
         "batch_statistics": "running",
     }
