@@ -37,10 +37,11 @@ class CosineDense(keras.layers.Layer):
     Example:
     >>> import keras
     >>> import keras_meta
+    >>> import numpy as np
     >>> head = keras_meta.CosineDense(2)
     >>> head.build([None, 3])
-    >>> head.set_weights([[[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]], [1.0, 3.0]])
-    >>> keras.ops.convert_to_numpy(head([[5.0, 0.0, 0.0]])).tolist()
+    >>> _ = head.kernel.assign([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+    >>> keras.ops.convert_to_numpy(head(np.array([[5.0, 0.0, 0.0]]))).tolist()
     [[2.0, 0.0]]
 
     References:

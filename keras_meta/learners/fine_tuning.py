@@ -77,8 +77,8 @@ class FineTuning(NotMetaTrained, Learner):
     ...     "support_y": np.tile([0, 1, 2, 0, 1, 2], [8, 1]),
     ...     "query_x": np.random.normal(size=[8, 3, 2]),
     ... }
-    >>> learner.predict(x, verbose=0).shape
-    (8, 3, 3)
+    >>> learner(x).shape
+    TensorShape([8, 3, 3])
 
     References:
         - [Chen et al., 2019](https://arxiv.org/abs/1904.04232), sections 3.1

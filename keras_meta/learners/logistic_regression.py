@@ -59,8 +59,8 @@ class LogisticRegression(NotMetaTrained, MetricLearner):
     ...     "support_y": np.tile([0, 1, 2, 0, 1, 2], [8, 1]),
     ...     "query_x": np.random.normal(size=[8, 3, 2]),
     ... }
-    >>> learner.predict(x, verbose=0).shape
-    (8, 3, 3)
+    >>> learner(x).shape
+    TensorShape([8, 3, 3])
 
     References:
         - [Tian et al., 2020](https://arxiv.org/abs/2003.11539), section 3.

@@ -69,7 +69,7 @@ class NearestNeighbour(NotMetaTrained, MetricLearner):
     ...     "support_y": np.array([[0, 0, 1, 1]]),
     ...     "query_x": images[:, 1:3],
     ... }
-    >>> learner.predict(x, verbose=0).argmax(-1)
+    >>> np.argmax(learner(x), axis=-1)
     array([[0, 1]])
 
     References:

@@ -86,8 +86,8 @@ class SiameseNetwork(MetricLearner):
     ...     "support_y": np.tile([0, 1, 2, 0, 1, 2], [8, 1]),
     ...     "query_x": np.random.normal(size=[8, 3, 2]),
     ... }
-    >>> learner.predict(x, verbose=0).shape
-    (8, 3, 3)
+    >>> learner(x).shape
+    TensorShape([8, 3, 3])
 
     References:
         - [Koch et al., 2015](

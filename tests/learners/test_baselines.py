@@ -323,7 +323,7 @@ def _with_plain_keras(learner, x, y, queries):
     return model(queries)
 
 
-@pytest.mark.slow_variants("linear")
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["linear", "cosine"])
 def test_the_whole_network_is_trained_as_by_keras(head):
     learner = compiled(
