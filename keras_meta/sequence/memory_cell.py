@@ -55,7 +55,7 @@ class MemoryCell(keras.layers.Layer):
         slot_size: Size of a slot.
         heads: Number of heads that read and write.
         controller: `"lstm"`, or `"dense"` for a layer with `tanh` that keeps
-            no state of its own. It often learns sooner, because only the
+            no state of its own. It may learn sooner, because only the
             memory can carry what was seen.
         decay: Decay of usage, in [0, 1).
         strength: Initial factor of the cosines.
