@@ -37,8 +37,8 @@ _PUBLISHED_ORACLE = -2.3
 
 _ALGORITHM = flags.DEFINE_multi_enum(
     "algorithm",
-    ["maml", "fomaml", "pretrained", "untrained"],
     ["maml", "pretrained", "untrained"],
+    ["maml", "fomaml", "pretrained", "untrained"],
     "What to train; may be repeated.",
 )
 _OBJECTIVE = flags.DEFINE_multi_enum(
