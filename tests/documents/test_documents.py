@@ -99,7 +99,7 @@ def test_the_recipe_of_baselines_runs():
 
 @pytest.mark.slow
 def test_recipes_run(folder):
-    missing = data_sets.missing("cifar100", "fashion_mnist")
+    missing = data_sets.missing("cifar100", "fashion_mnist", "omniglot")
     run = run_recipes("python" if missing else "python(?: tfds)?")
     assert (folder / "served" / "saved_model.pb").exists()
     if missing:

@@ -58,6 +58,7 @@ def _settings(learner, **changes):
     values = {
         **defaults(Case("tiny", ways, shots), learner),
         "train_ways": ways,
+        "train_shots": shots,
         "queries": 2,
         "meta_batch": 4,
         "validate_every": 2,

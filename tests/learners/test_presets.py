@@ -116,3 +116,25 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 def test_an_unknown_preset_is_refused_with_a_list_of_presets():
     with pytest.raises(ValueError, match="`preset` must be one of .*'none'"):
         keras_meta.MAML.from_preset("none")
+
+
+@pytest.mark.parametrize("name", presets.preset_names())
+def test_a_shipped_preset_has_a_card_and_adapts(name):
+    card = (SHIPPED / name / "card.md").read_text()
+    for heading in ("Trained on", "Command", "Accuracy", "Limits", "Licence"):
+        assert f"## {heading}" in card
+    size = sum(f.stat().st_size for f in (SHIPPED / name).iterdir())
+    assert size < 500_000
+    learner = keras_meta.MAML.from_preset(name)
+    rng = np.random.default_rng(0)
+    # Five crosses.
+    images = np.zeros([5, *learner.model.input_shape[1:]])
+    for label, (row, column) in enumerate(rng.integers(3, 24, [5, 2])):
+        images[label, row : row + 3] = images[label, :, column : column + 3] = 1
+    labels = np.arange(5)
+    adapted = learner.adapt(images, labels)
+    np.testing.assert_array_equal(adapted(images).numpy().argmax(-1), labels)
+
+
+def test_presets_are_part_of_the_package():
+    assert keras_meta.MAML.preset_names() == ["omniglot_5way"]
