@@ -41,9 +41,12 @@ _ITERATIONS = flags.DEFINE_integer(
 _META_BATCH = flags.DEFINE_integer(
     "meta_batch", 25, "Tasks in an outer iteration.", lower_bound=1
 )
-_STEPS = flags.DEFINE_integer("steps", 3, "Inner steps.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 5, "Inner steps.", lower_bound=1)
 _INNER_RATE = flags.DEFINE_float(
-    "inner_rate", 0.01, "Rate of the inner loop for the mean squared error."
+    "inner_rate",
+    0.01,
+    "Initial rate of the inner loop for the mean squared error, learned for "
+    "each layer.",
 )
 _META_RATE = flags.DEFINE_float(
     "meta_rate", 1e-3, "Rate of the outer optimizer, Adam."
@@ -84,6 +87,7 @@ _COLUMNS = {
     "plausible": "plausible",
     "lines": "lines",
     "both": "both kinds",
+    "noise": "noise",
 }
 
 
@@ -146,12 +150,12 @@ def _print_table(records: list[dict[str, Any]]) -> None:
         measured = record["measurements"]
         cells = "".join(f"{_cell(measured[key]):>18}" for key in _COLUMNS)
         print(f"{name_of(record['settings']['algorithm']):<20}{cells}")
-        if "tuned_noise" in measured:
-            print(f"  with noise tuned to {measured['tuned_noise']:.2f}")
     print("Coverage: of labels within 2 standard deviations, .954 if honest.")
-    print("The last three: of samples for ambiguous support sets, the share")
-    print("that explains the points and the share nearer to a line than to a")
-    print("wave; and the share of tasks with samples of both kinds.\n")
+    print("NLL and coverage take the noise in the last column, which is tuned")
+    print("on validation tasks. The columns before it are of samples for")
+    print("ambiguous support sets: the share that explains the points, the")
+    print("share nearer to a line than to a wave, and the share of tasks with")
+    print("samples of both kinds.\n")
 
 
 def _cell(value: Any) -> str:

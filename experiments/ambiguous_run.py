@@ -27,7 +27,7 @@ _ITERATIONS_PER_EPOCH = 500
 _EPOCHS_PER_CHECKPOINT = 4
 _QUERIES = 20
 # Of the inner gradient of a task, for the mean squared error.
-_CLIP_NORM = 10.0
+_CLIP_NORM = 50.0
 # Keep validation and test tasks apart from training tasks.
 _VALIDATION_SEED_OFFSET = 2**31
 _TEST_SEED_OFFSET = 2**32
@@ -37,6 +37,9 @@ _AT_ONCE = 100
 # exceed.
 _PLAUSIBLE = {1: 3.84, 5: 2.21, 10: 1.83, 20: 1.57}
 _GRID_POINTS = 101
+_MEASURED = ("mse", "predictive_nll", "coverage")
+# Noises that are tried on validation tasks: the labels' own, and larger ones.
+_NOISES, _NOISE_FACTOR = 16, 1.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +129,7 @@ def make(settings: Settings) -> Learner:
     options = {
         # A steep line far from the others would make a task diverge.
         "update_rule": keras_meta.GradientDescent(
-            settings.inner_rate, clip_norm=_CLIP_NORM
+            settings.inner_rate, learn="layer", clip_norm=_CLIP_NORM
         ),
         "steps": settings.steps,
         # All inner loops are alike, whatever their outer loss.
@@ -210,13 +213,7 @@ def _fit(
 
 def _test(learner: Learner, settings: Settings) -> dict[str, Any]:
     """Measures how good and how honest predictions are."""
-    scale = FAMILY.noise
-    measurements = {}
-    if settings.algorithm == "maml":
-        # One prediction is only as sure as its usual error: the noise that
-        # explains validation tasks best.
-        scale = _noise_of(learner, settings)
-        measurements["tuned_noise"] = scale
+    scale = _tuned_noise(learner, settings)
     learner.compile(
         loss="mse",
         metrics=[
@@ -228,26 +225,35 @@ def _test(learner: Learner, settings: Settings) -> dict[str, Any]:
     )
     data = _episodes(settings, settings.seed + _TEST_SEED_OFFSET)
     measured = keras_meta.evaluate_tasks(learner, data, settings.test_tasks)
-    measurements |= {
-        name: measured[name] for name in ("mse", "predictive_nll", "coverage")
+    return {
+        "noise": scale,
+        **{name: measured[name] for name in _MEASURED},
+        **_kinds(learner, settings),
     }
-    measurements |= _kinds(learner, settings)
-    return measurements
+
+
+def _tuned_noise(learner: Learner, settings: Settings) -> float:
+    """Returns the noise that predicts labels of validation tasks best.
+
+    A learner that errs by more than the labels' own noise must be less sure
+    than these are. MAML, with one prediction, has no other way to say so.
+    """
+    scales = FAMILY.noise * _NOISE_FACTOR ** np.arange(_NOISES)
+    metrics = [
+        keras_meta.PredictiveNLL(keras_meta.GaussianNLL(scale), str(i))
+        for i, scale in enumerate(scales.tolist())
+    ]
+    learner.compile(loss="mse", metrics=metrics, jit_compile=False)
+    data = _episodes(settings, settings.seed + _VALIDATION_SEED_OFFSET)
+    measured = keras_meta.evaluate_tasks(learner, data, settings.test_tasks)
+    means = [measured[metric.name].mean for metric in metrics]
+    return float(scales[np.argmin(means)])
 
 
 def _episodes(settings: Settings, seed: int) -> tf.data.Dataset:
     return FAMILY.episodes(
         shots=settings.shots, queries=_QUERIES, tasks=_AT_ONCE, seed=seed
     )
-
-
-def _noise_of(learner: Learner, settings: Settings) -> float:
-    """Returns the standard deviation of errors on validation tasks."""
-    learner.compile(loss="mse", jit_compile=False)
-    seed = settings.seed + _VALIDATION_SEED_OFFSET
-    data = _episodes(settings, seed)
-    measured = keras_meta.evaluate_tasks(learner, data, settings.test_tasks)
-    return math.sqrt(measured["loss"].mean)
 
 
 def ambiguous_tasks(
