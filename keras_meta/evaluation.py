@@ -383,7 +383,7 @@ def _measure(
     results = [{"loss": _loss_of(learner, y, y_pred)} for y_pred in steps]
     _refuse_bad_labels(y, results[0]["loss"])
     if isinstance(learner, MetaLearner):
-        steps = list(map(learner.summary, steps))
+        steps = list(map(learner.combined, steps))
     for name, metric in _metrics(learner, y, steps[0]).items():
         for result, y_pred in zip(results, steps, strict=True):
             result.update(_metric(name, metric, y, y_pred))

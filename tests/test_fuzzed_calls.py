@@ -395,6 +395,37 @@ ENTRY_POINTS = {
     "class_split": EntryPoint(
         episodes.class_split, given_arguments(name="vinyals/train")
     ),
+    "ClassGroups": EntryPoint(
+        lambda groups, names: episodes.ClassGroups(groups, names),
+        lambda: {"groups": [classes(), classes()], "names": ["a", "b"]},
+    ),
+    "ClassGroups.episodes": EntryPoint(
+        lambda **x: episodes.ClassGroups([classes(), classes()]).episodes(**x),
+        given_arguments(**SIZES, **OPTIONS),
+    ),
+    "ClassGroups.having": EntryPoint(
+        lambda **x: episodes.ClassGroups([classes()]).having(**x),
+        given_arguments(items=1, ways=2),
+    ),
+    "SineOrLine": EntryPoint(
+        episodes.SineOrLine,
+        given_arguments(
+            amplitude=(0.1, 5.0),
+            phase=(0.0, 1.0),
+            slope=(-1.0, 1.0),
+            intercept=(-1.0, 1.0),
+            x=(-5.0, 5.0),
+            noise=0.3,
+        ),
+    ),
+    "SineOrLine.draw": EntryPoint(
+        lambda **x: episodes.SineOrLine().draw(**x),
+        given_arguments(seed=0, index=0, tasks=1, shots=1, queries=1),
+    ),
+    "SineOrLine.episodes": EntryPoint(
+        lambda **x: episodes.SineOrLine().episodes(**x),
+        given_arguments(shots=1, queries=1, tasks=1, seed=0, start=0),
+    ),
     "SinusoidFamily": EntryPoint(
         episodes.SinusoidFamily,
         given_arguments(
@@ -533,6 +564,48 @@ ENTRY_POINTS = {
     ),
     "ANIL": EntryPoint(
         keras_meta.ANIL, of_model(update_rule=0.1, steps=1, adapt="head")
+    ),
+    "ProbabilisticMAML": EntryPoint(
+        keras_meta.ProbabilisticMAML,
+        of_model(
+            update_rule=0.1,
+            steps=1,
+            samples=2,
+            training_samples=1,
+            scale=0.1,
+            kl_weight=1.0,
+            prior_rule=0.1,
+            posterior_rule=0.1,
+            seed=0,
+        ),
+        lengths=("samples", "training_samples"),
+    ),
+    "MAMLEnsemble": EntryPoint(
+        keras_meta.MAMLEnsemble,
+        of_model(update_rule=0.1, steps=1, particles=2, seed=0),
+        lengths=("particles",),
+    ),
+    "BayesianMAML": EntryPoint(
+        keras_meta.BayesianMAML,
+        of_model(
+            update_rule=0.1,
+            steps=1,
+            particles=2,
+            leader_steps=1,
+            temperature=0.1,
+            bandwidth=1.0,
+            seed=0,
+        ),
+        lengths=("particles",),
+    ),
+    "GaussianNLL": EntryPoint(
+        keras_meta.GaussianNLL, given_arguments(scale=0.3)
+    ),
+    "PredictiveNLL": EntryPoint(
+        keras_meta.PredictiveNLL, given_arguments(loss="mse")
+    ),
+    "Coverage": EntryPoint(
+        keras_meta.Coverage, given_arguments(scale=0.3, deviations=2.0)
     ),
     "MetaSGD": EntryPoint(
         keras_meta.MetaSGD, of_model(learning_rate=0.1, steps=1, seed=0)
@@ -679,6 +752,15 @@ ENTRY_POINTS = {
         given_arguments(
             learning_rate=0.1, learn=None, clip_norm=1.0, clip_value=None
         ),
+    ),
+    "SteinGradient": EntryPoint(
+        keras_meta.SteinGradient,
+        lambda: {
+            "rule": keras_meta.GradientDescent(0.1),
+            "particles": 2,
+            "temperature": 1.0,
+            "bandwidth": 1.0,
+        },
     ),
     "Momentum": EntryPoint(
         keras_meta.Momentum,

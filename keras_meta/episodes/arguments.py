@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_meta.checks import check_finite_values
 from keras_meta.checks import check_int64
+from keras_meta.checks import check_positive
 from keras_meta.checks import describe
 from keras_meta.checks import is_finite_number
 from keras_meta.checks import is_whole
@@ -246,6 +247,25 @@ def check_index(index: int | tf.Tensor) -> None:
             "`index` must be an integer of at least 0. Received: index="
             f"{describe(index)}"
         )
+
+
+def check_drawing(
+    seed: int | tf.Tensor, index: int | tf.Tensor, tasks: int
+) -> None:
+    """Checks which episodes are to be drawn.
+
+    Args:
+        seed: Seed of the episodes.
+        index: Index of the first one.
+        tasks: How many.
+
+    Raises:
+        ValueError: If the seed or the index is not an integer, the index is
+            negative, or there are none.
+    """
+    check_seed(seed)
+    check_index(index)
+    check_positive(tasks=tasks)
 
 
 def check_range(**ranges: Any) -> None:

@@ -13,6 +13,8 @@ from keras_meta.checks import check_at_least
 from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
 from keras_meta.checks import describe
+from keras_meta.episodes.arguments import as_list
+from keras_meta.episodes.arguments import as_names
 from keras_meta.episodes.classes import Classes
 
 # Keeps the episodes of different groups apart.
@@ -55,7 +57,7 @@ class ClassGroups:
     def __init__(
         self, groups: Sequence[Classes], names: Sequence[str] | None = None
     ):
-        groups = tuple(groups)
+        groups = tuple(as_list("groups", groups))
         if not groups or not all(isinstance(g, Classes) for g in groups):
             raise ValueError(
                 "`groups` must be keras_meta.episodes.Classes, at least one. "
@@ -69,7 +71,7 @@ class ClassGroups:
             )
         if names is None:
             names = list(map(str, range(len(groups))))
-        names = tuple(map(str, names))
+        names = tuple(as_names("names", names))
         if len(names) != len(groups):
             raise ValueError(
                 "`names` must have one name for each of the groups. Received: "
@@ -118,8 +120,9 @@ class ClassGroups:
                 kept.append((name, chosen))
         if not kept:
             raise ValueError(
-                f"No group has {ways} classes of {items} items. Received: "
-                f"{self}. Draw smaller tasks."
+                "No group has as many classes and items. Received: "
+                f"items={describe(items)}, ways={describe(ways)} and {self}. "
+                "Draw smaller tasks."
             )
         names, groups = zip(*kept, strict=True)
         return ClassGroups(groups, names)
@@ -180,15 +183,17 @@ class ClassGroups:
         """
         check_positive(tasks=tasks)
         check_at_least(0, start=start)
-        check_int64(seed=seed)
+        check_int64(seed=seed, start=start)
+        if num_batches is not None:
+            check_positive(num_batches=num_batches)
         sources = [
             group.episodes(
                 ways=ways,
                 shots=shots,
                 queries=queries,
                 tasks=1,
-                seed=seed + i * _SEEDS_APART,
-                start=_before(start, i, len(self.groups)),
+                seed=int(seed) + i * _SEEDS_APART,
+                start=_before(int(start), i, len(self.groups)),
                 dtype=dtype,
                 rotate=rotate,
                 augment=augment,
@@ -196,11 +201,12 @@ class ClassGroups:
             )
             for i, group in enumerate(self.groups)
         ]
-        turns = tf.data.Dataset.counter(start).map(lambda i: i % len(sources))
+        turns = tf.data.Dataset.counter(int(start)).map(
+            lambda i: i % len(sources)
+        )
         single = tf.data.Dataset.choose_from_datasets(sources, turns)
         batches = single.batch(tasks, drop_remainder=True).map(_without_ones)
         if num_batches is not None:
-            check_positive(num_batches=num_batches)
             batches = batches.take(num_batches)
         return batches.prefetch(tf.data.AUTOTUNE)
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_meta.checks import check_int64
 from keras_meta.checks import check_number_at_least
 from keras_meta.checks import check_positive
+from keras_meta.episodes.arguments import check_drawing
 from keras_meta.episodes.arguments import check_range
 from keras_meta.episodes.pipeline import episode_dataset
 from keras_meta.episodes.random_bits import floats_between
@@ -102,9 +103,11 @@ class SineOrLine:
             are `[tasks, queries, 1]`.
 
         Raises:
-            ValueError: If a size is not positive.
+            ValueError: If the seed or the index is not an integer, the index
+                is negative, or a size is not positive.
         """
-        check_positive(tasks=tasks, shots=shots, queries=queries)
+        check_positive(shots=shots, queries=queries)
+        check_drawing(seed, index, tasks)
         points = shots + queries
         words = random_words(
             seed, _POINT_STREAM, index, rows=tasks, words=_WORDS * points
@@ -136,7 +139,11 @@ class SineOrLine:
         Returns:
             A float32 tensor `[tasks, 5]`: 1 for a line and 0 for a wave, then
             amplitude, phase, slope and intercept.
+
+        Raises:
+            ValueError: See `draw`.
         """
+        check_drawing(seed, index, tasks)
         words = random_words(
             seed, _FUNCTION_STREAM, index, rows=tasks, words=_PARAMETERS
         )

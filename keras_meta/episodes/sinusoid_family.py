@@ -11,9 +11,8 @@ from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
 from keras_meta.checks import describe
 from keras_meta.episodes.arguments import as_array
-from keras_meta.episodes.arguments import check_index
+from keras_meta.episodes.arguments import check_drawing
 from keras_meta.episodes.arguments import check_range
-from keras_meta.episodes.arguments import check_seed
 from keras_meta.episodes.pipeline import episode_dataset
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.episodes.random_bits import random_words
@@ -102,7 +101,7 @@ class SinusoidFamily:
                 is negative, or a size is not positive.
         """
         check_positive(shots=shots, queries=queries)
-        _check_drawing(seed, index, tasks)
+        check_drawing(seed, index, tasks)
         words = random_words(
             seed, _POINT_STREAM, index, rows=tasks, words=shots + queries
         )
@@ -133,7 +132,7 @@ class SinusoidFamily:
         Raises:
             ValueError: See `draw`.
         """
-        _check_drawing(seed, index, tasks)
+        check_drawing(seed, index, tasks)
         words = random_words(
             seed, _WAVE_STREAM, index, rows=tasks, words=_PARAMETERS
         )
@@ -232,14 +231,6 @@ def sinusoids(
         num_batches=num_batches,
         together=together,
     )
-
-
-def _check_drawing(
-    seed: int | tf.Tensor, index: int | tf.Tensor, tasks: int
-) -> None:
-    check_seed(seed)
-    check_index(index)
-    check_positive(tasks=tasks)
 
 
 def _as_floats(name: str, value: Any, *shapes: list[int | None]) -> tf.Tensor:

@@ -61,9 +61,9 @@ class BayesianMAML(MAMLEnsemble):
     ... )
     >>> learner.compile("adam", keras_meta.GaussianNLL(0.3))
     >>> tasks = keras_meta.episodes.sinusoids(shots=5, queries=10, tasks=4)
-    >>> history = learner.fit(tasks, steps_per_epoch=2, verbose=0)
-    >>> learner.predict(tasks.take(1), verbose=0).shape
-    (4, 10, 4, 1)
+    >>> x, y = next(iter(tasks))
+    >>> learner(x).shape
+    TensorShape([4, 10, 4, 1])
 
     References:
         - [Kim et al., 2018](https://arxiv.org/abs/1806.03836), algorithm 3.

@@ -239,6 +239,11 @@ class Learner(MetaLearner):
             self.proximal,
         )
 
+    def _require_something_to_learn(self) -> None:
+        # A start that is drawn says better what is missing.
+        self.check_meta_gradient(self.meta_gradient)
+        super()._require_something_to_learn()
+
     # Adaptation.
 
     @raises_as_is

@@ -48,8 +48,9 @@ class MAMLEnsemble(SamplingLearner):
     ... )
     >>> learner.compile("adam", "mse")
     >>> tasks = keras_meta.episodes.sinusoids(shots=5, queries=10, tasks=4)
-    >>> learner.predict(tasks.take(1), verbose=0).shape
-    (4, 10, 3, 1)
+    >>> x, y = next(iter(tasks))
+    >>> learner(x).shape
+    TensorShape([4, 10, 3, 1])
 
     References:
         - [Lakshminarayanan et al., 2017](https://arxiv.org/abs/1612.01474),

@@ -197,7 +197,7 @@ class MetaEvaluation(keras.Model):
         """
         return [y_pred]
 
-    def summary(self, y_pred: Any) -> Any:
+    def combined(self, y_pred: Any) -> Any:
         """Returns the predictions that metrics see, `[tasks, q, ...]`.
 
         Args:

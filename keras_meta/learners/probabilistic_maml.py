@@ -104,9 +104,9 @@ class ProbabilisticMAML(SamplingLearner):
     ...     metrics=[keras_meta.Coverage(0.3)],
     ... )
     >>> tasks = keras_meta.episodes.sinusoids(shots=5, queries=10, tasks=4)
-    >>> history = learner.fit(tasks, steps_per_epoch=2, verbose=0)
-    >>> learner.predict(tasks.take(1), verbose=0).shape
-    (4, 10, 10, 1)
+    >>> x, y = next(iter(tasks))
+    >>> learner(x).shape
+    TensorShape([4, 10, 10, 1])
 
     References:
         - [Finn et al., 2018](https://arxiv.org/abs/1806.02817), algorithms 1

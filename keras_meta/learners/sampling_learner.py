@@ -116,14 +116,14 @@ class SamplingLearner(Learner):
     ) -> dict[str, Any]:
         """Updates metrics with what samples predict together."""
         return super().compute_metrics(
-            x, y, self.summary(y_pred), sample_weight
+            x, y, self.combined(y_pred), sample_weight
         )
 
     def each_sample(self, y_pred: tf.Tensor) -> list[tf.Tensor]:
         """Returns the predictions of each sample, `[tasks, q, ...]` each."""
         return samples.apart(y_pred)
 
-    def summary(self, y_pred: tf.Tensor) -> tf.Tensor:
+    def combined(self, y_pred: tf.Tensor) -> tf.Tensor:
         """Returns what samples predict together, `[tasks, q, ...]`."""
         return samples.mixture(y_pred, self.loss)
 

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.batching.annotations import samples_of
-from keras_meta.checks import describe
+from keras_meta.inner.inner_loss import InnerLoss
 
 
 @keras.saving.register_keras_serializable("keras_meta")
@@ -48,12 +48,7 @@ class PredictiveNLL(keras.metrics.Mean):
         **kwargs: Any,
     ):
         super().__init__(name=name, **kwargs)
-        self.loss = keras.losses.get(loss)
-        if self.loss is None:
-            raise ValueError(
-                f"`loss` must be a loss. Received: loss={describe(loss)}. For "
-                "example, pass keras_meta.GaussianNLL(0.1)."
-            )
+        self.loss = InnerLoss(loss, "y_true").loss
 
     def update_state(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None

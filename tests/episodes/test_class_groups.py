@@ -40,6 +40,7 @@ def test_each_episode_is_drawn_inside_one_group_and_groups_take_turns(groups):
         assert len(set(episode)) == 6
 
 
+@pytest.mark.slow_variants("1", "2", "3", "5")
 @pytest.mark.parametrize("start", range(1, 6))
 def test_a_later_start_continues_the_episodes(groups, start):
     whole = _drawn(groups, 3, seed=5)
@@ -58,7 +59,7 @@ def test_small_classes_and_groups_are_left_out():
     kept = large.having(items=3, ways=2)
     assert kept.names == ("0",)
     assert len(kept) == 3
-    with pytest.raises(ValueError, match="No group has 4 classes of 3 items"):
+    with pytest.raises(ValueError, match="No group has .*items=3, ways=4"):
         large.having(items=3, ways=4)
 
 

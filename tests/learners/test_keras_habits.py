@@ -222,6 +222,7 @@ def test_early_stopping_restores_the_best_weights():
     assert_same_weights(learner, once)
 
 
+@pytest.mark.slow
 def test_model_checkpoint_keeps_the_best_learner(tmp_path):
     path = tmp_path / "best.keras"
     # From the second epoch on the learner becomes worse.

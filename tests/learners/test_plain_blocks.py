@@ -92,6 +92,7 @@ _COVERED = ("one step", "first order", "support statistics")
 
 
 @pytest.mark.slow_variants(
+    "step weights",
     "anil",
     "checkpoints",
     "implicit",

@@ -179,6 +179,7 @@ def _moves(meta_gradient, steps=300, rate=0.1, normalized=False, **options):
     return [b - a for b, a in zip(before, after, strict=True)], logs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "meta_gradient"),
     [

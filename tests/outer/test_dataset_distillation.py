@@ -145,7 +145,7 @@ def distilled_classes(*before, rate=1.0, **options):
     return learner
 
 
-@pytest.mark.slow_variants("epochs")
+@pytest.mark.slow_variants("labels", "epochs")
 @pytest.mark.parametrize(
     "options",
     [
