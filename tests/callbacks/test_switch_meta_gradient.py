@@ -32,7 +32,7 @@ def _assert_equal(a, b):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.slow_variants("unrolled", "first_order")
+@pytest.mark.slow_variants("first_order")
 @pytest.mark.parametrize("before", [EXACT, FIRST])
 def test_the_meta_gradient_changes_at_the_epoch(before):
     learner = compiled_learner(meta_gradient=before)

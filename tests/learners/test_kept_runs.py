@@ -167,9 +167,7 @@ def by_hand(rule, problem, group, begins, unsound=()):
     return np.mean(values) / LENGTH, np.mean(ends), positions
 
 
-@pytest.mark.slow_variants(
-    "differentiated", "differentiated-xla", "perturbed", "perturbed-xla"
-)
+@pytest.mark.slow_variants("differentiated-xla", "perturbed", "perturbed-xla")
 @pytest.mark.parametrize(
     "meta_gradient, group, jit_compile",
     [
