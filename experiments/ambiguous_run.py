@@ -31,6 +31,7 @@ _CLIP_NORM = 50.0
 # Keep validation and test tasks apart from training tasks.
 _VALIDATION_SEED_OFFSET = 2**31
 _TEST_SEED_OFFSET = 2**32
+_VALIDATION_TASKS = 200
 _AT_ONCE = 100
 # The .95 quantile of the distribution of chi squared over its degrees of
 # freedom, which the mean squared residual of a plausible function does not
@@ -39,7 +40,7 @@ _PLAUSIBLE = {1: 3.84, 5: 2.21, 10: 1.83, 20: 1.57}
 _GRID_POINTS = 101
 _MEASURED = ("mse", "predictive_nll", "coverage")
 # Noises that are tried on validation tasks: the labels' own, and larger ones.
-_NOISES, _NOISE_FACTOR = 16, 1.2
+_NOISES, _NOISE_FACTOR = 9, 1.4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +246,7 @@ def _tuned_noise(learner: Learner, settings: Settings) -> float:
     ]
     learner.compile(loss="mse", metrics=metrics, jit_compile=False)
     data = _episodes(settings, settings.seed + _VALIDATION_SEED_OFFSET)
-    measured = keras_meta.evaluate_tasks(learner, data, settings.test_tasks)
+    measured = keras_meta.evaluate_tasks(learner, data, _VALIDATION_TASKS)
     means = [measured[metric.name].mean for metric in metrics]
     return float(scales[np.argmin(means)])
 

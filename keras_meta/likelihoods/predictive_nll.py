@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta.batching import task_axis
 from keras_meta.batching.annotations import samples_of
 from keras_meta.inner.inner_loss import InnerLoss
 
@@ -62,11 +63,12 @@ class PredictiveNLL(keras.metrics.Mean):
         """
         call = getattr(self.loss, "call", self.loss)
         samples = samples_of(tf.convert_to_tensor(y_pred))
-        losses = tf.stack(
-            [call(y_true, y) for y in tf.unstack(samples, axis=1)]
-        )
-        count = tf.cast(tf.shape(losses)[0], losses.dtype)
-        mixed = tf.math.log(count) - tf.reduce_logsumexp(-losses, axis=0)
+        count = tf.shape(samples)[1]
+        labels = tf.repeat(tf.convert_to_tensor(y_true), count, axis=0)
+        losses = call(labels, task_axis.merge(samples))
+        losses = tf.reshape(losses, [-1, count])
+        mixed = -tf.reduce_logsumexp(-losses, axis=1)
+        mixed += tf.math.log(tf.cast(count, losses.dtype))
         super().update_state(mixed, sample_weight)
 
     def get_config(self) -> dict[str, Any]:
