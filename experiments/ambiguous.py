@@ -46,7 +46,7 @@ _INNER_RATE = flags.DEFINE_float(
     "inner_rate",
     0.01,
     "Initial rate of the inner loop for the mean squared error, learned for "
-    "each layer.",
+    "each layer; Bayesian MAML does not learn it.",
 )
 _META_RATE = flags.DEFINE_float(
     "meta_rate", 1e-3, "Rate of the outer optimizer, Adam."

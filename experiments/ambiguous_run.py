@@ -127,10 +127,13 @@ def make(settings: Settings) -> Learner:
     """Returns a compiled learner."""
     keras.utils.set_random_seed(settings.seed)
     model = keras_meta.models.sinusoid_mlp(settings.hidden)
+    # The chaser loss does not say how far followers should go: learned rates
+    # would grow until they diverge.
+    learn = None if settings.algorithm == "bayesian_maml" else "layer"
     options = {
         # A steep line far from the others would make a task diverge.
         "update_rule": keras_meta.GradientDescent(
-            settings.inner_rate, learn="layer", clip_norm=_CLIP_NORM
+            settings.inner_rate, learn=learn, clip_norm=_CLIP_NORM
         ),
         "steps": settings.steps,
         # All inner loops are alike, whatever their outer loss.
