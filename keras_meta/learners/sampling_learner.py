@@ -131,13 +131,13 @@ class SamplingLearner(Learner):
 
     def check_meta_gradient(self, value: MetaGradient) -> None:
         """Refuses one that is not the derivative of the call."""
-        super().check_meta_gradient(value)
         if not value.differentiates_calls or value.logs:
             raise ValueError(
                 f"{type(self).__name__} goes back through its inner loops. "
                 f"Received: meta_gradient={value}. Use keras_meta.Unrolled() "
                 "or keras_meta.FirstOrder()."
             )
+        super().check_meta_gradient(value)
 
     def trajectory(
         self, inputs: dict[str, Any], steps: int | None = None

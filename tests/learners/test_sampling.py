@@ -447,6 +447,8 @@ def test_what_samples_cannot_do_is_refused():
         make(mlp(), proximal=1.0)
     with refuses(ValueError, "goes back through.*EvolutionStrategies"):
         make(mlp(), meta_gradient="evolution_strategies")
+    with refuses(ValueError, "goes back through.*Implicit"):
+        make(mlp(), meta_gradient="implicit")
     learner = compiled(make(mlp(), particles=2))
     with refuses(ValueError, "Pass `steps` to keras_meta.evaluate_tasks"):
         learner.trajectory(regression()[0])
