@@ -81,6 +81,27 @@ def look_up(items: tf.Tensor, positions: tf.Tensor, dtype: str) -> tf.Tensor:
     return tf.cast(found, tf.float32)
 
 
+def as_episodes(
+    x: tf.Tensor, y: tf.Tensor, shots: int
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """Divides the examples of tasks into support and query sets.
+
+    Args:
+        x: Inputs, `[tasks, examples, ...]`.
+        y: Their labels, `[tasks, examples, ...]`.
+        shots: How many examples, the first ones, are the support set.
+
+    Returns:
+        What `model.fit` takes, `(x, query_y)`.
+    """
+    inputs = {
+        "support_x": x[:, :shots],
+        "support_y": y[:, :shots],
+        "query_x": x[:, shots:],
+    }
+    return inputs, y[:, shots:]
+
+
 def _cut(
     draws: tf.data.Dataset, tasks: int, together: int, num_batches: int | None
 ) -> tf.data.Dataset:

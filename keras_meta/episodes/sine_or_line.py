@@ -12,6 +12,7 @@ from keras_meta.checks import check_number_at_least
 from keras_meta.checks import check_positive
 from keras_meta.episodes.arguments import check_drawing
 from keras_meta.episodes.arguments import check_range
+from keras_meta.episodes.pipeline import as_episodes
 from keras_meta.episodes.pipeline import episode_dataset
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.episodes.random_bits import random_words
@@ -116,15 +117,7 @@ class SineOrLine:
         inputs = floats_between(places, *self.x)
         truth = self.evaluate(self.parameters(seed, index, tasks), inputs)
         outputs = truth + self.noise * _normal(noises)
-        sizes = [shots, queries]
-        support_x, query_x = tf.split(inputs, sizes, axis=1)
-        support_y, query_y = tf.split(outputs, sizes, axis=1)
-        x = {
-            "support_x": support_x,
-            "support_y": support_y,
-            "query_x": query_x,
-        }
-        return x, query_y
+        return as_episodes(inputs, outputs, shots)
 
     def parameters(
         self, seed: int | tf.Tensor, index: int | tf.Tensor, tasks: int

@@ -13,6 +13,7 @@ from keras_meta.checks import describe
 from keras_meta.episodes.arguments import as_array
 from keras_meta.episodes.arguments import check_drawing
 from keras_meta.episodes.arguments import check_range
+from keras_meta.episodes.pipeline import as_episodes
 from keras_meta.episodes.pipeline import episode_dataset
 from keras_meta.episodes.random_bits import floats_between
 from keras_meta.episodes.random_bits import random_words
@@ -107,14 +108,7 @@ class SinusoidFamily:
         )
         inputs = floats_between(words, *self.x)[..., tf.newaxis]
         outputs = self.evaluate(self.parameters(seed, index, tasks), inputs)
-        support_x, query_x = tf.split(inputs, [shots, queries], axis=1)
-        support_y, query_y = tf.split(outputs, [shots, queries], axis=1)
-        x = {
-            "support_x": support_x,
-            "support_y": support_y,
-            "query_x": query_x,
-        }
-        return x, query_y
+        return as_episodes(inputs, outputs, shots)
 
     def parameters(
         self, seed: int | tf.Tensor, index: int | tf.Tensor, tasks: int
