@@ -19,6 +19,8 @@ from keras_meta.update_rules.momentum import Momentum
 
 # Classes from which Baseline++ has larger scores.
 _MANY_CLASSES = 200
+# Rates among which validation chooses. The first is the published one.
+RATES = (0.01, 0.003, 0.03, 0.1)
 
 
 def nearest_pixels(
@@ -45,16 +47,21 @@ def nearest_neighbour(
 
 def fine_tuning(settings: Settings, network: keras.Model) -> FineTuning:
     """Returns a learner that trains a linear head."""
-    return _fine_tuning(settings, network, "linear")
+    return _fine_tuning(settings, network, head="linear", adapt="head")
 
 
 def baseline_plus_plus(settings: Settings, network: keras.Model) -> FineTuning:
     """Returns a learner that trains a head of cosines."""
-    return _fine_tuning(settings, network, "cosine")
+    return _fine_tuning(settings, network, head="cosine", adapt="head")
+
+
+def fine_tuning_all(settings: Settings, network: keras.Model) -> FineTuning:
+    """Returns a learner that trains a linear head and the encoder."""
+    return _fine_tuning(settings, network, head="linear", adapt="all")
 
 
 def _fine_tuning(
-    settings: Settings, network: keras.Model, head: str
+    settings: Settings, network: keras.Model, *, head: str, adapt: str
 ) -> FineTuning:
     return FineTuning(
         few_shot_data.encoder_of(network),
@@ -62,6 +69,7 @@ def _fine_tuning(
         Momentum(settings.inner_rate, momentum=0.9),
         settings.steps,
         head=head,
+        adapt=adapt,
         batch_statistics=settings.batch_statistics,
     )
 
@@ -86,11 +94,17 @@ def image_defaults(case: Case) -> dict[str, Any]:
     }
 
 
-def fine_tuning_defaults(case: Case) -> dict[str, Any]:
+def head_defaults(case: Case) -> dict[str, Any]:
     """Returns the settings of learners that train a head on each task."""
-    return {
-        **image_defaults(case),
-        "steps": 100,
-        "evaluation_steps": 100,
-        "inner_rate": 0.01,
-    }
+    return {**image_defaults(case), "steps": 100, "evaluation_steps": 100}
+
+
+def fine_tuning_defaults(case: Case) -> dict[str, Any]:
+    """Returns the settings of learners that train everything on each task."""
+    return {**image_defaults(case), "steps": 10, "evaluation_steps": 10}
+
+
+def from_scratch_defaults(case: Case) -> dict[str, Any]:
+    """Returns the settings of a learner without any training before a task."""
+    # Moving averages of a network that was never trained mean nothing.
+    return {**fine_tuning_defaults(case), "batch_statistics": "support"}

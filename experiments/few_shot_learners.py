@@ -86,6 +86,9 @@ class Row:
         encoder_from: With `Training.NOTHING`: name of the learner whose run
             trains the encoder, or `None` for a random one. Several learners
             may share one.
+        rates: Rates of the inner loop, among which validation chooses before
+            the test if none is set. Validation during training uses the
+            first.
     """
 
     label: str
@@ -99,6 +102,7 @@ class Row:
     )
     classifier: Callable[[Any, int], keras.Model] = linear_classifier
     encoder_from: str | None = None
+    rates: tuple[float, ...] = ()
 
 
 def defaults(case: Case, learner: str) -> dict[str, Any]:
@@ -417,17 +421,38 @@ LEARNERS = {
         any_ways=True,
     ),
     "fine_tuning": Row(
-        "Fine-tuning (Baseline)",
+        "Fine-tuning, head (Baseline)",
         few_shot_baselines.fine_tuning,
+        few_shot_baselines.head_defaults,
+        training=Training.NOTHING,
+        encoder_from="pretrained_prototypes",
+        any_ways=True,
+        rates=few_shot_baselines.RATES,
+    ),
+    "baseline_plus_plus": Row(
+        "Fine-tuning, cosine head (Baseline++)",
+        few_shot_baselines.baseline_plus_plus,
+        few_shot_baselines.head_defaults,
+        training=Training.IMAGES,
+        classifier=few_shot_baselines.cosine_classifier,
+        any_ways=True,
+        rates=few_shot_baselines.RATES,
+    ),
+    "fine_tuning_all": Row(
+        "Fine-tuning, whole network",
+        few_shot_baselines.fine_tuning_all,
         few_shot_baselines.fine_tuning_defaults,
         training=Training.NOTHING,
         encoder_from="pretrained_prototypes",
+        any_ways=True,
+        rates=few_shot_baselines.RATES,
     ),
-    "baseline_plus_plus": Row(
-        "Fine-tuning (Baseline++)",
-        few_shot_baselines.baseline_plus_plus,
-        few_shot_baselines.fine_tuning_defaults,
-        training=Training.IMAGES,
-        classifier=few_shot_baselines.cosine_classifier,
+    "from_scratch": Row(
+        "Random initialization",
+        few_shot_baselines.fine_tuning_all,
+        few_shot_baselines.from_scratch_defaults,
+        training=Training.NOTHING,
+        any_ways=True,
+        rates=few_shot_baselines.RATES,
     ),
 }

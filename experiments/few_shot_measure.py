@@ -16,6 +16,7 @@ from keras_meta.evaluation import Curve
 from keras_meta.evaluation import Interval
 from keras_meta.evaluation import adaptation_curve
 from keras_meta.evaluation import evaluate_tasks
+from keras_meta.learners.fine_tuning import FineTuning
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.metric_learner import MetricLearner
@@ -123,8 +124,12 @@ def _embeds_alone(learner: MetaLearner, settings: Settings) -> bool:
 
     Then each is embedded once, however many tasks it is in.
     """
+    leaves_encoder = isinstance(learner, MetricLearner) or (
+        isinstance(learner, FineTuning)
+        and learner.get_config()["adapt"] == "head"
+    )
     return (
-        isinstance(learner, MetricLearner)
+        leaves_encoder
         and learner.batch_statistics == "running"
         and settings.rotations != "episodes"
     )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from experiments import checkpoint
 from experiments import few_shot_measure
+from experiments import few_shot_rates
 from experiments import few_shot_training
 from experiments import results
 from experiments.few_shot_settings import Settings
@@ -63,16 +64,19 @@ def run(
         )
     else:
         progress = few_shot_training.progress_of(*base)
-        trained = few_shot_training.load(*base)
+        trained = few_shot_training.load(base.directory)
         learner.encoder.set_weights(trained.encoder.get_weights())
-    # For users; the run does not read it.
-    learner.save_to_preset(directory / "preset")
+    chosen = {}
+    if few_shot_rates.is_open(settings):
+        learner, chosen = few_shot_rates.choose(learner, settings, data_dir)
+    few_shot_training.save(learner, directory)
     known = {}
     if record is not None and record["iterations"] == progress.iterations:
         known = record["measurements"]["tests"]
     measurements = {
         "tests": _test(learner, settings, data_dir, known),
         **_selected(progress),
+        **chosen,
         "transductive": settings.batch_statistics == "batch",
         **results.logged(learner, progress.history),
     }

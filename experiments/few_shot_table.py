@@ -42,6 +42,22 @@ def print_table(
         arrival = results.arrival(record)
         if arrival:
             print(f"\n{_label(record)}: {arrival}")
+    for record in records:
+        if "rates" in record["measurements"]:
+            print(f"\n{_label(record)}: {_rates(record)}")
+
+
+def _rates(record: Mapping[str, Any]) -> str:
+    """Returns which rate validation chose, and its accuracy with each."""
+    measured = record["measurements"]
+    tried = ", ".join(
+        f"{100 * accuracy:.1f} with {rate}"
+        for rate, accuracy in measured["rates"].items()
+    )
+    return (
+        f"the rate {measured['inner_rate']:g}, chosen on validation tasks "
+        f"(accuracy {tried})."
+    )
 
 
 def _cells(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import math
 import pathlib
@@ -25,13 +26,20 @@ from keras_meta.evaluation import Interval
 from keras_meta.learners.meta_learner import MetaLearner
 
 _HISTORY = "history.csv"
+_PRESET = "preset"
 
 
 def make(settings: Settings) -> MetaLearner:
-    """Returns the learner, untrained, compiled for measuring."""
+    """Returns the learner, untrained, compiled for measuring.
+
+    Where the rate of the inner loop is open, it is the first candidate.
+    """
+    row = LEARNERS[settings.learner]
+    if settings.inner_rate is None and row.rates:
+        settings = dataclasses.replace(settings, inner_rate=row.rates[0])
     keras.utils.set_random_seed(settings.seed)
     network = few_shot_data.make_network(settings)
-    learner = LEARNERS[settings.learner].make(settings, network)
+    learner = row.make(settings, network)
     learner.compile(**measures())
     return learner
 
@@ -74,7 +82,7 @@ def train(
                 *LEARNERS[settings.learner].callbacks(settings),
                 Validation(
                     learner,
-                    functools.partial(_validate, learner, settings, data_dir),
+                    functools.partial(validate, learner, settings, data_dir),
                     progress,
                 ),
                 *_keeping(settings, progress, directory),
@@ -86,11 +94,14 @@ def train(
     return progress
 
 
-def load(settings: Settings, directory: pathlib.Path) -> MetaLearner:
-    """Returns the learner that `run` tested."""
-    learner = make(settings)
-    learner.set_weights(progress_of(settings, directory).best)
-    return learner
+def save(learner: MetaLearner, directory: pathlib.Path) -> None:
+    """Saves a trained learner, for `load` and for users."""
+    learner.save_to_preset(directory / _PRESET)
+
+
+def load(directory: pathlib.Path) -> MetaLearner:
+    """Returns the learner that a run tested."""
+    return MetaLearner.from_preset(directory / _PRESET)
 
 
 def progress_of(
@@ -105,6 +116,28 @@ def is_trained(
 ) -> bool:
     """Returns whether training has reached one of its ends."""
     return iterations >= settings.iterations or (0 < 60 * time_limit <= seconds)
+
+
+def validate(
+    learner: MetaLearner, settings: Settings, data_dir: str | None
+) -> dict[str, Interval]:
+    """Returns the loss and the accuracy on validation tasks.
+
+    Args:
+        learner: The learner, compiled.
+        settings: The settings.
+        data_dir: Folder of the prepared data sets.
+    """
+    test = settings.ways, settings.shots
+    (result,) = few_shot_measure.measure(
+        learner,
+        settings,
+        "validation",
+        data_dir,
+        tests=[test],
+        tasks=settings.validation_tasks,
+    ).values()
+    return result
 
 
 class Validation(keras.callbacks.Callback):
@@ -177,21 +210,6 @@ def _data(
         tasks=settings.meta_batch,
         start=start,
     )
-
-
-def _validate(
-    learner: MetaLearner, settings: Settings, data_dir: str | None
-) -> dict[str, Interval]:
-    test = settings.ways, settings.shots
-    (result,) = few_shot_measure.measure(
-        learner,
-        settings,
-        "validation",
-        data_dir,
-        tests=[test],
-        tasks=settings.validation_tasks,
-    ).values()
-    return result
 
 
 def _keeping(

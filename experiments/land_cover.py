@@ -43,7 +43,7 @@ for _name, _value in {
 def main(argv):
     few_shot.main(argv)
     for settings, directory in few_shot.chosen_runs().items():
-        learner = few_shot_training.load(settings, directory)
+        learner = few_shot_training.load(directory)
         if isinstance(learner, Learner):
             episodes = few_shot_measure.draw_test(
                 settings, flags.FLAGS.data_dir

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
+from typing import Self
 
 import keras
 
@@ -115,6 +116,59 @@ class FineTuning(NotMetaTrained, Learner):
         self.ways = int(ways)
         self.head = head
 
+    def with_ways(self, ways: int) -> Self:
+        """Returns a learner for tasks with another number of classes.
+
+        The encoder is shared and the head is new. The learner is not compiled.
+
+        Args:
+            ways: Number of classes in a task.
+        """
+        return self._copy(ways=ways)
+
+    def with_encoder(self, encoder: keras.Model) -> Self:
+        """Returns a learner with another encoder.
+
+        The head's start is copied. The learner is not compiled. Where the
+        head alone is trained and many tasks are drawn from few examples,
+        embed these once and give their embeddings to a learner with an
+        encoder that returns its inputs.
+
+        Args:
+            encoder: A built model whose outputs have as many entries as those
+                of the present one.
+
+        Raises:
+            ValueError: If the outputs have another number of entries.
+
+        Example:
+        ```python
+        embeddings = learner.encoder.predict(images)
+        as_they_are = keras.Sequential(
+            [keras.Input(embeddings.shape[1:]), keras.layers.Identity()]
+        )
+        head = learner.with_encoder(as_they_are)
+        ```
+        """
+        other = self._copy(encoder=encoder)
+        old, new = self.model.layers[-1], other.model.layers[-1]
+        for variable, value in zip(new.weights, old.weights, strict=True):
+            if variable.shape != value.shape:
+                raise ValueError(
+                    "`encoder` must have outputs with as many entries as the "
+                    f"present one. Received: '{encoder.name}', for which "
+                    f"`{variable.path}` has the shape {variable.shape} "
+                    f"instead of {value.shape}. Make a new FineTuning learner "
+                    "with it."
+                )
+            variable.assign(value)
+        return other
+
+    def _copy(self, **changes: Any) -> Self:
+        """Returns a learner with other arguments of the constructor."""
+        config = {**self.get_config(), "encoder": self.encoder, **changes}
+        return type(self).from_config(config)
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
         config = super().get_config()
@@ -128,9 +182,11 @@ class FineTuning(NotMetaTrained, Learner):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> FineTuning:
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes a learner from `get_config`'s dict."""
-        encoder = keras.saving.deserialize_keras_object(config["encoder"])
+        encoder = config["encoder"]
+        if isinstance(encoder, dict):
+            encoder = keras.saving.deserialize_keras_object(encoder)
         return super().from_config({**config, "encoder": encoder})
 
 

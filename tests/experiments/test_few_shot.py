@@ -130,6 +130,9 @@ def test_a_run_that_goes_on_ends_like_one_that_never_stopped(
         "nearest_pixels",
         "nearest_neighbour",
         "logistic_regression",
+        "fine_tuning",
+        "fine_tuning_all",
+        "from_scratch",
         "baseline_plus_plus",
     ],
 )
@@ -186,11 +189,32 @@ def test_an_encoder_serves_several_learners(tiny, tmp_path):
     )
     assert record["iterations"] == 4
     ridge = keras_meta.RidgeHead.from_preset(tmp_path / "ridge" / "preset")
-    trained = few_shot_training.load(*base)
+    trained = few_shot_training.load(base.directory)
     for one, other in zip(
         ridge.encoder.get_weights(), trained.encoder.get_weights(), strict=True
     ):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_validation_chooses_the_rate(tiny, tmp_path, monkeypatch):
+    row = LEARNERS["from_scratch"]
+    row = dataclasses.replace(row, rates=(1e-9, 0.1, 1e-8))
+    monkeypatch.setitem(LEARNERS, "from_scratch", row)
+    settings = _settings(
+        "from_scratch", iterations=0, steps=10, evaluation_steps=10
+    )
+    measured = _run(settings, tmp_path)["measurements"]
+    rates = measured["rates"]
+    assert list(rates) == ["1e-09", "0.1", "1e-08"]
+    assert measured["inner_rate"] == 0.1
+    assert rates["0.1"] == max(rates.values()) > rates["1e-09"]
+    learner = few_shot_training.load(tmp_path)
+    assert learner.update_rule.get_config()["learning_rate"] == 0.1
+    fixed = dataclasses.replace(settings, inner_rate=0.1)
+    again = _run(fixed, tmp_path / "fixed")["measurements"]
+    assert "rates" not in again
+    assert again["tests"] == measured["tests"]
 
 
 def test_validation_keeps_the_weights_that_did_best():

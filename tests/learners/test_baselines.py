@@ -349,6 +349,44 @@ def test_the_whole_network_is_trained_as_by_keras(head):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_a_head_is_trained_on_embeddings_as_on_what_they_embed(head):
+    learner = compiled(
+        keras_meta.FineTuning(_encoder(), WAYS, 0.5, steps=2, head=head),
+        loss=crossentropy(),
+    )
+    kernel = learner.model.layers[-1].weights[0]
+    kernel.assign_add(tf.fill(kernel.shape, 0.3))
+    x, _ = _tasks()
+    embedded = dict(x)
+    for part in ("support_x", "query_x"):
+        flat = np.reshape(x[part], [-1, x[part].shape[-1]])
+        embedded[part] = np.reshape(
+            learner.encoder(flat), [*x[part].shape[:2], -1]
+        )
+    layers = [keras.Input([_SIZE]), keras.layers.Identity()]
+    other = learner.with_encoder(keras.Sequential(layers))
+    compiled(other, loss=crossentropy())
+    np.testing.assert_allclose(other(embedded), learner(x), rtol=1e-9)
+
+
+def test_a_head_for_other_ways_shares_the_encoder():
+    learner = keras_meta.FineTuning(_encoder(), WAYS, 0.5, steps=2)
+    two = compiled(learner.with_ways(2), loss=crossentropy())
+    assert two.encoder is learner.encoder
+    x, _ = _tasks()
+    kept = x["support_y"][0] < 2
+    x = {k: v[:, kept] if k.startswith("support") else v for k, v in x.items()}
+    assert two(x).shape[-1] == 2
+
+
+def test_an_encoder_of_another_size_is_refused():
+    learner = keras_meta.FineTuning(_encoder(), WAYS)
+    layers = [keras.Input([_SIZE + 1]), keras.layers.Identity()]
+    with refuses(ValueError, "as many entries as the present one"):
+        learner.with_encoder(keras.Sequential(layers))
+
+
 class _OwnEncoder(keras.Model):
     def call(self, x):
         return x
