@@ -130,7 +130,7 @@ class OptimizerLearner(keras.Model):
     Example:
     >>> import keras_meta
     >>> learner = OptimizerLearner(
-    ...     keras_meta.CoordinatewiseLSTM(preprocessing=None, seed=1),
+    ...     keras_meta.Momentum(0.1, learn="scalar"),
     ...     keras_meta.problems.Quadratic(),
     ...     steps=4,
     ...     meta_gradient=keras_meta.Truncated(2),

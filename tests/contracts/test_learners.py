@@ -39,7 +39,7 @@ def _with_gradient(make_meta_gradient, **options):
 LEARNERS = {
     "ANIL": lambda: keras_meta.ANIL(mlp(), 0.1, 3),
     "BayesianMAML": lambda: keras_meta.BayesianMAML(mlp(), 0.1, 3, particles=3),
-    "ImplicitMAML": lambda: keras_meta.ImplicitMAML(mlp(), 0.1, 20),
+    "ImplicitMAML": lambda: keras_meta.ImplicitMAML(mlp(), 0.1, 5),
     "MAML": lambda: keras_meta.MAML(mlp(), 0.1, 3, step_weights="uniform"),
     "MAMLEnsemble": lambda: keras_meta.MAMLEnsemble(mlp(), 0.1, 3, particles=2),
     "MetaSGD": lambda: keras_meta.MetaSGD(mlp(), steps=3, seed=0),

@@ -41,6 +41,7 @@ def toy(xi):
     return search
 
 
+@pytest.mark.slow_variants("0.25", "1.0")
 @pytest.mark.parametrize("xi", [0.0, 0.25, 0.5, 1.0])
 def test_toy_ends_where_the_virtual_rate_says(xi):
     """At `a = w = 2 / (1 + 2 xi)`; the best is 1, as of a Newton step."""
