@@ -33,6 +33,7 @@ from keras_meta.hyperparameters.regularizers import LearnedL1
 from keras_meta.hyperparameters.regularizers import LearnedL2
 from keras_meta.inner.learned_loss import LearnedLoss
 from keras_meta.inner.loss_network import LossNetwork
+from keras_meta.learners.adaptation.starts import Drawn
 from keras_meta.learners.anil import ANIL
 from keras_meta.learners.bayesian_maml import BayesianMAML
 from keras_meta.learners.cosine_dense import CosineDense
@@ -56,7 +57,6 @@ from keras_meta.learners.sampling_learner import SamplingLearner
 from keras_meta.learners.sequence_learner import SequenceLearner
 from keras_meta.learners.siamese_network import SiameseNetwork
 from keras_meta.learners.snail import SNAIL
-from keras_meta.learners.starts import Drawn
 from keras_meta.likelihoods.coverage import Coverage
 from keras_meta.likelihoods.gaussian_nll import GaussianNLL
 from keras_meta.likelihoods.predictive_nll import PredictiveNLL

@@ -21,10 +21,10 @@ from keras_meta.checks import check_at_least
 from keras_meta.checks import describe
 from keras_meta.execution.not_finite import arguments_not_finite
 from keras_meta.inner.inner_loss import InnerLoss
-from keras_meta.learners.episode import check_query
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.meta_learner import MetaLearner
-from keras_meta.learners.tensors import as_tensor
+from keras_meta.learners.tasks.episode import check_query
+from keras_meta.learners.tasks.tensors import as_tensor
 
 # Two-sided 95 % quantile of the standard normal distribution.
 _QUANTILE = 1.96

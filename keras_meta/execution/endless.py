@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from keras_meta.learners.tensors import check_arrays
+from keras_meta.learners.tasks.tensors import check_arrays
 
 # Names of data arguments, and of the arguments that limit how much is read.
 _STEPS_OF_TRAINING = {

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_meta.learners.tensors import as_nested_tensors
+from keras_meta.learners.tasks.tensors import as_nested_tensors
 
 
 def arguments_not_finite(

@@ -12,8 +12,8 @@ from keras_meta.checks import check_number_at_least
 from keras_meta.execution import replicas
 from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.learners.arguments import as_update_rule
-from keras_meta.learners.episode import Episode
 from keras_meta.learners.maml_ensemble import MAMLEnsemble
+from keras_meta.learners.tasks.episode import Episode
 from keras_meta.meta_gradients.objective import Adaptation
 from keras_meta.update_rules.stein_gradient import SteinGradient
 from keras_meta.update_rules.update_rule import UpdateRule

@@ -12,7 +12,7 @@ from keras_meta.batching.layer_rules.registry import rule
 from keras_meta.batching.task_scope import TaskScope
 from keras_meta.checks import check_positive
 from keras_meta.checks import check_positive_number
-from keras_meta.learners.embeddings import unit
+from keras_meta.learners.embedded.embeddings import unit
 
 
 @keras.saving.register_keras_serializable("keras_meta")

@@ -17,12 +17,12 @@ from keras_meta.execution.undoing import Change
 from keras_meta.inner.class_numbers import ClassNumbers
 from keras_meta.inner.class_numbers import LabelRule
 from keras_meta.learners.arguments import check_is_built
-from keras_meta.learners.episode import Episode
 from keras_meta.learners.meta_learner import MetaLearner
-from keras_meta.learners.query_labels import label_rules
-from keras_meta.learners.signature import signature_of_classes
-from keras_meta.learners.tensors import as_nested_tensors
-from keras_meta.learners.texts import takes_texts
+from keras_meta.learners.tasks.episode import Episode
+from keras_meta.learners.tasks.query_labels import label_rules
+from keras_meta.learners.tasks.signature import signature_of_classes
+from keras_meta.learners.tasks.tensors import as_nested_tensors
+from keras_meta.learners.tasks.texts import takes_texts
 
 _BATCH_STATISTICS = ("batch", "running")
 

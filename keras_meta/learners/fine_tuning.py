@@ -15,8 +15,8 @@ from keras_meta.learners.arguments import check_is_built
 from keras_meta.learners.cosine_dense import CosineDense
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.not_meta_trained import NotMetaTrained
-from keras_meta.learners.texts import nested_inputs
-from keras_meta.learners.texts import output_shape
+from keras_meta.learners.tasks.texts import nested_inputs
+from keras_meta.learners.tasks.texts import output_shape
 from keras_meta.update_rules.momentum import Momentum
 from keras_meta.update_rules.update_rule import UpdateRule
 

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from keras_meta.checks import check_bool
 from keras_meta.checks import check_positive_number
-from keras_meta.learners.embeddings import unit
-from keras_meta.learners.logistic_fit import LogisticProblem
-from keras_meta.learners.logistic_fit import fit_logistic
+from keras_meta.learners.embedded.embeddings import unit
+from keras_meta.learners.embedded.logistic_fit import LogisticProblem
+from keras_meta.learners.embedded.logistic_fit import fit_logistic
 from keras_meta.learners.metric_learner import MetricLearner
 from keras_meta.learners.metric_learner import weighted
 from keras_meta.learners.not_meta_trained import NotMetaTrained

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_meta.batching import task_axis
 from keras_meta.checks import check_at_least
 from keras_meta.checks import check_int64
-from keras_meta.learners.particles import Particles
+from keras_meta.learners.samples.particles import Particles
 from keras_meta.learners.sampling_learner import SamplingLearner
 from keras_meta.update_rules.update_rule import UpdateRule
 

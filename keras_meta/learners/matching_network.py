@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from keras_meta.checks import check_at_least
 from keras_meta.checks import check_positive_number
-from keras_meta.learners.embeddings import unit
-from keras_meta.learners.full_context import FullContext
+from keras_meta.learners.embedded.embeddings import unit
+from keras_meta.learners.embedded.full_context import FullContext
 from keras_meta.learners.metric_learner import MetricLearner
 from keras_meta.learners.metric_learner import weighted
 

@@ -24,15 +24,15 @@ from keras_meta.execution.plan import Plan
 from keras_meta.execution.watch import Watch
 from keras_meta.inner.class_numbers import LabelRule
 from keras_meta.inner.inner_loss import check_shapes
-from keras_meta.learners.as_examples import as_examples
-from keras_meta.learners.episode import Episode
-from keras_meta.learners.episode import check_query
+from keras_meta.learners.losses.separable import require_separable
 from keras_meta.learners.metric_variables import build_metrics
-from keras_meta.learners.query_labels import label_rules
-from keras_meta.learners.separable import require_separable
-from keras_meta.learners.task_size import is_faster_plain
-from keras_meta.learners.texts import has_texts
-from keras_meta.learners.texts import output_shape
+from keras_meta.learners.tasks.as_examples import as_examples
+from keras_meta.learners.tasks.episode import Episode
+from keras_meta.learners.tasks.episode import check_query
+from keras_meta.learners.tasks.query_labels import label_rules
+from keras_meta.learners.tasks.task_size import is_faster_plain
+from keras_meta.learners.tasks.texts import has_texts
+from keras_meta.learners.tasks.texts import output_shape
 
 
 class MetaEvaluation(keras.Model):

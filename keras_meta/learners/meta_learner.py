@@ -13,13 +13,13 @@ import tensorflow as tf
 
 from keras_meta._keras import raises_as_is
 from keras_meta.checks import describe
-from keras_meta.learners.episode import Episode
-from keras_meta.learners.episode import check_is_dict
 from keras_meta.learners.meta_training import MetaTraining
 from keras_meta.learners.presets import load_learner
 from keras_meta.learners.presets import preset_names
 from keras_meta.learners.presets import save_learner
-from keras_meta.learners.tensors import as_tensors
+from keras_meta.learners.tasks.episode import Episode
+from keras_meta.learners.tasks.episode import check_is_dict
+from keras_meta.learners.tasks.tensors import as_tensors
 
 
 class MetaLearner(MetaTraining):

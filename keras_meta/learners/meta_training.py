@@ -25,12 +25,12 @@ from keras_meta.execution.undoing import ModelState
 from keras_meta.execution.undoing import undone_unless
 from keras_meta.execution.warn_once import WarnOnce
 from keras_meta.inner.inner_loss import averages_examples
-from keras_meta.learners.batch_objective import BatchObjective
+from keras_meta.learners.losses.batch_objective import BatchObjective
+from keras_meta.learners.losses.separable import require_separable
 from keras_meta.learners.meta_evaluation import MetaEvaluation
-from keras_meta.learners.separable import require_separable
-from keras_meta.learners.task_size import examples_of_task
-from keras_meta.learners.task_size import size_of_task
-from keras_meta.learners.texts import has_texts
+from keras_meta.learners.tasks.task_size import examples_of_task
+from keras_meta.learners.tasks.task_size import size_of_task
+from keras_meta.learners.tasks.texts import has_texts
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.meta_gradients.objective import Adaptation
 

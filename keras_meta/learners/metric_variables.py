@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_meta.learners.texts import output_shape
+from keras_meta.learners.tasks.texts import output_shape
 
 
 def build_metrics(

@@ -12,8 +12,8 @@ from keras_meta.checks import check_at_least
 from keras_meta.checks import check_bool
 from keras_meta.checks import check_choice
 from keras_meta.checks import describe
-from keras_meta.learners.embeddings import means_of_classes
-from keras_meta.learners.embeddings import unit
+from keras_meta.learners.embedded.embeddings import means_of_classes
+from keras_meta.learners.embedded.embeddings import unit
 from keras_meta.learners.metric_learner import MetricLearner
 from keras_meta.learners.metric_learner import weighted
 from keras_meta.learners.not_meta_trained import NotMetaTrained

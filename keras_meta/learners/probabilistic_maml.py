@@ -22,12 +22,12 @@ from keras_meta.inner.few_shot import DRAWN_WEIGHTS
 from keras_meta.inner.few_shot import whole_support
 from keras_meta.inner.inner_loop import InnerLoop
 from keras_meta.inner.solver import Solver
-from keras_meta.learners import samples
 from keras_meta.learners.arguments import as_update_rule
-from keras_meta.learners.episode import Episode
-from keras_meta.learners.gaussians import Gaussian
-from keras_meta.learners.sampled_start import SampledStart
+from keras_meta.learners.samples import samples
+from keras_meta.learners.samples.gaussians import Gaussian
+from keras_meta.learners.samples.sampled_start import SampledStart
 from keras_meta.learners.sampling_learner import SamplingLearner
+from keras_meta.learners.tasks.episode import Episode
 from keras_meta.meta_gradients.objective import Adaptation
 from keras_meta.update_rules.gradient_descent import GradientDescent
 from keras_meta.update_rules.update_rule import UpdateRule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from keras_meta.learners.embeddings import means_of_classes
+from keras_meta.learners.embedded.embeddings import means_of_classes
 from keras_meta.learners.metric_learner import MetricLearner
 from keras_meta.learners.metric_learner import weighted
 

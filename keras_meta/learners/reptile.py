@@ -11,10 +11,10 @@ import tensorflow as tf
 from keras_meta.batching import task_axis
 from keras_meta.checks import check_at_least
 from keras_meta.inner.batch import Batch
-from keras_meta.learners.episode import Episode
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.meta_training import StepResult
-from keras_meta.learners.support_orders import SupportOrders
+from keras_meta.learners.tasks.episode import Episode
+from keras_meta.learners.tasks.support_orders import SupportOrders
 from keras_meta.meta_gradients.displacement import Displacement
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.update_rules.adam import Adam

@@ -11,10 +11,10 @@ import tensorflow as tf
 from keras_meta.checks import describe
 from keras_meta.inner.few_shot import DRAWN_WEIGHTS
 from keras_meta.inner.solver import Carry
-from keras_meta.learners import samples
-from keras_meta.learners.cloning import clone_model
+from keras_meta.learners.adaptation.cloning import clone_model
 from keras_meta.learners.learner import Learner
-from keras_meta.learners.samples_model import SamplesModel
+from keras_meta.learners.samples import samples
+from keras_meta.learners.samples.samples_model import SamplesModel
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.update_rules.update_rule import UpdateRule
 

@@ -7,9 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from keras_meta.learners.embedding_learner import EmbeddingLearner
-from keras_meta.learners.episode import Episode
 from keras_meta.learners.meta_training import StepResult
-from keras_meta.learners.support_orders import SupportOrders
+from keras_meta.learners.tasks.episode import Episode
+from keras_meta.learners.tasks.support_orders import SupportOrders
 from keras_meta.sequence.output_size import output_size
 
 

@@ -10,13 +10,13 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import describe
-from keras_meta.learners.episode import Episode
+from keras_meta.learners.embedded.pair_losses import contrastive_loss
+from keras_meta.learners.embedded.pair_losses import distances
+from keras_meta.learners.embedded.pair_losses import triplet_loss
 from keras_meta.learners.metric_learner import ABSENT
 from keras_meta.learners.metric_learner import MetricLearner
 from keras_meta.learners.metric_learner import weighted
-from keras_meta.learners.pair_losses import contrastive_loss
-from keras_meta.learners.pair_losses import distances
-from keras_meta.learners.pair_losses import triplet_loss
+from keras_meta.learners.tasks.episode import Episode
 from keras_meta.meta_gradients.objective import Adaptation
 
 _CROSSENTROPY = "binary_crossentropy"

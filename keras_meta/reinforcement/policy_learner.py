@@ -16,11 +16,11 @@ from keras_meta.checks import check_at_least
 from keras_meta.checks import check_int64
 from keras_meta.checks import check_positive
 from keras_meta.inner.solver import Solver
+from keras_meta.learners.adaptation.batched_over_all import BatchedOverAll
+from keras_meta.learners.adaptation.cloning import clone_model
+from keras_meta.learners.adaptation.selection import select_adapted
 from keras_meta.learners.arguments import as_update_rule
 from keras_meta.learners.arguments import check_model
-from keras_meta.learners.batched_over_all import BatchedOverAll
-from keras_meta.learners.cloning import clone_model
-from keras_meta.learners.selection import select_adapted
 from keras_meta.meta_gradients.get import as_meta_gradient
 from keras_meta.meta_gradients.meta_gradient import MetaGradient
 from keras_meta.reinforcement.advantages import Advantages

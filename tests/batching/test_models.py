@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_meta.batching.task_batched import TaskBatched
-from keras_meta.learners.selection import select_adapted
+from keras_meta.learners.adaptation.selection import select_adapted
 from tests.reference import assert_close
 from tests.reference import assert_equals_loop
 from tests.reference import call_in_loop

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
-from keras_meta.learners import logistic_fit
+from keras_meta.learners.embedded import logistic_fit
 from tests.reference import assert_equals_loop
 from tests.reference import normal
 from tests.reference import one_layer

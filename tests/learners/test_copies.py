@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 import keras_meta
-from keras_meta.learners.cloning import clone_model
+from keras_meta.learners.adaptation.cloning import clone_model
 
 from .helpers import assert_same_weights
 from .helpers import compiled

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_meta
-from keras_meta.learners.query_labels import label_rules
+from keras_meta.learners.tasks.query_labels import label_rules
 
 from .helpers import assert_same_weights
 from .helpers import compiled

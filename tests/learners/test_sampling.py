@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import keras_meta
 from keras_meta.batching.annotations import with_samples
-from keras_meta.learners.gaussians import Gaussian
+from keras_meta.learners.samples.gaussians import Gaussian
 from tests.learners.helpers import adapt_by_hand
 from tests.learners.helpers import assert_same_weights
 from tests.learners.helpers import call_with
@@ -398,7 +398,7 @@ def test_the_loss_is_the_mean_over_samples_and_metrics_see_their_mean():
 
 @pytest.mark.parametrize("binary", [False, True])
 def test_logits_of_samples_mix_as_probabilities(binary):
-    from keras_meta.learners.samples import mixture
+    from keras_meta.learners.samples.samples import mixture
 
     logits = tf.random.stateless_normal([2, 4, 3, 2], [0, 1])
     if binary:

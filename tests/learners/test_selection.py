@@ -1,7 +1,7 @@
 import keras
 import pytest
 
-from keras_meta.learners.selection import select_adapted
+from keras_meta.learners.adaptation.selection import select_adapted
 
 layers = keras.layers
 

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 import keras_meta
 from keras_meta import addons
-from keras_meta.learners import pair_losses
 from keras_meta.learners import siamese_network
+from keras_meta.learners.embedded import pair_losses
 from tests.reference import normal
 
 from .helpers import WAYS

@@ -13,7 +13,7 @@ from keras_meta.execution import task_blocks
 from keras_meta.inner.few_shot import FewShotProblem
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.solver import Solver
-from keras_meta.learners.batch_objective import BatchObjective
+from keras_meta.learners.losses.batch_objective import BatchObjective
 from tests.learners.helpers import classification
 from tests.learners.helpers import compiled
 from tests.learners.helpers import convolutional_net

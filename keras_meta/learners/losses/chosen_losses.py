@@ -10,10 +10,10 @@ from keras_meta.inner.class_numbers import ClassNumbers
 from keras_meta.inner.class_numbers import LabelRule
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.learners.arguments import as_inner_loss
-from keras_meta.learners.inner_losses import compares_class_numbers
-from keras_meta.learners.inner_losses import refuse_layers
-from keras_meta.learners.inner_losses import takes_class_numbers
-from keras_meta.learners.task_losses import as_query_loss
+from keras_meta.learners.losses.inner_losses import compares_class_numbers
+from keras_meta.learners.losses.inner_losses import refuse_layers
+from keras_meta.learners.losses.inner_losses import takes_class_numbers
+from keras_meta.learners.losses.task_losses import as_query_loss
 
 
 @dataclasses.dataclass(frozen=True)

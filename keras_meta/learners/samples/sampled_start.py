@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_meta.checks import check_int64
 from keras_meta.execution import replicas
 from keras_meta.execution.undoing import Change
-from keras_meta.learners.starts import LearnedStart
+from keras_meta.learners.adaptation.starts import LearnedStart
 from keras_meta.meta_gradients._perturbations import draw_noise
 
 # Numbers of the meta-steps follow; this one serves tests.

@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from keras_meta.checks import describe
 from keras_meta.inner.class_numbers import LabelRule
-from keras_meta.learners.tensors import as_nested_tensors
-from keras_meta.learners.tensors import as_tensor
-from keras_meta.learners.tensors import as_tensors
-from keras_meta.learners.tensors import check_equal_axis
+from keras_meta.learners.tasks.tensors import as_nested_tensors
+from keras_meta.learners.tasks.tensors import as_tensor
+from keras_meta.learners.tasks.tensors import as_tensors
+from keras_meta.learners.tasks.tensors import check_equal_axis
 
 _REQUIRED = ("support_x", "support_y", "query_x")
 _OPTIONAL = ("support_sample_weight",)

@@ -9,7 +9,7 @@ from keras_meta.batching import task_axis
 from keras_meta.checks import check_int64
 from keras_meta.execution import replicas
 from keras_meta.execution.undoing import Change
-from keras_meta.learners.episode import Episode
+from keras_meta.learners.tasks.episode import Episode
 
 
 class SupportOrders:

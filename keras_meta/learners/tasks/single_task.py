@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_meta.learners.tensors import as_tensor
-from keras_meta.learners.tensors import as_tensors
+from keras_meta.learners.tasks.tensors import as_tensor
+from keras_meta.learners.tasks.tensors import as_tensors
 
 
 def inputs_of_one_task(

@@ -12,7 +12,7 @@ from keras_meta.checks import describe
 from keras_meta.inner.inner_loss import InnerLoss
 from keras_meta.inner.learned_loss import LearnedLoss
 from keras_meta.learners.arguments import as_inner_loss
-from keras_meta.learners.texts import output_shape
+from keras_meta.learners.tasks.texts import output_shape
 
 
 def is_learned(inner_loss: Any) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_meta.learners.texts import nested_inputs
-from keras_meta.learners.texts import output_shape
+from keras_meta.learners.tasks.texts import nested_inputs
+from keras_meta.learners.tasks.texts import output_shape
 
 
 def default_signature(

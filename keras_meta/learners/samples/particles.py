@@ -12,8 +12,8 @@ import tensorflow as tf
 from keras_meta.batching import task_axis
 from keras_meta.checks import describe
 from keras_meta.inner import initial_weights
-from keras_meta.learners.starts import LearnedStart
-from keras_meta.learners.starts import known_initializers
+from keras_meta.learners.adaptation.starts import LearnedStart
+from keras_meta.learners.adaptation.starts import known_initializers
 from keras_meta.problems.words import instance_words
 
 

@@ -1,0 +1,1 @@
+"""What the inner loops of learners begin with, change and record."""

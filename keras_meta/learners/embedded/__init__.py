@@ -1,0 +1,1 @@
+"""What learners compute from embedded examples."""

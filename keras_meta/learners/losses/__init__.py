@@ -1,0 +1,1 @@
+"""The losses of learners, inner and outer."""

@@ -1,0 +1,1 @@
+"""Several samples of weights for each task."""
