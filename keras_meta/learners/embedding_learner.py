@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 from typing import NamedTuple
 from typing import Self
@@ -16,11 +17,14 @@ from keras_meta.execution import task_blocks
 from keras_meta.execution.undoing import Change
 from keras_meta.inner.class_numbers import ClassNumbers
 from keras_meta.inner.class_numbers import LabelRule
+from keras_meta.learners.adaptation.cloning import clone_model
 from keras_meta.learners.arguments import check_is_built
+from keras_meta.learners.embedded.task_classifier import TaskClassifier
 from keras_meta.learners.meta_learner import MetaLearner
 from keras_meta.learners.tasks.episode import Episode
 from keras_meta.learners.tasks.query_labels import label_rules
 from keras_meta.learners.tasks.signature import signature_of_classes
+from keras_meta.learners.tasks.single_task import inputs_of_one_task
 from keras_meta.learners.tasks.tensors import as_nested_tensors
 from keras_meta.learners.tasks.texts import takes_texts
 
@@ -52,7 +56,7 @@ class EmbeddingLearner(MetaLearner):
     classes, `[tasks, n, ways]`, such as one-hot labels.
 
     A subclass implements `adapt_tasks` with `embedded_support`, and
-    `predict_tasks` with `embedded_queries`.
+    `answer`.
 
     Args:
         encoder: A built Keras model with one output, which is flattened to
@@ -97,6 +101,74 @@ class EmbeddingLearner(MetaLearner):
         if not isinstance(shape, tuple):
             return None
         return tf.TensorShape(shape[1:]).num_elements()
+
+    def adapt(
+        self, support_x: Any, support_y: Any, sample_weight: Any = None
+    ) -> keras.Model:
+        """Adapts to one task and returns a plain Keras model.
+
+        Args:
+            support_x: Inputs of the task, nested as the encoder expects them,
+                each `[n, ...]`.
+            support_y: Their class numbers, `[n]`, or shares of the classes,
+                `[n, ways]`.
+            sample_weight: Weights of the examples, `[n]`.
+
+        Returns:
+            A model that returns logits, `[n, ways]`. It is saved, loaded and
+            exported as any Keras model, and shares nothing with this one.
+
+        Raises:
+            FloatingPointError: If the support set, or what is computed from
+                it, is not finite.
+            TypeError: If an array cannot be a tensor.
+            ValueError: If arrays do not fit each other or the encoder, or
+                labels are outside the classes.
+
+        Example:
+        >>> import keras
+        >>> import keras_meta
+        >>> import numpy as np
+        >>>
+        >>> layers = [keras.Input([2]), keras.layers.Identity()]
+        >>> encoder = keras.Sequential(layers)
+        >>> learner = keras_meta.PrototypicalNetwork(encoder, ways=2)
+        >>> adapted = learner.adapt([[0.0, 1.0], [1.0, 0.0]], [0, 1])
+        >>> adapted.predict(np.array([[0.2, 0.9]]), verbose=0).argmax(axis=-1)
+        array([0])
+        """
+        inputs = inputs_of_one_task(support_x, support_y, sample_weight)
+        inputs = Episode.from_inputs(inputs, self.encoder).as_inputs()
+        adapted = self._reported(
+            self.adapt_tasks,
+            inputs,
+            functools.partial(self._health.check, inputs=inputs),
+        )
+        _check_finite(adapted)
+        classifier = TaskClassifier(clone_model(self, {}), adapted)
+        # `export` needs the shapes of a call.
+        classifier(keras.tree.map_structure(lambda x: x[0], inputs["query_x"]))
+        return classifier
+
+    def answer(self, adapted: Any, x: tf.Tensor) -> tf.Tensor:
+        """Returns logits for embedded queries that do not see each other.
+
+        Args:
+            adapted: What `adapt_tasks` returned.
+            x: Embedded query sets, `[tasks, q, d]`.
+
+        Returns:
+            The logits, `[tasks, q, ways]`.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `answer`."
+        )
+
+    def predict_tasks(
+        self, adapted: Any, inputs: dict[str, Any], training: bool = False
+    ) -> tf.Tensor:
+        """Predicts the query sets; see `MetaLearner.predict_tasks`."""
+        return self.answer(adapted, self.embedded_queries(inputs, training))
 
     def embedded_support(
         self, inputs: dict[str, Any], training: bool = False
@@ -229,3 +301,14 @@ class EmbeddingLearner(MetaLearner):
         """Makes a learner from `get_config`'s dict."""
         encoder = keras.saving.deserialize_keras_object(config["encoder"])
         return cls(**{**config, "encoder": encoder})
+
+
+def _check_finite(adapted: Any) -> None:
+    """Refuses to go on with what was computed from values like NaN."""
+    for x in keras.tree.flatten(adapted):
+        if x.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(x)):
+            raise FloatingPointError(
+                "Adapting to this support set gave values that are not "
+                "finite. Look for NaN and infinity in `support_x`, "
+                "`sample_weight` and the learner's weights."
+            )

@@ -159,16 +159,10 @@ class MetricLearner(EmbeddingLearner):
         is_there = tf.reduce_any(weighted(classes, weights) > 0, axis=1)
         return self.adapt_embedded(x, classes, weights), is_there
 
-    def predict_tasks(
-        self,
-        adapted: tuple[Any, tf.Tensor],
-        inputs: dict[str, Any],
-        training: bool = False,
-    ) -> tf.Tensor:
-        """Predicts the query sets; see `MetaLearner.predict_tasks`."""
+    def answer(self, adapted: tuple[Any, tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+        """Returns the logits; see `EmbeddingLearner.answer`."""
         compared, is_there = adapted
-        queries = self.embedded_queries(inputs, training)
-        logits = self.compare(compared, queries)
+        logits = self.compare(compared, x)
         absent = tf.cast(ABSENT, logits.dtype)
         return tf.where(is_there[:, tf.newaxis], logits, absent)
 

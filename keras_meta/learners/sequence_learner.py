@@ -109,20 +109,6 @@ class SequenceLearner(EmbeddingLearner):
             f"{type(self).__name__} must implement `read_support`."
         )
 
-    def answer(self, adapted: Any, x: tf.Tensor) -> tf.Tensor:
-        """Returns logits for queries that do not see each other.
-
-        Args:
-            adapted: What `read_support` returned.
-            x: Embedded query sets, `[tasks, q, d]`.
-
-        Returns:
-            The logits, `[tasks, q, ways]`.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} must implement `answer`."
-        )
-
     # What `MetaLearner` is made of.
 
     def adapt_tasks(
@@ -137,12 +123,6 @@ class SequenceLearner(EmbeddingLearner):
             )
         support = self.embedded_support(inputs, training)
         return self.read_support(support.x, support.classes)
-
-    def predict_tasks(
-        self, adapted: Any, inputs: dict[str, Any], training: bool = False
-    ) -> tf.Tensor:
-        """Predicts the query sets; see `MetaLearner.predict_tasks`."""
-        return self.answer(adapted, self.embedded_queries(inputs, training))
 
     def _prepare(self, x: dict[str, Any]) -> dict[str, Any]:
         """Shuffles the support sets of a training step."""

@@ -106,3 +106,14 @@ def test_what_is_no_cell_is_refused():
     x, _ = _tasks()
     with refuses(ValueError, "`support_y` must be class numbers"):
         learner({**x, "support_y": np.zeros([2, 6, WAYS + 1])})
+
+
+def test_adapting_to_one_task_gives_a_plain_model(tmp_path):
+    learner = _mann()
+    x, _ = _tasks()
+    adapted = learner.adapt(x["support_x"][1], x["support_y"][1])
+    expected = learner(x)[1]
+    np.testing.assert_allclose(adapted(x["query_x"][1]), expected, rtol=1e-9)
+    adapted.save(tmp_path / "adapted.keras")
+    loaded = keras.models.load_model(tmp_path / "adapted.keras")
+    np.testing.assert_allclose(loaded(x["query_x"][1]), expected, rtol=1e-9)

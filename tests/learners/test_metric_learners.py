@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import keras_meta
 from keras_meta.learners import ridge_head
+from keras_meta.learners.embedding_learner import EmbeddedSupport
 
 from .helpers import WAYS
 from .helpers import batch
@@ -196,6 +197,71 @@ def test_embeddings_are_as_good_as_what_they_embed(name):
     layers = [keras.Input([_SIZE]), keras.layers.Identity()]
     head = learner.with_encoder(keras.Sequential(layers))
     np.testing.assert_allclose(head(embedded), learner(x), rtol=1e-9)
+
+
+@each_learner
+def test_adapting_to_one_task_gives_a_plain_model(name):
+    learner = LEARNERS[name][0]()
+    x, _ = _tasks()
+    adapted = learner.adapt(x["support_x"][1], x["support_y"][1])
+    np.testing.assert_allclose(
+        adapted(x["query_x"][1]), learner(x)[1], rtol=1e-9
+    )
+    # It is a copy.
+    before = adapted(x["query_x"][1])
+    learner.set_weights([0.5 * w for w in learner.get_weights()])
+    np.testing.assert_array_equal(adapted(x["query_x"][1]), before)
+
+
+@slow_but_ridge
+@each_learner
+def test_an_adapted_model_is_saved_and_exported(name, tmp_path):
+    learner = LEARNERS[name][0]()
+    x, _ = _tasks()
+    adapted = learner.adapt(x["support_x"][1], x["support_y"][1])
+    queries = x["query_x"][1]
+    expected = adapted(queries)
+    adapted.save(tmp_path / "adapted.keras")
+    loaded = keras.models.load_model(tmp_path / "adapted.keras")
+    np.testing.assert_array_equal(loaded(queries), expected)
+    adapted.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(tmp_path / "served")
+    np.testing.assert_allclose(served.serve(queries), expected, rtol=1e-9)
+
+
+def test_weights_of_examples_count_in_adapting():
+    learner = LEARNERS["ridge"][0]()
+    x, _ = _tasks()
+    weights = np.array([1.0, 2.0, 0.0, 1.0, 0.5, 1.0])
+    one = learner.adapt(x["support_x"][0], x["support_y"][0], weights)
+    x["support_sample_weight"] = np.tile(weights, [len(x["support_x"]), 1])
+    np.testing.assert_allclose(one(x["query_x"][0]), learner(x)[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"support_x": [[np.nan, 0.0]] * 2}, FloatingPointError, "NaN"),
+        ({"support_y": [0, WAYS]}, ValueError, f"label {WAYS}"),
+        ({"support_y": [0, 1, 2]}, ValueError, "same number of examples"),
+    ],
+)
+def test_bad_support_sets_are_refused(change, error, message):
+    learner = LEARNERS["ridge"][0]()
+    given = {"support_x": np.ones([2, 2]), "support_y": [0, 1], **change}
+    with pytest.raises(error, match=message):
+        learner.adapt(**given)
+
+
+def test_containers_that_would_not_be_saved_are_refused():
+    class Named(keras_meta.PrototypicalNetwork):
+        def adapt_embedded(self, x, classes, weights):
+            means = super().adapt_embedded(x, classes, weights)
+            return EmbeddedSupport(means, classes, weights)
+
+    x, _ = _tasks()
+    with pytest.raises(ValueError, match="lists, tuples.*EmbeddedSupport"):
+        Named(_encoder(), WAYS).adapt(x["support_x"][0], x["support_y"][0])
 
 
 def test_convolutions_that_all_tasks_share_are_left_to_tensorflow():

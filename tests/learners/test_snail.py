@@ -196,3 +196,14 @@ def test_inputs_that_do_not_fit_are_refused():
         learner({**x, **{k: x[k][:, :0] for k in ("support_x", "support_y")}})
     with refuses(ValueError, "has no use for their weights"):
         learner({**x, "support_sample_weight": np.ones([3, 6])})
+
+
+def test_adapting_to_one_task_gives_a_plain_model(tmp_path):
+    learner = _snail()
+    x, _ = _tasks()
+    adapted = learner.adapt(x["support_x"][1], x["support_y"][1])
+    expected = learner(x)[1]
+    np.testing.assert_allclose(adapted(x["query_x"][1]), expected, rtol=1e-9)
+    adapted.save(tmp_path / "adapted.keras")
+    loaded = keras.models.load_model(tmp_path / "adapted.keras")
+    np.testing.assert_allclose(loaded(x["query_x"][1]), expected, rtol=1e-9)
