@@ -129,7 +129,7 @@ json_values = st.recursive(
         st.text().filter(lambda name: name != "sha256"), json_values
     )
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_json_round_trip(tmp_path_factory, record):
     path = tmp_path_factory.mktemp("json") / "record.json"
     durable_files.write_json(path, record)

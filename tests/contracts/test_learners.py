@@ -142,7 +142,7 @@ ROWS = {
 }
 slow = pytest.mark.slow
 # The others take the same ways.
-FAST = ("ImplicitMAML", "PrototypicalNetwork")
+FAST = ("ImplicitMAML",)
 
 each_row = pytest.mark.parametrize(
     "name",

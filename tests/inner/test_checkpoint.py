@@ -57,7 +57,9 @@ def test_equals_the_loop_that_keeps_everything(steps, length):
     assert_close(run(VALUES, steps, length), run(VALUES, steps, None))
 
 
-@pytest.mark.slow_variants("26-13-False", "26-13-True", "5-1-True", "7-3-False")
+@pytest.mark.slow_variants(
+    "26-13-False", "26-13-True", "5-1-False", "5-1-True", "7-3-False"
+)
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize(("steps", "length"), [(7, 3), (26, 13), (5, 1)])
 def test_equals_the_eager_loop_when_traced(steps, length, jit_compile):
@@ -139,7 +141,7 @@ def test_length_of_a_segment_in_the_other_settings():
     assert segment_length("sqrt", 0) == 1
 
 
-@pytest.mark.slow_variants("xla")
+@pytest.mark.slow_variants("eager", "xla")
 @pytest.mark.parametrize("how", ["eager", "graph", "xla"])
 def test_gradients_reach_what_a_step_takes_from_around(how):
     rate = tf.Variable(0.03, dtype=tf.float64)

@@ -117,7 +117,8 @@ EXAMPLE_WISE = sorted(set(CASES) - {"Dice", "Tversky"})
 
 
 @pytest.mark.slow_variants(
-    *(f"{name}-sum_over_batch_size" for name in EXAMPLE_WISE)
+    *(f"{name}-sum_over_batch_size" for name in EXAMPLE_WISE),
+    *(f"{name}-sum" for name in EXAMPLE_WISE),
 )
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("name", EXAMPLE_WISE)

@@ -98,7 +98,7 @@ def test_tasks_move_as_if_each_were_alone():
         assert_close([[p[task] for p in step] for step in together], alone)
 
 
-@pytest.mark.slow_variants("False-True")
+@pytest.mark.slow_variants("False-True", "True-False")
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("open_tasks", [False, True])
 def test_traced_steps_equal_eager_ones(jit_compile, open_tasks):
