@@ -68,8 +68,31 @@ _METRICS = {
 }
 
 
-def _all():
-    return [make() for make in _METRICS.values()]
+# Those that others nearly cover are slow.
+_COVERED = ("f1", "r2 of each", "sensitivity", "top", "entropy")
+_GROUPS = {
+    "first": [name for name in _METRICS if name not in _COVERED],
+    "covered": list(_COVERED),
+}
+each_group = pytest.mark.parametrize(
+    "measured",
+    ["first", pytest.param("covered", marks=pytest.mark.slow)],
+    indirect=True,
+)
+each_metric = pytest.mark.parametrize(
+    ("measured", "name"),
+    [
+        pytest.param(
+            group,
+            name,
+            marks=[pytest.mark.slow] * (group == "covered"),
+            id=name,
+        )
+        for group, names in _GROUPS.items()
+        for name in names
+    ],
+    indirect=["measured"],
+)
 
 
 def _data():
@@ -114,9 +137,9 @@ def _by_keras(make, y_true, y_pred):
 
 
 @pytest.fixture(scope="module")
-def measured():
-    """Predictions, and what is measured with all metrics at once."""
-    learner = _learner(_all())
+def measured(request):
+    """Predictions, and what is measured with a group of metrics at once."""
+    learner = _learner([_METRICS[name]() for name in _GROUPS[request.param]])
     predictions = learner.predict(_batches(), verbose=0)
     return (
         predictions,
@@ -126,7 +149,7 @@ def measured():
     )
 
 
-@pytest.mark.parametrize("name", _METRICS)
+@each_metric
 def test_each_task_is_measured_as_keras_does(name, measured):
     predictions, result, _, curve = measured
     tasks = [
@@ -143,7 +166,7 @@ def test_each_task_is_measured_as_keras_does(name, measured):
             np.testing.assert_allclose(interval.half_width, width, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", _METRICS)
+@each_metric
 def test_all_tasks_together_are_measured_as_keras_does(name, measured):
     predictions, _, logs, _ = measured
     expected = _by_keras(
@@ -155,6 +178,7 @@ def test_all_tasks_together_are_measured_as_keras_does(name, measured):
         np.testing.assert_allclose(logs[key], value, atol=1e-6)
 
 
+@each_group
 def test_names_are_those_of_evaluate(measured):
     _, result, logs, curve = measured
     assert set(result) == set(logs) == set(curve)

@@ -233,7 +233,7 @@ PARTIAL = [
 ]
 
 
-@pytest.mark.slow_variants("<lambda>-shape3")
+@pytest.mark.slow_variants("<lambda>-shape2", "<lambda>-shape3")
 @pytest.mark.parametrize("make, shape", PARTIAL)
 def test_each_weight_may_adapt_alone(make, shape):
     model = one_layer(make(), shape)

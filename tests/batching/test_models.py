@@ -191,7 +191,7 @@ RECURRENT = {
 SLOW = ("bidirectional", "cells", "convolutional")
 
 
-@pytest.mark.slow_variants("GRU", "LSTM")
+@pytest.mark.slow_variants("GRU", "LSTM", "simple")
 @pytest.mark.parametrize(
     "name",
     [

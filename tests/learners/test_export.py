@@ -166,6 +166,7 @@ def test_it_predicts_the_same_without_keras(name, sizes, served):
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_exported_learner_still_trains(tmp_path):
     learner = compiled(keras_meta.MAML(mlp(), 0.1))
     learner.export(tmp_path / "model", verbose=False)

@@ -58,7 +58,7 @@ class OwnStep(keras_meta.MAML):
         return super().train_step(data)
 
 
-@pytest.mark.slow_variants("True")
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_subclass_may_extend_the_train_step(jit_compile):
     def fit(kind):

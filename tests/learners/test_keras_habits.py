@@ -79,6 +79,7 @@ def test_only_the_order_of_data_sets_is_settled():
     assert fit(None, data, shuffle=True)
 
 
+@pytest.mark.slow
 def test_logged_losses_are_means_over_tasks():
     learner = compiled(_maml())
     x, y = regression(tasks=5)

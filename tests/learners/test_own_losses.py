@@ -82,6 +82,8 @@ def _assert_close(actual, expected):
 
 
 @pytest.mark.slow_variants(
+    "lambda-[n, length, 1]",
+    "lambda-[n]",
     "one number-[n]",
     "lambda-[n, 1]",
     "per example-[n, 1]",

@@ -47,7 +47,7 @@ def test_no_query_labels(jit_compile):
         learner.fit(dataset((x,)), verbose=0)
 
 
-@pytest.mark.slow_variants("shape0-evaluate", "shape1-evaluate", "shape1-fit")
+@pytest.mark.slow_variants("shape0-fit", "shape1-evaluate", "shape1-fit")
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 @pytest.mark.parametrize("shape", [[2, 3, 1], [6, 1, 1]])
 def test_as_many_labels_in_another_shape(shape, method):

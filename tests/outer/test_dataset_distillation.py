@@ -178,6 +178,7 @@ def test_gradients_are_central_differences(options):
         assert difference == pytest.approx(slope, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_starts_side_by_side_are_a_loop_over_them():
     data = real_classes()
     together = distilled_classes(starts=3)
@@ -270,7 +271,7 @@ def test_the_model_stays_as_it_is():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.slow_variants("False")
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [False, True])
 def test_training_continues_from_a_file(given, tmp_path):
     x, y = real_classes()
