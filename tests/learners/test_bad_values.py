@@ -40,7 +40,7 @@ def test_labels_outside_of_the_ways_stop_fit(label, jit_compile):
     x["support_y"][1, 2] = label
     before = weights(learner)
     with refuses(
-        ValueError, r"Labels must be in 0..2.*3 outputs. Task 1 .*Relabel"
+        ValueError, r"Labels must be in 0..2.*3 classes apart. Task 1 .*Relabel"
     ):
         learner.fit(x, y, batch_size=2, verbose=0)
     assert_same_weights(learner, before)
