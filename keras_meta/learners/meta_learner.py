@@ -193,14 +193,20 @@ class MetaLearner(MetaTraining):
 
     # Presets.
 
-    @staticmethod
-    def preset_names() -> list[str]:
+    @classmethod
+    def preset_names(cls) -> list[str]:
         """Returns the names of the learners that ship with the package.
 
+        They are those of this class; `MetaLearner.preset_names()` has all.
         Each has a card that says what it was trained on, and how well it
         adapts.
+
+        Example:
+        >>> import keras_meta
+        >>> keras_meta.MAML.preset_names()
+        ['omniglot_5way']
         """
-        return preset_names()
+        return preset_names(cls)
 
     @classmethod
     def from_preset(cls, preset: str | os.PathLike) -> Self:

@@ -14,9 +14,17 @@ from keras_meta.preset_folders import PresetFolders
 _LEARNERS = PresetFolders("learner", pathlib.Path(__file__).parent / "presets")
 
 
-def preset_names() -> list[str]:
-    """Returns the names of the presets that ship with the package."""
-    return _LEARNERS.names()
+def preset_names(kind: type) -> list[str]:
+    """Returns the names of the presets that ship with the package.
+
+    Args:
+        kind: The class that their learners must have.
+    """
+    return [
+        name
+        for name in _LEARNERS.names()
+        if _is_a(kind, _class_of(_LEARNERS.read(name).description))
+    ]
 
 
 def save_learner(learner: keras.Model, folder: str | os.PathLike) -> None:
@@ -45,7 +53,7 @@ def load_learner(preset: str | os.PathLike, kind: type) -> Any:
     """
     found = _LEARNERS.read(preset)
     described = _class_of(found.description)
-    if described is None or not issubclass(described, kind):
+    if not _is_a(kind, described):
         raise ValueError(
             f"`preset` must hold a {kind.__name__}, of a class that is "
             f"registered with Keras. Received: preset={preset!r}, which holds "
@@ -57,6 +65,10 @@ def load_learner(preset: str | os.PathLike, kind: type) -> Any:
     weights = preset_weights.unpack(found.weights, expected, found.weights_path)
     learner.set_weights(weights)
     return learner
+
+
+def _is_a(kind: type, described: type | None) -> bool:
+    return described is not None and issubclass(described, kind)
 
 
 def _class_of(description: dict[str, Any]) -> type | None:

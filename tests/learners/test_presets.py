@@ -118,17 +118,19 @@ def test_an_unknown_preset_is_refused_with_a_list_of_presets():
         keras_meta.MAML.from_preset("none")
 
 
-@pytest.mark.parametrize("name", presets.preset_names())
+@pytest.mark.parametrize("name", keras_meta.MetaLearner.preset_names())
 def test_a_shipped_preset_has_a_card_and_adapts(name):
     card = (SHIPPED / name / "card.md").read_text()
     for heading in ("Trained on", "Command", "Accuracy", "Limits", "Licence"):
         assert f"## {heading}" in card
     size = sum(f.stat().st_size for f in (SHIPPED / name).iterdir())
     assert size < 500_000
-    learner = keras_meta.MAML.from_preset(name)
+    learner = keras_meta.MetaLearner.from_preset(name)
+    is_maml = isinstance(learner, keras_meta.MAML)
+    reader = learner.model if is_maml else learner.encoder
     rng = np.random.default_rng(0)
     # Five crosses.
-    images = np.zeros([5, *learner.model.input_shape[1:]])
+    images = np.zeros([5, *reader.input_shape[1:]])
     for label, (row, column) in enumerate(rng.integers(3, 24, [5, 2])):
         images[label, row : row + 3] = images[label, :, column : column + 3] = 1
     labels = np.arange(5)
@@ -137,4 +139,9 @@ def test_a_shipped_preset_has_a_card_and_adapts(name):
 
 
 def test_presets_are_part_of_the_package():
+    assert keras_meta.MetaLearner.preset_names() == [
+        "land_cover",
+        "omniglot_5way",
+    ]
+    assert keras_meta.PrototypicalNetwork.preset_names() == ["land_cover"]
     assert keras_meta.MAML.preset_names() == ["omniglot_5way"]
