@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 from keras_meta.batching import task_axis
 from keras_meta.checks import check_at_least
 from keras_meta.inner.batch import Batch
+from keras_meta.inner.few_shot import FewShotProblem
 from keras_meta.learners.learner import Learner
 from keras_meta.learners.meta_training import StepResult
 from keras_meta.learners.tasks.episode import Episode
@@ -38,7 +40,10 @@ class Reptile(Learner):
         steps: See `Learner`.
         batch_size: How many support examples of each task a step sees; all
             by default. In training, each pass over the support set draws them
-            without replacement; in evaluation, they come in order.
+            without replacement. In evaluation, all passes have one order,
+            which depends on nothing but `seed` and the number of examples: a
+            support set may be sorted by class, and a step must not see one
+            class alone.
         seed: Seed of the draws.
         **kwargs: `evaluation_steps`, `adapt`, `inner_loss`, `proximal`,
             `batch_statistics`, `name`; see `Learner`.
@@ -107,6 +112,15 @@ class Reptile(Learner):
         order = self._orders.draw(episode, passes)
         return episode.with_support_at(order).as_inputs()
 
+    def _problem(self, training: bool) -> FewShotProblem:
+        """Returns what the inner loop optimizes."""
+        problem = super()._problem(training)
+        if training or self.batch_size is None:
+            return problem
+        return dataclasses.replace(
+            problem, support_of_step=self._support_of_evaluation_step
+        )
+
     def _apply(
         self, x: dict[str, Any], y: Any, sample_weight: Any, result: StepResult
     ) -> dict[str, Any]:
@@ -123,11 +137,30 @@ class Reptile(Learner):
         episode = Episode(**data)
         if self.batch_size is not None:
             examples = task_axis.size(episode.support_y, 1)
-            start = step * self.batch_size
-            order = (start + tf.range(self.batch_size)) % examples
-            order = tf.broadcast_to(order, [episode.tasks, self.batch_size])
-            episode = episode.with_support_at(order)
+            episode = self._at(episode, self._places(step, examples))
         return super()._support_of_step(episode.as_inputs(), step)
+
+    def _support_of_evaluation_step(
+        self, data: dict[str, Any], step: int | tf.Tensor
+    ) -> Batch:
+        """Returns what a step learns from that is not part of training."""
+        episode = Episode(**data)
+        examples = task_axis.size(episode.support_y, 1)
+        order = self._orders.of_evaluation(examples)
+        places = tf.gather(order, self._places(step, examples))
+        episode = self._at(episode, places)
+        return super()._support_of_step(episode.as_inputs(), step)
+
+    def _places(
+        self, step: int | tf.Tensor, examples: int | tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the places that a step takes in an order, `[batch_size]`."""
+        return (step * self.batch_size + tf.range(self.batch_size)) % examples
+
+    def _at(self, episode: Episode, places: tf.Tensor) -> Episode:
+        """Returns tasks with the support examples at these places."""
+        order = tf.broadcast_to(places, [episode.tasks, self.batch_size])
+        return episode.with_support_at(order)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

@@ -95,21 +95,46 @@ def test_the_seed_fixes_the_draws():
     np.testing.assert_array_equal(*draws)
 
 
-def test_evaluation_takes_mini_batches_in_order():
+def test_evaluation_passes_over_a_support_set_in_one_order():
     learner = _counter(5, 2, evaluation_steps=4)
     x, _ = _one_hot()
-    predictions = learner.predict(x, batch_size=2, verbose=0)[0, :, 0]
-    # Four steps of two examples: 0 1, 2 3, 4 5, 0 1.
-    np.testing.assert_array_equal(predictions, [-2, -2, -1, -1, -1, -1])
+    seen = -learner.predict(x, batch_size=2, verbose=0)[..., 0]
+    # Four steps of two examples: one pass of three steps, and one more.
+    assert sorted(seen[0]) == [1, 1, 1, 1, 2, 2]
+    np.testing.assert_array_equal(seen[0], seen[1])
+    again = -learner(x)[..., 0]
+    np.testing.assert_array_equal(seen, again)
+    single = _counter(1, 1, evaluation_steps=1)
+    first = np.argmax(-single(x)[0, :, 0])
+    assert seen[0, first] == 2
+
+
+def test_a_step_of_evaluation_does_not_see_one_class_alone():
+    """Though support sets are sorted by class."""
+    model = keras.Sequential(
+        [
+            keras.Input([5]),
+            keras.layers.Dense(5, use_bias=False, kernel_initializer="zeros"),
+        ]
+    )
+    learner = compiled(
+        keras_meta.Reptile(
+            model, 0.1, 1, batch_size=10, inner_loss=lambda y, p: y * p
+        )
+    )
+    sorted_by_class = np.eye(5)[np.repeat(np.arange(5), 10)]
+    adapted = learner.adapt(sorted_by_class, sorted_by_class).get_weights()[0]
+    assert np.sum(np.diag(adapted) != 0) >= 4
 
 
 @pytest.mark.usefixtures("float64")
-def test_mini_batches_in_order_equal_a_loop_by_hand():
+def test_mini_batches_equal_a_loop_by_hand():
     model = mlp()
     learner = compiled(keras_meta.Reptile(model, 0.1, 3, batch_size=2))
     x, _ = regression(shots=4)
     predictions = learner(x)
-    orders = [[0, 1], [2, 3], [0, 1]]
+    order = learner._orders.of_evaluation(4).numpy()
+    orders = [order[:2], order[2:], order[:2]]
     for task in range(3):
         variables = model.trainable_variables
         start = model.get_weights()

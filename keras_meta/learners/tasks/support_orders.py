@@ -54,6 +54,16 @@ class SupportOrders:
         order = tf.argsort(numbers[first : first + episode.tasks])
         return tf.reshape(order, [episode.tasks, -1])
 
+    def of_evaluation(self, examples: int | tf.Tensor) -> tf.Tensor:
+        """Returns the order of all support sets of a size, `[n]`.
+
+        Args:
+            examples: The size, `n`.
+        """
+        # Training steps count from one.
+        numbers = tf.random.stateless_uniform([examples], [self.seed, 0])
+        return tf.argsort(numbers)
+
     def change(self) -> Change:
         """Returns the change that a training step makes: one more draw."""
         draws = tf.convert_to_tensor(self._draws)
