@@ -109,6 +109,18 @@ def test_evaluation_passes_over_a_support_set_in_one_order():
     assert seen[0, first] == 2
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2**40, -(2**63)])
+def test_an_order_of_evaluation_holds_each_example_once(seed):
+    orders = _counter(1, 1, seed=seed)._orders
+    for examples in (1, 7, 100):
+        order = orders.of_evaluation(examples)
+        np.testing.assert_array_equal(np.sort(order), np.arange(examples))
+    # Neither sorted sets nor those that repeat 0, ..., 4 give one class.
+    for classes in (np.arange(100) // 20, np.arange(100) % 5):
+        steps = classes[order.numpy()].reshape([10, 10])
+        assert min(len(set(step)) for step in steps) >= 3
+
+
 def test_a_step_of_evaluation_does_not_see_one_class_alone():
     """Though support sets are sorted by class."""
     model = keras.Sequential(

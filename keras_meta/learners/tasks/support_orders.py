@@ -11,6 +11,9 @@ from keras_meta.execution import replicas
 from keras_meta.execution.undoing import Change
 from keras_meta.learners.tasks.episode import Episode
 
+# Squares of smaller numbers fit into 64 bits.
+_PRIME = 2**31 - 1
+
 
 class SupportOrders:
     """Draws orders of support sets, others in each training step.
@@ -60,9 +63,13 @@ class SupportOrders:
         Args:
             examples: The size, `n`.
         """
-        # Training steps count from one.
-        numbers = tf.random.stateless_uniform([examples], [self.seed, 0])
-        return tf.argsort(numbers)
+        # Squares modulo a prime. Steps with random operations are not split
+        # into blocks of tasks.
+        x = tf.range(1, examples + 1, dtype=tf.int64) + self.seed % _PRIME
+        for _ in range(2):
+            x = 48_271 * x % _PRIME
+            x = x * x % _PRIME
+        return tf.argsort(tf.cast(x, tf.float64))
 
     def change(self) -> Change:
         """Returns the change that a training step makes: one more draw."""
