@@ -156,6 +156,12 @@ def learner():
 
 
 @functools.cache
+def metric_learner():
+    """A learner that compares embedded examples, for all calls."""
+    return keras_meta.PrototypicalNetwork(network(), 2)
+
+
+@functools.cache
 def policy_learner():
     """A compiled learner of policies, for all calls."""
     policy = models.gaussian_mlp(2, 2, [3])
@@ -689,6 +695,14 @@ ENTRY_POINTS = {
             sample_weight=np.ones([3]),
         ),
         lengths=("steps",),
+    ),
+    "MetricLearner.adapt": EntryPoint(
+        lambda **x: metric_learner().adapt(**x),
+        given_arguments(
+            support_x=np.ones([3, 2], "float32"),
+            support_y=np.array([0, 1, 1]),
+            sample_weight=np.ones([3]),
+        ),
     ),
     "Learner()": EntryPoint(
         lambda inputs: learner()(inputs), lambda: {"inputs": tasks()}
