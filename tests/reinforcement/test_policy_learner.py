@@ -285,13 +285,13 @@ def test_a_step_that_fails_changes_nothing():
 @pytest.mark.slow
 @pytest.mark.parametrize("jit", [False, True])
 def test_graphs_learn_too(jit):
-    learner = make(keras.optimizers.Adam(0.03), rollouts=20)
+    learner = make(keras.optimizers.Adam(0.01), rollouts=20)
     learner.compile(learner.optimizer, jit_compile=jit)
     goals = learner.environment.batches(10, num_batches=30)
     first, *_, last = learner.fit(
         goals.repeat(), steps_per_epoch=30, epochs=3, verbose=0
-    ).history["initial_return"]
-    assert last > first
+    ).history["adapted_return"]
+    assert last > first + 0.05
 
 
 def test_bad_arguments_are_refused():
