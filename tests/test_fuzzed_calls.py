@@ -20,6 +20,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import keras_meta
+from keras_meta import addons
 from keras_meta import callbacks
 from keras_meta import episodes
 from keras_meta import models
@@ -100,6 +101,11 @@ NASTY = {
 }
 
 LARGE = ("2**31", "2**63", "10**400", "10**5000")
+
+
+needs_addons = pytest.mark.skipif(
+    not addons.is_available(), reason="TensorFlow Addons is not installed"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -960,8 +966,17 @@ def replacements(draw, values: dict[str, list[str]]):
     return {name: draw(st.sampled_from(values[name])) for name in chosen}
 
 
+each_entry_point = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[needs_addons] * name.startswith("Augment"))
+        for name in ENTRY_POINTS
+    ],
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ENTRY_POINTS)
+@each_entry_point
 def test_an_argument_of_the_wrong_kind_is_refused_or_works(name):
     entry_point = ENTRY_POINTS[name]
     for argument, values in values_by_argument(entry_point).items():
@@ -970,7 +985,7 @@ def test_an_argument_of_the_wrong_kind_is_refused_or_works(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ENTRY_POINTS)
+@each_entry_point
 def test_arguments_of_the_wrong_kind_together(name):
     entry_point = ENTRY_POINTS[name]
 
@@ -988,7 +1003,7 @@ def test_arguments_of_the_wrong_kind_together(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ENTRY_POINTS)
+@each_entry_point
 def test_the_arguments_that_are_not_replaced_are_valid(name):
     entry_point = ENTRY_POINTS[name]
     if entry_point.is_absent:
