@@ -239,7 +239,7 @@ class PolicyLearner(PolicyTraining):
         steps = self.evaluation_steps if steps is None else steps
         check_at_least(0, steps=steps)
         check_int64(seed=seed)
-        return self._batch(tasks, steps, _EVALUATION_STREAM, seed)
+        return self._batch(tasks, steps, _EVALUATION_STREAM, int(seed))
 
     def _batch(
         self, tasks: Any, steps: int, stream: int, number: int | tf.Tensor
