@@ -115,7 +115,7 @@ class Reptile(Learner):
     def _problem(self, training: bool) -> FewShotProblem:
         """Returns what the inner loop optimizes."""
         problem = super()._problem(training)
-        if training or self.batch_size is None:
+        if training:
             return problem
         return dataclasses.replace(
             problem, support_of_step=self._support_of_evaluation_step
@@ -137,7 +137,8 @@ class Reptile(Learner):
         episode = Episode(**data)
         if self.batch_size is not None:
             examples = task_axis.size(episode.support_y, 1)
-            episode = self._at(episode, self._places(step, examples))
+            places = _places(step, self.batch_size, examples)
+            episode = _at(episode, places)
         return super()._support_of_step(episode.as_inputs(), step)
 
     def _support_of_evaluation_step(
@@ -145,25 +146,28 @@ class Reptile(Learner):
     ) -> Batch:
         """Returns what a step learns from that is not part of training."""
         episode = Episode(**data)
-        examples = task_axis.size(episode.support_y, 1)
-        order = self._orders.of_evaluation(examples)
-        places = tf.gather(order, self._places(step, examples))
-        episode = self._at(episode, places)
+        if self.batch_size is not None:
+            examples = task_axis.size(episode.support_y, 1)
+            order = self._orders.of_evaluation(examples)
+            places = _places(step, self.batch_size, examples)
+            episode = _at(episode, tf.gather(order, places))
         return super()._support_of_step(episode.as_inputs(), step)
-
-    def _places(
-        self, step: int | tf.Tensor, examples: int | tf.Tensor
-    ) -> tf.Tensor:
-        """Returns the places that a step takes in an order, `[batch_size]`."""
-        return (step * self.batch_size + tf.range(self.batch_size)) % examples
-
-    def _at(self, episode: Episode, places: tf.Tensor) -> Episode:
-        """Returns tasks with the support examples at these places."""
-        order = tf.broadcast_to(places, [episode.tasks, self.batch_size])
-        return episode.with_support_at(order)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
         config = super().get_config()
         del config["meta_gradient"]
         return {**config, "batch_size": self.batch_size, "seed": self.seed}
+
+
+def _places(
+    step: int | tf.Tensor, size: int, examples: int | tf.Tensor
+) -> tf.Tensor:
+    """Returns the places that a step takes in an order, `[size]`."""
+    return (step * size + tf.range(size)) % examples
+
+
+def _at(episode: Episode, places: tf.Tensor) -> Episode:
+    """Returns tasks with the support examples at these places."""
+    shape = [episode.tasks, tf.size(places)]
+    return episode.with_support_at(tf.broadcast_to(places, shape))
