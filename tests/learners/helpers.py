@@ -240,3 +240,13 @@ def run_python(
         text=True,
         timeout=timeout,
     )
+
+
+def assert_adapts_to_one_task(learner, x, folder):
+    """Compares the plain model of a task, and its file, with the learner."""
+    expected = learner(x)[1]
+    adapted = learner.adapt(x["support_x"][1], x["support_y"][1])
+    adapted.save(folder / "adapted.keras")
+    loaded = keras.models.load_model(folder / "adapted.keras")
+    for model in (adapted, loaded):
+        np.testing.assert_allclose(model(x["query_x"][1]), expected, rtol=1e-9)

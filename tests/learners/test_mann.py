@@ -8,6 +8,7 @@ import keras_meta
 from keras_meta.episodes import offset_labels
 
 from .helpers import WAYS
+from .helpers import assert_adapts_to_one_task
 from .helpers import classification
 from .helpers import refuses
 
@@ -111,9 +112,4 @@ def test_what_is_no_cell_is_refused():
 def test_adapting_to_one_task_gives_a_plain_model(tmp_path):
     learner = _mann()
     x, _ = _tasks()
-    adapted = learner.adapt(x["support_x"][1], x["support_y"][1])
-    expected = learner(x)[1]
-    np.testing.assert_allclose(adapted(x["query_x"][1]), expected, rtol=1e-9)
-    adapted.save(tmp_path / "adapted.keras")
-    loaded = keras.models.load_model(tmp_path / "adapted.keras")
-    np.testing.assert_allclose(loaded(x["query_x"][1]), expected, rtol=1e-9)
+    assert_adapts_to_one_task(learner, x, tmp_path)

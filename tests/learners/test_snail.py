@@ -8,6 +8,7 @@ import tensorflow as tf
 import keras_meta
 
 from .helpers import WAYS
+from .helpers import assert_adapts_to_one_task
 from .helpers import classification
 from .helpers import compiled
 from .helpers import crossentropy
@@ -201,9 +202,4 @@ def test_inputs_that_do_not_fit_are_refused():
 def test_adapting_to_one_task_gives_a_plain_model(tmp_path):
     learner = _snail()
     x, _ = _tasks()
-    adapted = learner.adapt(x["support_x"][1], x["support_y"][1])
-    expected = learner(x)[1]
-    np.testing.assert_allclose(adapted(x["query_x"][1]), expected, rtol=1e-9)
-    adapted.save(tmp_path / "adapted.keras")
-    loaded = keras.models.load_model(tmp_path / "adapted.keras")
-    np.testing.assert_allclose(loaded(x["query_x"][1]), expected, rtol=1e-9)
+    assert_adapts_to_one_task(learner, x, tmp_path)
