@@ -13,9 +13,9 @@ import tensorflow as tf
 class TaskClassifier(keras.Model):
     """Classifies examples of one task, to which a learner has adapted.
 
-    `adapt` of a learner that works on embeddings returns one. Its outputs
-    are logits, `[n, ways]`. What the learner knows of the task, such as the means
-    of the classes, are weights that do not train.
+    `adapt` of a learner that works on embeddings returns one. Its outputs are
+    logits, `[n, ways]`. What the learner knows of the task, such as the means
+    of the classes, is kept in weights that do not train.
 
     Args:
         learner: A learner, which the model keeps.
