@@ -1,5 +1,7 @@
 """Metrics of every kind, in `fit` and task by task."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -75,12 +77,10 @@ _GROUPS = {
     "covered": list(_COVERED),
 }
 each_group = pytest.mark.parametrize(
-    "measured",
-    ["first", pytest.param("covered", marks=pytest.mark.slow)],
-    indirect=True,
+    "group", ["first", pytest.param("covered", marks=pytest.mark.slow)]
 )
 each_metric = pytest.mark.parametrize(
-    ("measured", "name"),
+    ("group", "name"),
     [
         pytest.param(
             group,
@@ -91,7 +91,6 @@ each_metric = pytest.mark.parametrize(
         for group, names in _GROUPS.items()
         for name in names
     ],
-    indirect=["measured"],
 )
 
 
@@ -137,21 +136,30 @@ def _by_keras(make, y_true, y_pred):
 
 
 @pytest.fixture(scope="module")
-def measured(request):
-    """Predictions, and what is measured with a group of metrics at once."""
-    learner = _learner([_METRICS[name]() for name in _GROUPS[request.param]])
-    predictions = learner.predict(_batches(), verbose=0)
-    return (
-        predictions,
-        keras_meta.evaluate_tasks(learner, _batches(), _TASKS),
-        learner.evaluate(_batches(), verbose=0, return_dict=True),
-        keras_meta.adaptation_curve(learner, _batches(), _TASKS, steps=1),
-    )
+def measured():
+    """Predictions, and what is measured with a group of metrics at once.
+
+    A function of the group and not a fixture with parameters: pytest would
+    make that again for each test.
+    """
+
+    @functools.cache
+    def of_group(group):
+        learner = _learner([_METRICS[name]() for name in _GROUPS[group]])
+        predictions = learner.predict(_batches(), verbose=0)
+        return (
+            predictions,
+            keras_meta.evaluate_tasks(learner, _batches(), _TASKS),
+            learner.evaluate(_batches(), verbose=0, return_dict=True),
+            keras_meta.adaptation_curve(learner, _batches(), _TASKS, steps=1),
+        )
+
+    return of_group
 
 
 @each_metric
-def test_each_task_is_measured_as_keras_does(name, measured):
-    predictions, result, _, curve = measured
+def test_each_task_is_measured_as_keras_does(group, name, measured):
+    predictions, result, _, curve = measured(group)
     tasks = [
         _by_keras(_METRICS[name], y, p)
         for y, p in zip(_data()[1], predictions, strict=True)
@@ -167,8 +175,8 @@ def test_each_task_is_measured_as_keras_does(name, measured):
 
 
 @each_metric
-def test_all_tasks_together_are_measured_as_keras_does(name, measured):
-    predictions, _, logs, _ = measured
+def test_all_tasks_together_are_measured_as_keras_does(group, name, measured):
+    predictions, _, logs, _ = measured(group)
     expected = _by_keras(
         _METRICS[name],
         _data()[1].reshape(-1, _WAYS),
@@ -179,8 +187,8 @@ def test_all_tasks_together_are_measured_as_keras_does(name, measured):
 
 
 @each_group
-def test_names_are_those_of_evaluate(measured):
-    _, result, logs, curve = measured
+def test_names_are_those_of_evaluate(group, measured):
+    _, result, logs, curve = measured(group)
     assert set(result) == set(logs) == set(curve)
 
 
