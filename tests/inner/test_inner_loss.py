@@ -94,8 +94,11 @@ def test_every_loss_of_keras_has_a_case():
     assert known - {"Loss", "CTC", "Circle"} == set(CASES)
 
 
+# Without weights, three of the reductions are one.
 @pytest.mark.slow_variants(
-    "Tversky-sum", *(f"{name}-sum_over_batch_size" for name in CASES)
+    "Tversky-sum",
+    *(f"{name}-sum_over_batch_size" for name in CASES),
+    *(f"{name}-mean_with_sample_weight" for name in CASES),
 )
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("name", CASES)

@@ -276,6 +276,10 @@ WITHOUT_SECOND_DERIVATIVE = {
 }
 
 
+# An eager call is checked in a graph that is traced for it.
+@pytest.mark.slow_variants(
+    *(f"{name}-True" for name in list(WITHOUT_SECOND_DERIVATIVE)[1:])
+)
 @pytest.mark.parametrize("eagerly", [False, True])
 @pytest.mark.parametrize("name", WITHOUT_SECOND_DERIVATIVE)
 def test_operations_without_second_derivative_are_refused(name, eagerly):
@@ -324,6 +328,7 @@ def in_function_in_condition(function):
 NESTED = [in_function, in_condition, in_loop, in_function_in_condition]
 
 
+@pytest.mark.slow_variants("True-in_loop", "True-in_function_in_condition")
 @pytest.mark.parametrize("nested", NESTED)
 @pytest.mark.parametrize("eagerly", [False, True])
 def test_no_function_hides_a_missing_second_derivative(nested, eagerly):

@@ -23,7 +23,7 @@ from .helpers import weights
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-_BATCHES = 20
+_BATCHES = 10
 _SETTINGS = [
     (False, 1),
     pytest.param(False, 5, marks=pytest.mark.slow),
