@@ -244,6 +244,8 @@ def test_training_continues_from_a_file(name, trained, tmp_path):
     assert_same_weights(loaded, learner)
 
 
+# `learners/test_export.py` serves one by default.
+@slow
 @each_row
 def test_a_served_learner_predicts_the_same(name, trained, tmp_path):
     learner, *_ = trained(name)

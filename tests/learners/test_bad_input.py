@@ -163,6 +163,7 @@ def test_one_hot_labels_for_a_sparse_loss():
         learner(x)
 
 
+@pytest.mark.slow_variants("1")
 @pytest.mark.parametrize("outputs", [2, 1])
 def test_targets_that_would_broadcast(outputs):
     """Shape `[..., 1]` against `[..., 2]` would be compared silently."""
@@ -343,6 +344,7 @@ def test_inputs_of_another_size_than_the_model_takes():
         maml()(x)
 
 
+@pytest.mark.slow_variants("None")
 @pytest.mark.parametrize("shape", [[None, None, None], None])
 def test_sizes_that_the_model_knows_may_be_open(shape):
     x, y = regression()

@@ -516,6 +516,7 @@ def _plain_model():
     return model
 
 
+@pytest.mark.slow_variants("own")
 @pytest.mark.parametrize("make", [network, Scaled], ids=["network", "own"])
 def test_a_learned_loss_is_a_loss_of_plain_keras(make, tmp_path):
     x, y = regression(tasks=1)

@@ -173,7 +173,9 @@ def test_every_argument_of_meta_sgd_survives_its_config():
     assert other.get_config()["learning_rate"] == 0.25
 
 
-@pytest.mark.slow_variants("adapt3-paths3", "all-paths0")
+@pytest.mark.slow_variants(
+    "adapt3-paths3", "all-paths0", "head-paths1", "normalization-paths2"
+)
 @pytest.mark.parametrize(
     ("adapt", "paths"),
     [

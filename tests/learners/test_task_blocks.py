@@ -115,7 +115,7 @@ def _assert_equal_fits(make, data, **options):
 # What the others nearly cover.
 _COVERED = ("first-order", "anil", "long", "checkpointed-batch-norm")
 _LEARNERS = {
-    "maml": lambda: keras_meta.MAML(mlp(), 0.1, steps=2),
+    "maml": lambda: keras_meta.MAML(mlp(), 0.1),
     "first-order": lambda: keras_meta.MAML(
         mlp(), 0.1, meta_gradient="first_order"
     ),
