@@ -50,10 +50,15 @@ def draw_distilled(distilled: Distilled, path: pathlib.Path) -> None:
     """Draws distilled images, one step of training in each row.
 
     Args:
-        distilled: Images, `[steps, n, height, width, 1]`, and their labels.
+        distilled: Images, `[steps, n, height, width, 1]`, and their labels:
+            classes `[steps, n]` or, where they are learned too, scores
+            `[steps, n, classes]`, of which the highest is named.
         path: Where to, without a suffix.
     """
     steps, count = distilled.y.shape[:2]
+    labels = distilled.y
+    if labels.ndim == 3:
+        labels = labels.argmax(axis=-1)
     # The same gray means the same value in all images but the extreme ones.
     bound = np.quantile(np.abs(distilled.x), 0.995)
     with plotting.saved_figure(path, steps, count, size=(0.7, 0.75)) as (
@@ -70,4 +75,4 @@ def draw_distilled(distilled: Distilled, path: pathlib.Path) -> None:
                 )
                 panel.set_axis_off()
                 if step == 0:
-                    panel.set_title(str(distilled.y[step, i]))
+                    panel.set_title(str(labels[step, i]))
