@@ -257,6 +257,7 @@ def test_a_served_learner_predicts_the_same(name, trained, tmp_path):
     )
 
 
+@slow
 @each_row
 def test_a_step_that_fails_changes_nothing(name, trained):
     learner, *_ = trained(name)

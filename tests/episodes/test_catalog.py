@@ -246,6 +246,7 @@ def test_a_data_set_with_a_file_that_is_not_an_image(tmp_path):
         load_tfds("texts", "train", data_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_cache_can_be_disabled(data_dir, tmp_path):
     load_tfds(
         "pets", "train", data_dir=data_dir, cache=False, cache_dir=tmp_path

@@ -40,7 +40,7 @@ def test_each_episode_is_drawn_inside_one_group_and_groups_take_turns(groups):
         assert len(set(episode)) == 6
 
 
-@pytest.mark.slow_variants("1", "2", "3", "5")
+@pytest.mark.slow
 @pytest.mark.parametrize("start", range(1, 6))
 def test_a_later_start_continues_the_episodes(groups, start):
     whole = _drawn(groups, 3, seed=5)

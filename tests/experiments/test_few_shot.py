@@ -234,6 +234,7 @@ def test_validation_keeps_the_weights_that_did_best():
     assert progress.best[1] == [1.0]
 
 
+@pytest.mark.slow
 def test_embedding_each_image_once_changes_no_result(tiny, monkeypatch):
     settings = _settings("matching", test_tasks=8)
     learner = few_shot_training.make(settings)

@@ -56,6 +56,7 @@ def test_binary(run_binary, tmp_path):
         assert (tmp_path / f"{figure}.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_training_data_are_those_of_the_library():
     expected = episodes.sinusoids(
         shots=5, queries=5, tasks=4, family="meta_sgd", seed=3, start=8

@@ -386,6 +386,7 @@ def test_a_layer_may_take_the_features():
         keras_meta.LearnedLoss(learner.inner_loss)
 
 
+@pytest.mark.slow
 def test_a_functional_model_may_be_a_loss():
     inputs = [keras.Input([1]), keras.Input([1])]
     hidden = keras.layers.Concatenate()(inputs)
@@ -430,6 +431,7 @@ def test_first_order_is_refused_for_a_loss_that_learns(meta_gradient):
         learner.meta_gradient = meta_gradient
 
 
+@pytest.mark.slow
 def test_a_frozen_loss_goes_with_any_meta_gradient():
     x, y = regression(tasks=2)
     loss = network(trainable=False)
