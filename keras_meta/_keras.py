@@ -33,6 +33,7 @@ __all__ = [
     "called_graphs",
     "dispatch_layer_calls",
     "FUSED_BIDIRECTIONAL",
+    "Functional",
     "give_gradient",
     "is_compiled",
     "is_differentiable",

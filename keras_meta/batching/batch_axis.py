@@ -1,4 +1,4 @@
-"""Layers that forget how long their batch axis is."""
+"""Where the batch axis is, and layers that forget how long it is."""
 
 from __future__ import annotations
 
@@ -8,13 +8,63 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_meta._keras import Functional
 from keras_meta.batching.annotations import map_annotated
+from keras_meta.batching.layer_rules import find_rule
 from keras_meta.batching.task_scope import TaskScope
 from keras_meta.batching.task_scope import outside
 
 # Sizes that tell a batch axis from an axis that has one of them by chance.
 _STAND_IN_SIZES = (5, 7)
 _OPEN_SIZE = 2
+# Layers without weights that keep the batch axis where it is.
+_PLAIN_LAYERS = (
+    keras.layers.InputLayer,
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.ELU,
+    keras.layers.Softmax,
+    keras.layers.Dropout,
+    keras.layers.Flatten,
+    keras.layers.Reshape,
+    keras.layers.Rescaling,
+    keras.layers.Add,
+    keras.layers.AveragePooling2D,
+    keras.layers.MaxPooling2D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalMaxPooling2D,
+)
+
+
+def is_batched_throughout(layer: keras.Layer) -> bool:
+    """Whether the batch is certainly the first axis of all tensors in a layer.
+
+    So it is in sequential and functional models of common layers with
+    Keras's own activations. Nothing is known of layers that call others, of
+    operations of `keras.ops`, or of code of the user.
+
+    Args:
+        layer: A layer or model.
+    """
+    if type(layer) is keras.Sequential:
+        return all(map(is_batched_throughout, layer.layers))
+    if type(layer) is Functional:
+        return all(
+            isinstance(x, keras.Layer) and is_batched_throughout(x)
+            for x in layer.operations
+        )
+    is_known = type(layer) in _PLAIN_LAYERS and "call" not in vars(layer)
+    return (is_known or find_rule(layer) is not None) and _is_of_keras(
+        getattr(layer, "activation", None)
+    )
+
+
+def _is_of_keras(activation: Callable | None) -> bool:
+    name = getattr(activation, "__name__", "")
+    return activation is None or (
+        getattr(keras.activations, name, None) is activation
+    )
 
 
 def with_batch_size(

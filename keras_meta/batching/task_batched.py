@@ -13,6 +13,7 @@ from absl import logging
 from keras_meta._keras import is_traced_for_xla
 from keras_meta.batching import task_axis
 from keras_meta.batching.annotations import split_tasks
+from keras_meta.batching.batch_axis import is_batched_throughout
 from keras_meta.batching.layer_calls import own_variables
 from keras_meta.batching.layer_rules import find_rule
 from keras_meta.batching.layer_rules.convolution import has_all_kernels
@@ -96,6 +97,10 @@ class TaskBatched:
         """Whether one task can be computed without rules."""
         return all(map(has_all_kernels, self.model._flatten_layers()))
 
+    @functools.cached_property
+    def _is_batched(self) -> bool:
+        return is_batched_throughout(self.model)
+
     @property
     def state_variables(self) -> list[keras.Variable]:
         """The model's non-trainable variables that do not adapt."""
@@ -162,7 +167,8 @@ class TaskBatched:
         }
         # Operations can be checked only in a graph.
         unchecked = second_order and tf.executing_eagerly()
-        if not self._probed or (unchecked and True not in self._probed):
+        is_known = self._probed or self._is_batched
+        if not is_known or (unchecked and True not in self._probed):
             self._probe(weights, state, inputs, options, unchecked)
             self._probed.add(second_order)
         if shared is not None and not shared.is_for(inputs):
@@ -175,7 +181,8 @@ class TaskBatched:
         """Traces the call once with all sizes of the batch left open.
 
         With the batch's size known, an input of a layer that merely has the
-        same size could be taken for one with a batch axis.
+        same size could be taken for one with a batch axis. That cannot happen
+        in all models, see `is_batched_throughout`.
         """
 
         def open_sizes(axes):
