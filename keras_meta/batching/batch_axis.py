@@ -40,13 +40,15 @@ _PLAIN_LAYERS = (
 def is_batched_throughout(layer: keras.Layer) -> bool:
     """Whether the batch is certainly the first axis of all tensors in a layer.
 
-    So it is in sequential and functional models of common layers with
-    Keras's own activations. Nothing is known of layers that call others, of
+    That holds for sequential and functional models of common layers with
+    Keras's own activations. Nothing is known about layers that call others, of
     operations of `keras.ops`, or of code of the user.
 
     Args:
         layer: A layer or model.
     """
+    if "call" in vars(layer):
+        return False
     if type(layer) is keras.Sequential:
         return all(map(is_batched_throughout, layer.layers))
     if type(layer) is Functional:
@@ -54,10 +56,8 @@ def is_batched_throughout(layer: keras.Layer) -> bool:
             isinstance(x, keras.Layer) and is_batched_throughout(x)
             for x in layer.operations
         )
-    is_known = type(layer) in _PLAIN_LAYERS and "call" not in vars(layer)
-    return (is_known or find_rule(layer) is not None) and _is_of_keras(
-        getattr(layer, "activation", None)
-    )
+    is_known = type(layer) in _PLAIN_LAYERS or find_rule(layer) is not None
+    return is_known and _is_of_keras(getattr(layer, "activation", None))
 
 
 def _is_of_keras(activation: Callable | None) -> bool:

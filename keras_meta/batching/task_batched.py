@@ -181,8 +181,8 @@ class TaskBatched:
         """Traces the call once with all sizes of the batch left open.
 
         With the batch's size known, an input of a layer that merely has the
-        same size could be taken for one with a batch axis. That cannot happen
-        in all models, see `is_batched_throughout`.
+        same size could be taken for one with a batch axis. Some models rule
+        that out, see `is_batched_throughout`.
         """
 
         def open_sizes(axes):
