@@ -136,9 +136,10 @@ def _define_settings() -> None:
     flags.DEFINE_enum(
         "network",
         None,
-        ["conv", "pool", "mlp"],
-        "Strided convolutions, convolutions with pooling, or dense layers "
-        "only. All but Omniglot have pool alone.",
+        few_shot_data.networks(),
+        "Strided convolutions, convolutions with pooling, the same with "
+        "images normalized alone (land cover), or dense layers only. pool is "
+        "for all data sets, conv and mlp are for Omniglot.",
     )
     whole("filters", None, "Output channels of each convolution.")
     whole("train_ways", None, "Classes in a training task.")

@@ -51,6 +51,12 @@ class DataSet:
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def networks() -> list[str]:
+    """Returns the names of all networks."""
+    named = (name for row in DATA_SETS.values() for name in row.networks)
+    return list(dict.fromkeys(named))
+
+
 def load_classes(
     settings: Settings, part: str, data_dir: str | None
 ) -> episodes.Classes | episodes.ClassGroups:

@@ -33,7 +33,8 @@ class Settings:
     Attributes:
         data_set: See `experiments.few_shot_data`.
         learner: See `experiments.few_shot_learners`.
-        network: `"conv"`, `"pool"` or `"mlp"`.
+        network: `"conv"`, `"pool"`, `"instance"` or `"mlp"`, see
+            `experiments.few_shot`.
         filters: Output channels of each convolution.
         ways: Number of classes in a task of validation.
         shots: Number of support images of each class in validation.

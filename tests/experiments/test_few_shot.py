@@ -5,9 +5,11 @@ import subprocess
 import keras
 import numpy as np
 import pytest
+from absl import flags
 
 import keras_meta
 from experiments import checkpoint
+from experiments import few_shot
 from experiments import few_shot_data
 from experiments import few_shot_measure
 from experiments import few_shot_run
@@ -322,6 +324,13 @@ def test_learners_are_made_by_their_defaults(tiny, data_set, learner):
     made = few_shot_training.make(settings)
     assert made.compiled
     assert {made.get_config().get("ways")} <= {None, settings.train_ways}
+
+
+def test_every_network_can_be_chosen():
+    defined = flags.FLAGS.get_flags_for_module(few_shot)
+    (network,) = (f for f in defined if f.name == "network")
+    for row in few_shot_data.DATA_SETS.values():
+        assert {*row.networks} <= {*network.parser.enum_values}
 
 
 @pytest.mark.slow
