@@ -14,8 +14,7 @@ import tensorflow as tf
 
 import keras_meta
 from experiments import checkpoint
-from experiments import results
-from experiments import run_folder
+from experiments import recorded_run
 from experiments.algorithms import outer_rate
 from keras_meta.episodes import SineOrLine
 from keras_meta.learners.learner import Learner
@@ -99,21 +98,21 @@ def run(settings: Settings, output: pathlib.Path) -> dict[str, Any]:
     Returns:
         The record; see `experiments.results`.
     """
-    directory = output / settings.name
-    with run_folder.owned(directory):
-        record = results.read(directory, settings)
-        if record is not None:
-            return record
+
+    def train(directory):
         learner = make(settings)
-        progress = checkpoint.resume(learner, directory, settings)
-        _fit(learner, settings, progress, directory)
-        return results.write(
-            directory,
+        progress = recorded_run.fit(
+            learner,
+            lambda done: _training_data(settings, done * settings.meta_batch),
             settings,
-            _test(learner, settings),
-            iterations=progress.iterations,
-            seconds=progress.seconds,
+            directory,
+            per_epoch=_iterations_per_epoch(settings),
+            every=_EPOCHS_PER_CHECKPOINT,
+            shuffle=False,
         )
+        return progress, _test(learner, settings)
+
+    return recorded_run.run(settings, output, train)
 
 
 def load(settings: Settings, output: pathlib.Path) -> Learner:
@@ -183,35 +182,13 @@ def _iterations_per_epoch(settings: Settings) -> int:
     return min(_ITERATIONS_PER_EPOCH, settings.iterations)
 
 
-def _fit(
-    learner: Learner,
-    settings: Settings,
-    progress: checkpoint.Progress,
-    directory: pathlib.Path,
-) -> None:
-    per_epoch = _iterations_per_epoch(settings)
-    done = progress.iterations
-    if done >= settings.iterations:
-        return
-    learner.fit(
-        FAMILY.episodes(
-            shots=settings.shots,
-            queries=_QUERIES,
-            tasks=settings.meta_batch,
-            seed=settings.seed,
-            start=done * settings.meta_batch,
-        ),
-        steps_per_epoch=per_epoch,
-        initial_epoch=done // per_epoch,
-        epochs=math.ceil(settings.iterations / per_epoch),
-        callbacks=[
-            checkpoint.NoteProgress(progress),
-            checkpoint.Checkpoint(
-                directory, settings, progress, _EPOCHS_PER_CHECKPOINT
-            ),
-        ],
-        shuffle=False,
-        verbose=0,
+def _training_data(settings: Settings, start: int) -> tf.data.Dataset:
+    return FAMILY.episodes(
+        shots=settings.shots,
+        queries=_QUERIES,
+        tasks=settings.meta_batch,
+        seed=settings.seed,
+        start=start,
     )
 
 

@@ -14,8 +14,7 @@ import tensorflow as tf
 
 import keras_meta
 from experiments import checkpoint
-from experiments import results
-from experiments import run_folder
+from experiments import recorded_run
 from experiments.algorithms import outer_rate
 from keras_meta.evaluation import Curve
 from keras_meta.evaluation import Interval
@@ -93,28 +92,20 @@ def run(settings: Settings, output: pathlib.Path) -> dict[str, Any]:
     Returns:
         The record; see `experiments.results`.
     """
-    directory = output / settings.name
-    with run_folder.owned(directory):
-        record = results.read(directory, settings)
-        if record is not None:
-            return record
+
+    def train(directory):
         learner = _make(settings)
-        progress = checkpoint.resume(learner, directory, settings)
-        _fit(learner, settings, progress, directory)
+        progress = _fit(learner, settings, directory)
         returns = _tester(learner, settings).predict(
             test_goals(settings), batch_size=settings.test_goals, verbose=0
         )
-        return results.write(
-            directory,
-            settings,
-            {
-                "returns": _curve(returns),
-                "std": learner.policy.layers[-1].log_std.numpy().tolist(),
-                "history": progress.history,
-            },
-            iterations=progress.iterations,
-            seconds=progress.seconds,
-        )
+        return progress, {
+            "returns": _curve(returns),
+            "std": learner.policy.layers[-1].log_std.numpy().tolist(),
+            "history": progress.history,
+        }
+
+    return recorded_run.run(settings, output, train)
 
 
 def rollouts_of(
@@ -206,25 +197,18 @@ def _tester(
 def _fit(
     learner: keras_meta.PolicyLearner,
     settings: Settings,
-    progress: checkpoint.Progress,
     directory: pathlib.Path,
-) -> None:
-    done = progress.iterations
-    if settings.algorithm == "untrained" or done >= settings.iterations:
-        return
-    per_epoch = min(_ITERATIONS_PER_EPOCH, settings.iterations)
-    learner.fit(
-        learner.environment.batches(
+) -> checkpoint.Progress:
+    if settings.algorithm == "untrained":
+        return checkpoint.Progress()
+    return recorded_run.fit(
+        learner,
+        lambda done: learner.environment.batches(
             settings.meta_batch, seed=settings.seed, start=done
         ),
-        steps_per_epoch=per_epoch,
-        initial_epoch=done // per_epoch,
-        epochs=math.ceil(settings.iterations / per_epoch),
-        callbacks=[
-            checkpoint.NoteProgress(progress),
-            checkpoint.Checkpoint(directory, settings, progress),
-        ],
-        verbose=0,
+        settings,
+        directory,
+        per_epoch=min(_ITERATIONS_PER_EPOCH, settings.iterations),
     )
 
 

@@ -12,8 +12,8 @@ import keras
 import tensorflow as tf
 
 from experiments import checkpoint
+from experiments import recorded_run
 from experiments import results
-from experiments import run_folder
 from experiments.algorithms import ImplicitOptions
 from experiments.algorithms import make_learner
 from experiments.algorithms import outer_rate
@@ -89,24 +89,22 @@ def run(settings: Settings, output: pathlib.Path) -> dict[str, Any]:
     Returns:
         The record; see `experiments.results`.
     """
-    directory = output / settings.name
-    with run_folder.owned(directory):
-        record = results.read(directory, settings)
-        if record is not None:
-            return record
+
+    def train(directory):
         learner, trainee = _make(settings)
-        progress = checkpoint.resume(trainee, directory, settings)
-        _fit(trainee, settings, progress, directory)
-        return results.write(
-            directory,
+        progress = recorded_run.fit(
+            trainee,
+            lambda done: _training_data(settings, done * settings.meta_batch),
             settings,
-            {
-                **_test(learner, settings),
-                **results.logged(learner, progress.history),
-            },
-            iterations=progress.iterations,
-            seconds=progress.seconds,
+            directory,
+            per_epoch=_iterations_per_epoch(settings),
+            every=_EPOCHS_PER_CHECKPOINT,
+            shuffle=False,
         )
+        logged = results.logged(learner, progress.history)
+        return progress, {**_test(learner, settings), **logged}
+
+    return recorded_run.run(settings, output, train)
 
 
 def load(settings: Settings, output: pathlib.Path) -> Learner:
@@ -178,33 +176,6 @@ def _compile_options(settings: Settings) -> dict[str, Any]:
 
 def _iterations_per_epoch(settings: Settings) -> int:
     return min(_ITERATIONS_PER_EPOCH, settings.iterations)
-
-
-def _fit(
-    trainee: keras.Model,
-    settings: Settings,
-    progress: checkpoint.Progress,
-    directory: pathlib.Path,
-) -> None:
-    per_epoch = _iterations_per_epoch(settings)
-    epochs = math.ceil(settings.iterations / per_epoch)
-    done = progress.iterations
-    if done >= settings.iterations:
-        return
-    trainee.fit(
-        _training_data(settings, start=done * settings.meta_batch),
-        steps_per_epoch=per_epoch,
-        initial_epoch=done // per_epoch,
-        epochs=epochs,
-        callbacks=[
-            checkpoint.NoteProgress(progress),
-            checkpoint.Checkpoint(
-                directory, settings, progress, _EPOCHS_PER_CHECKPOINT
-            ),
-        ],
-        shuffle=False,
-        verbose=0,
-    )
 
 
 def _training_data(settings: Settings, start: int) -> tf.data.Dataset:
