@@ -105,8 +105,9 @@ def _print_table(
         test = results.interval(
             records[steps]["measurements"][f"{_SHOTS}_shot_mse"]
         )
+        shown = f"{test:.2f}"
         print(
-            f"{steps:<10}{at_minimum:>10.3f}{in_training:>10.3f}{test:>14.2f}",
+            f"{steps:<10}{at_minimum:>10.3f}{in_training:>10.3f}{shown:>14}",
             flush=True,
         )
     unrolled = meta_gradient(
