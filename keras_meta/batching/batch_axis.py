@@ -41,8 +41,8 @@ def is_batched_throughout(layer: keras.Layer) -> bool:
     """Whether the batch is certainly the first axis of all tensors in a layer.
 
     That holds for sequential and functional models of common layers with
-    Keras's own activations. Nothing is known about layers that call others, of
-    operations of `keras.ops`, or of code of the user.
+    Keras's own activations. Nothing is known about layers that call others,
+    operations of `keras.ops`, and the user's own code.
 
     Args:
         layer: A layer or model.
