@@ -6,7 +6,6 @@ A data set is a row of `DATA_SETS`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -35,6 +34,8 @@ class DataSet:
             data sets.
         network: Function of the number of classes and the settings.
         networks: Which networks there are; the first is the default.
+        image_size: Side of the images, or `None` if the networks are for one
+            size alone. `--image_size` changes it.
         ways: Default number of classes in a task.
         train_ways: The same in training, for learners without a head.
         defaults: Settings that differ from those of other data sets.
@@ -46,6 +47,7 @@ class DataSet:
     ]
     network: Callable[[int, Settings], keras.Model]
     networks: tuple[str, ...] = ("pool",)
+    image_size: int | None = None
     ways: int = 5
     train_ways: int = 20
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -164,14 +166,14 @@ def _omniglot(
 def _mini_imagenet(
     settings: Settings, part: str, data_dir: str | None
 ) -> episodes.Classes:
-    return episodes.load_tfds("mini_imagenet", part, data_dir=data_dir)
+    return _load("mini_imagenet", part, settings, data_dir)
 
 
 def _cifar_fs(
     settings: Settings, part: str, data_dir: str | None
 ) -> episodes.Classes:
-    images = episodes.load_tfds(
-        "cifar100", "train+test", label_key="label", data_dir=data_dir
+    images = _load(
+        "cifar100", "train+test", settings, data_dir, label_key="label"
     )
     return images.select(episodes.class_split(f"cifar_fs/{part}"))
 
@@ -179,20 +181,45 @@ def _cifar_fs(
 def _eurosat(
     settings: Settings, part: str, data_dir: str | None
 ) -> episodes.Classes:
-    images = episodes.load_tfds("eurosat", "train", data_dir=data_dir)
+    images = _load("eurosat", "train", settings, data_dir)
     return images.split(train=0.6, validation=0.2, test=0.2, seed=0)[part]
 
 
 def _eurosat_spatial(
     settings: Settings, part: str, data_dir: str | None
 ) -> episodes.Classes:
-    return land_cover_data.eurosat_band(part, data_dir)
+    size = _image_size(settings)
+    return land_cover_data.eurosat_band(part, size, data_dir)
 
 
 def _sen12ms_regions(
     settings: Settings, part: str, data_dir: str | None
 ) -> episodes.ClassGroups:
-    return land_cover_data.sen12ms_scenes(part, data_dir)
+    size = _image_size(settings)
+    return land_cover_data.sen12ms_scenes(part, size, data_dir)
+
+
+def _load(
+    name: str,
+    split: str,
+    settings: Settings,
+    data_dir: str | None,
+    **options: Any,
+) -> episodes.Classes:
+    """Returns a data set of classes, scaled if the settings ask for it."""
+    return episodes.load_tfds(
+        name,
+        split,
+        image_size=settings.image_size,
+        interpolation="area",
+        data_dir=data_dir,
+        **options,
+    )
+
+
+def _image_size(settings: Settings) -> int | None:
+    """Returns the side of the images."""
+    return settings.image_size or DATA_SETS[settings.data_set].image_size
 
 
 def _omniglot_network(ways: int, settings: Settings) -> keras.Model:
@@ -202,17 +229,14 @@ def _omniglot_network(ways: int, settings: Settings) -> keras.Model:
     return omniglot_conv(ways, filters=settings.filters, pool=pool)
 
 
-def _pooling_network(
-    image_size: int, ways: int, settings: Settings
-) -> keras.Model:
+def _pooling_network(ways: int, settings: Settings) -> keras.Model:
     return mini_imagenet_conv(
-        ways, filters=settings.filters, image_size=image_size
+        ways, filters=settings.filters, image_size=_image_size(settings)
     )
 
 
 def _land_cover_network(ways: int, settings: Settings) -> keras.Model:
-    size = land_cover_data.IMAGE_SIZE
-    network = _pooling_network(size, ways, settings)
+    network = _pooling_network(ways, settings)
     if settings.network != "instance":
         return network
     # Normalizes each channel of each image alone.
@@ -234,18 +258,15 @@ DATA_SETS = {
         defaults={"queries": 5, "test_tasks": 1000},
     ),
     "mini_imagenet": DataSet(
-        "mini-ImageNet",
-        _mini_imagenet,
-        functools.partial(_pooling_network, 84),
+        "mini-ImageNet", _mini_imagenet, _pooling_network, image_size=84
     ),
-    "cifar_fs": DataSet(
-        "CIFAR-FS", _cifar_fs, functools.partial(_pooling_network, 32)
-    ),
+    "cifar_fs": DataSet("CIFAR-FS", _cifar_fs, _pooling_network, image_size=32),
     # Four of its ten classes are left for validation and test.
     "eurosat": DataSet(
         "EuroSAT",
         _eurosat,
-        functools.partial(_pooling_network, 64),
+        _pooling_network,
+        image_size=64,
         ways=2,
         train_ways=6,
     ),
@@ -255,6 +276,8 @@ DATA_SETS = {
         _eurosat_spatial,
         _land_cover_network,
         networks=("pool", "instance"),
+        # Tiles of 64 pixels, scaled down as networks on a CPU need.
+        image_size=32,
         train_ways=10,
     ),
     "sen12ms_regions": DataSet(
@@ -262,6 +285,8 @@ DATA_SETS = {
         _sen12ms_regions,
         _land_cover_network,
         networks=("pool", "instance"),
+        # Tiles of 64 pixels, scaled down as networks on a CPU need.
+        image_size=32,
         ways=4,
         train_ways=4,
         defaults={"queries": 5},

@@ -69,6 +69,8 @@ class Settings:
             0 for none.
         train_queries: Number of query images of each class in training, or
             `None` for `queries`.
+        image_size: Side to which images are scaled, or `None` for that of the
+            data set; see `experiments.few_shot_data`.
 
     `MAY_DIFFER` lists settings that may change when a run continues: training
     does not depend on them.
@@ -113,6 +115,7 @@ class Settings:
     test_tasks: int
     curve_steps: int
     train_queries: int | None = None
+    image_size: int | None = None
 
     @property
     def name(self) -> str:

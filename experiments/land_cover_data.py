@@ -24,38 +24,42 @@ import tensorflow_datasets as tfds
 
 from keras_meta import episodes
 
-# Tiles of 64 pixels are scaled down, as few-shot networks on a CPU need.
-IMAGE_SIZE = 32
-
 _FILES = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
 # Numbers of SEN12MS's regions. The others train.
 _REGIONS = {"validation": ("134", "141"), "test": ("108", "122", "135")}
 _AT_ONCE = 512
 
 
-def eurosat_band(part: str, data_dir: str | None) -> episodes.Classes:
+def eurosat_band(
+    part: str, image_size: int, data_dir: str | None
+) -> episodes.Classes:
     """Returns the ten classes of EuroSAT in one band of longitude.
 
     Args:
         part: `"train"`, `"validation"` or `"test"`.
+        image_size: Side to which tiles of 64 pixels are scaled.
         data_dir: Folder of the prepared data sets.
     """
-    tiles, names = _tiles("eurosat", ("label", "filename"), data_dir)
+    features = ("label", "filename")
+    tiles, names = _tiles("eurosat", features, image_size, data_dir)
     chosen = np.isin(tiles["filename"], _files_of(part, data_dir))
     return _classes(tiles, chosen, names)
 
 
-def sen12ms_scenes(part: str, data_dir: str | None) -> episodes.ClassGroups:
+def sen12ms_scenes(
+    part: str, image_size: int, data_dir: str | None
+) -> episodes.ClassGroups:
     """Returns the scenes of SEN12MS in the regions of one part.
 
     A scene is a season of a region.
 
     Args:
         part: `"train"`, `"validation"` or `"test"`.
+        image_size: Side to which tiles of 64 pixels are scaled.
         data_dir: Folder of the prepared data sets.
     """
     features = ("label", "region", "season")
-    tiles, names = _tiles("sen12ms_regions", features, data_dir)
+    tiles, names = _tiles("sen12ms_regions", features, image_size, data_dir)
     held_out = [x for regions in _REGIONS.values() for x in regions]
     is_held_out = np.isin(tiles["region"], held_out)
     is_inside = ~is_held_out
@@ -76,7 +80,7 @@ def _classes(
 
 @functools.cache
 def _tiles(
-    name: str, features: tuple[str, ...], data_dir: str | None
+    name: str, features: tuple[str, ...], image_size: int, data_dir: str | None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns images and features of all tiles, and the classes' names."""
     data, info = tfds.load(
@@ -84,7 +88,7 @@ def _tiles(
     )
     parts: dict[str, list[np.ndarray]] = {"image": []}
     for batch in data.batch(_AT_ONCE):
-        size = [IMAGE_SIZE, IMAGE_SIZE]
+        size = [image_size, image_size]
         images = tf.image.resize(batch["image"], size, "area")
         parts["image"].append(tf.cast(tf.round(images), tf.uint8).numpy())
         for feature in features:

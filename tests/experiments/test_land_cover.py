@@ -31,7 +31,9 @@ def _pixels(classes):
 @pytest.mark.skipif(not LISTS.is_dir(), reason=f"{LISTS} is missing")
 @data_sets.needs("eurosat")
 def test_bands_of_eurosat_share_classes_and_no_tile():
-    bands = {part: land_cover_data.eurosat_band(part, FOLDER) for part in PARTS}
+    bands = {
+        part: land_cover_data.eurosat_band(part, 32, FOLDER) for part in PARTS
+    }
     counts = {part: int(band.counts.sum()) for part, band in bands.items()}
     assert counts == {"train": 6131, "validation": 2012, "test": 1857}
     assert len({band.names for band in bands.values()}) == 1
@@ -43,7 +45,7 @@ def test_bands_of_eurosat_share_classes_and_no_tile():
 @data_sets.needs("sen12ms_regions")
 def test_scenes_of_sen12ms_are_inside_regions_of_one_part():
     scenes = {
-        part: land_cover_data.sen12ms_scenes(part, FOLDER) for part in PARTS
+        part: land_cover_data.sen12ms_scenes(part, 32, FOLDER) for part in PARTS
     }
     names = [name for groups in scenes.values() for name in groups.names]
     assert len(names) == len(set(names)) == 22
@@ -63,7 +65,7 @@ def test_scenes_of_sen12ms_are_inside_regions_of_one_part():
 
 @data_sets.needs("sen12ms_regions")
 def test_tasks_are_drawn_inside_one_scene():
-    scenes = land_cover_data.sen12ms_scenes("test", FOLDER)
+    scenes = land_cover_data.sen12ms_scenes("test", 32, FOLDER)
     tasks = scenes.having(items=6, ways=4)
     x, y = next(iter(tasks.episodes(ways=4, shots=1, queries=5, tasks=4)))
     assert x["support_x"].shape == (4, 4, 32, 32, 3)
