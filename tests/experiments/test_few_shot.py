@@ -1,11 +1,14 @@
 import dataclasses
 import json
+import os
 import subprocess
 
 import keras
 import numpy as np
 import pytest
+from absl import app
 from absl import flags
+from absl.testing import flagsaver
 
 import keras_meta
 from experiments import checkpoint
@@ -331,6 +334,46 @@ def test_every_network_can_be_chosen():
     (network,) = (f for f in defined if f.name == "network")
     for row in few_shot_data.DATA_SETS.values():
         assert {*row.networks} <= {*network.parser.enum_values}
+
+
+@pytest.mark.parametrize(
+    "data_set",
+    [
+        pytest.param("mini_imagenet", marks=data_sets.needs("mini_imagenet")),
+        pytest.param(
+            "eurosat_spatial",
+            marks=[data_sets.needs("eurosat"), pytest.mark.slow],
+        ),
+        pytest.param(
+            "sen12ms_regions",
+            marks=[data_sets.needs("sen12ms_regions"), pytest.mark.slow],
+        ),
+    ],
+)
+def test_images_are_scaled_to_what_the_network_takes(tiny, data_set):
+    settings = dataclasses.replace(
+        _settings("prototypical"),
+        data_set=data_set,
+        network="pool",
+        image_size=16,
+        train_ways=4,
+    )
+    classes = few_shot_data.load_classes(
+        settings, "validation", os.environ["TFDS_DATA_DIR"]
+    )
+    drawn = few_shot_data.draw_episodes(
+        classes, settings, "validation", ways=4, shots=1, tasks=1
+    )
+    network = few_shot_data.make_network(settings)
+    images = drawn.element_spec[0]["support_x"].shape[2:]
+    assert tuple(images) == network.input_shape[1:] == (16, 16, 3)
+
+
+def test_scaled_images_of_omniglot_are_refused():
+    with flagsaver.flagsaver():
+        flags.FLAGS(["few_shot", "--image_size=20"])
+        with pytest.raises(app.UsageError, match="--image_size=20"):
+            few_shot.chosen_runs()
 
 
 @pytest.mark.slow
