@@ -110,7 +110,8 @@ class PointNavigation(Environment):
         self, state: PointState, action: tf.Tensor, seed: tf.Tensor
     ) -> Transition:
         """Moves points; see `Environment.step`."""
-        if action.shape != state.position.shape:
+        # The number of tasks may be unknown while a graph is traced.
+        if not action.shape.is_compatible_with(state.position.shape):
             raise ValueError(
                 "Actions in PointNavigation are moves, [tasks, rollouts, 2]. "
                 f"Received: actions of shape {action.shape}. A policy for "
