@@ -63,15 +63,17 @@ _ROLLOUTS = flags.DEFINE_integer(
 _INNER_RATE = flags.DEFINE_float(
     "inner_rate",
     0.5,
-    "Rate of the inner step, and of the first one in tests. Later ones have "
-    "half the rate.",
+    "Rate of the inner step, and of the first one in tests.",
+)
+_LATER_RATE = flags.DEFINE_float(
+    "later_rate", 0.2, "Rate of the later inner steps in tests."
 )
 _META_RATE = flags.DEFINE_float("meta_rate", 0.006, "Rate of Adam.")
 _HIDDEN = flags.DEFINE_multi_integer(
     "hidden", [100, 100], "Sizes of the policy's hidden layers."
 )
 _INITIAL_STD = flags.DEFINE_float(
-    "initial_std", 1.0, "Where the standard deviation of actions begins."
+    "initial_std", 0.4, "Where the standard deviation of actions begins."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, goals and actions.")
 _TEST_GOALS = flags.DEFINE_integer(
@@ -140,6 +142,7 @@ def _settings(algorithm: str, objective: str) -> Settings:
         meta_batch=_META_BATCH.value,
         rollouts=_ROLLOUTS.value,
         inner_rate=_INNER_RATE.value,
+        later_rate=_LATER_RATE.value,
         meta_rate=_META_RATE.value,
         hidden=tuple(_HIDDEN.value),
         initial_std=_INITIAL_STD.value,

@@ -45,7 +45,7 @@ class Settings:
         meta_batch: Number of goals in an outer iteration.
         rollouts: Rollouts of each goal before and after the update.
         inner_rate: Rate of the inner step, and of the first one in tests.
-            Later ones have half the rate.
+        later_rate: Rate of the later inner steps in tests.
         meta_rate: Rate of Adam, which decays to a hundredth.
         hidden: Sizes of the policy's hidden layers.
         initial_std: Where the standard deviation of actions begins.
@@ -58,7 +58,12 @@ class Settings:
     because training does not depend on them.
     """
 
-    MAY_DIFFER: ClassVar = ("test_goals", "test_steps", "test_rollouts")
+    MAY_DIFFER: ClassVar = (
+        "later_rate",
+        "test_goals",
+        "test_steps",
+        "test_rollouts",
+    )
 
     algorithm: str
     objective: str
@@ -66,6 +71,7 @@ class Settings:
     meta_batch: int
     rollouts: int
     inner_rate: float
+    later_rate: float
     meta_rate: float
     hidden: tuple[int, ...]
     initial_std: float
@@ -187,7 +193,7 @@ def _tester(
         meta_gradient="first_order",
         seed=settings.seed,
     )
-    rates = np.full([steps], settings.inner_rate / 2)
+    rates = np.full([steps], settings.later_rate)
     rates[0] = settings.inner_rate
     rule.rates[0].assign(rates)
     tester.compile()

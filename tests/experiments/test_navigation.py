@@ -16,6 +16,7 @@ def test_walking_straight_is_a_plain_loop():
         meta_batch=2,
         rollouts=2,
         inner_rate=0.5,
+        later_rate=0.25,
         meta_rate=0.01,
         hidden=(4,),
         initial_std=1.0,
