@@ -270,6 +270,21 @@ def test_a_step_that_fails_changes_nothing(name, trained):
     assert_same_weights(state, after)
 
 
+@slow
+@each_row
+def test_the_number_of_tasks_may_change(name, trained):
+    learner, *_ = trained(name)
+    # A graph for the first, then one for any number.
+    for tasks in (3, 2, 4):
+        x, _ = batch(tasks_of(name, 1, tasks=tasks, seed=tasks), 0)
+        np.testing.assert_allclose(
+            learner.predict(x, batch_size=tasks, verbose=0),
+            learner(x),
+            rtol=1e-5,
+            atol=1e-6,
+        )
+
+
 @each_row
 def test_bad_inputs_are_refused(name, trained):
     learner, *_ = trained(name)
