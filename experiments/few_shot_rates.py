@@ -24,23 +24,43 @@ def choose(
 ) -> tuple[MetaLearner, dict[str, Any]]:
     """Returns the learner with the best rate, and what to record.
 
-    Validation has the ways and shots of the first test.
+    Validation has the ways and shots of the first test. A rate at which the
+    inner loop diverges has no accuracy, `None` in the record.
 
     Args:
         learner: The learner, trained.
         settings: The settings, which leave the rate open.
         data_dir: Folder of the prepared data sets.
+
+    Raises:
+        FloatingPointError: If the inner loop diverges at all rates.
     """
     learners, accuracies = {}, {}
     for rate in LEARNERS[settings.learner].rates:
         fixed = dataclasses.replace(settings, inner_rate=rate)
         learners[rate] = few_shot_training.make(fixed)
         learners[rate].set_weights(learner.get_weights())
-        measured = few_shot_training.validate(learners[rate], fixed, data_dir)
-        accuracies[rate] = measured["accuracy"].mean
-    best = max(accuracies, key=accuracies.__getitem__)
+        accuracies[rate] = _accuracy(learners[rate], fixed, data_dir)
+    finite = {rate: x for rate, x in accuracies.items() if x is not None}
+    if not finite:
+        raise FloatingPointError(
+            f"The inner loop of {settings.learner} diverges at all rates that "
+            f"are tried: {', '.join(map(str, accuracies))}. Set a lower one, "
+            "--inner_rate."
+        )
+    best = max(finite, key=finite.__getitem__)
     record = {
         "inner_rate": best,
         "rates": {str(rate): value for rate, value in accuracies.items()},
     }
     return learners[best], record
+
+
+def _accuracy(
+    learner: MetaLearner, settings: Settings, data_dir: str | None
+) -> float | None:
+    try:
+        measured = few_shot_training.validate(learner, settings, data_dir)
+    except FloatingPointError:
+        return None
+    return measured["accuracy"].mean

@@ -51,8 +51,8 @@ def _rates(record: Mapping[str, Any]) -> str:
     """Returns which rate validation chose, and its accuracy with each."""
     measured = record["measurements"]
     tried = ", ".join(
-        f"{100 * accuracy:.1f} with {rate}"
-        for rate, accuracy in measured["rates"].items()
+        f"{'diverges' if x is None else f'{100 * x:.1f}'} with {rate}"
+        for rate, x in measured["rates"].items()
     )
     return (
         f"the rate {measured['inner_rate']:g}, chosen on validation tasks "

@@ -204,22 +204,35 @@ def test_an_encoder_serves_several_learners(tiny, tmp_path):
 @pytest.mark.slow
 def test_validation_chooses_the_rate(tiny, tmp_path, monkeypatch):
     row = LEARNERS["from_scratch"]
-    row = dataclasses.replace(row, rates=(1e-9, 0.1, 1e-8))
+    # The inner loop diverges at the last one.
+    row = dataclasses.replace(row, rates=(1e-9, 0.1, 1e30))
     monkeypatch.setitem(LEARNERS, "from_scratch", row)
     settings = _settings(
         "from_scratch", iterations=0, steps=10, evaluation_steps=10
     )
     measured = _run(settings, tmp_path)["measurements"]
     rates = measured["rates"]
-    assert list(rates) == ["1e-09", "0.1", "1e-08"]
+    assert list(rates) == ["1e-09", "0.1", "1e+30"]
     assert measured["inner_rate"] == 0.1
-    assert rates["0.1"] == max(rates.values()) > rates["1e-09"]
+    assert rates["0.1"] > rates["1e-09"]
+    assert rates["1e+30"] is None
     learner = few_shot_training.load(tmp_path)
     assert learner.update_rule.get_config()["learning_rate"] == 0.1
     fixed = dataclasses.replace(settings, inner_rate=0.1)
     again = _run(fixed, tmp_path / "fixed")["measurements"]
     assert "rates" not in again
     assert again["tests"] == measured["tests"]
+
+
+@pytest.mark.slow
+def test_a_learner_that_diverges_at_all_rates_is_refused(
+    tiny, tmp_path, monkeypatch
+):
+    row = dataclasses.replace(LEARNERS["from_scratch"], rates=(1e30, 1e31))
+    monkeypatch.setitem(LEARNERS, "from_scratch", row)
+    settings = _settings("from_scratch", iterations=0)
+    with pytest.raises(FloatingPointError, match="1e\\+30, 1e\\+31.*--inner_r"):
+        _run(settings, tmp_path)
 
 
 def test_validation_keeps_the_weights_that_did_best():
