@@ -66,7 +66,10 @@ _INNER_RATE = flags.DEFINE_float(
     "Rate of the inner step, and of the first one in tests.",
 )
 _LATER_RATE = flags.DEFINE_float(
-    "later_rate", 0.2, "Rate of the later inner steps in tests."
+    "later_rate",
+    0.2,
+    "Rate of the later inner steps in tests.",
+    lower_bound=0.0,
 )
 _META_RATE = flags.DEFINE_float("meta_rate", 0.006, "Rate of Adam.")
 _HIDDEN = flags.DEFINE_multi_integer(
