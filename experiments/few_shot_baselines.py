@@ -20,7 +20,7 @@ from keras_meta.update_rules.momentum import Momentum
 # Classes from which Baseline++ has larger scores.
 _MANY_CLASSES = 200
 # Rates among which validation chooses. The first is the published one.
-RATES = (0.01, 0.003, 0.03, 0.1)
+RATES = (0.01, 0.001, 0.003, 0.03, 0.1)
 
 
 def nearest_pixels(
@@ -101,10 +101,10 @@ def head_defaults(case: Case) -> dict[str, Any]:
 
 def fine_tuning_defaults(case: Case) -> dict[str, Any]:
     """Returns the settings of learners that train everything on each task."""
-    return {**image_defaults(case), "steps": 10, "evaluation_steps": 10}
-
-
-def from_scratch_defaults(case: Case) -> dict[str, Any]:
-    """Returns the settings of a learner without any training before a task."""
-    # Moving averages of a network that was never trained mean nothing.
-    return {**fine_tuning_defaults(case), "batch_statistics": "support"}
+    return {
+        **image_defaults(case),
+        "steps": 10,
+        "evaluation_steps": 10,
+        # Moving averages are those of other weights, or of none.
+        "batch_statistics": "support",
+    }

@@ -450,7 +450,7 @@ LEARNERS = {
     "from_scratch": Row(
         "Random initialization",
         few_shot_baselines.fine_tuning_all,
-        few_shot_baselines.from_scratch_defaults,
+        few_shot_baselines.fine_tuning_defaults,
         training=Training.NOTHING,
         any_ways=True,
         rates=few_shot_baselines.RATES,

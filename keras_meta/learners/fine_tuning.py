@@ -55,8 +55,11 @@ class FineTuning(NotMetaTrained, Learner):
             same in all tasks.
         adapt: What is trained on a task: `"head"`, `"all"`, or whatever
             `Learner` takes.
-        batch_statistics: See `Learner`. `"running"` uses the moving averages
-            of the encoder's own training.
+        batch_statistics: See `Learner`. By default `"running"` if the head
+            alone is trained: the moving averages of the encoder's own
+            training. Otherwise `"support"`, because moving averages do not
+            fit weights that change: with them, a convolutional network
+            fine-tuned on satellite images was 30 points worse.
         **kwargs: `inner_loss`, `proximal`, `name`; see `Learner`. `proximal`
             is a weight decay for a linear head.
 
@@ -96,7 +99,7 @@ class FineTuning(NotMetaTrained, Learner):
         *,
         head: str = "linear",
         adapt: str | Sequence | Callable[[keras.Variable], bool] = "head",
-        batch_statistics: str = "running",
+        batch_statistics: str | None = None,
         **kwargs: Any,
     ):
         check_is_built("encoder", encoder)
@@ -104,6 +107,8 @@ class FineTuning(NotMetaTrained, Learner):
         check_choice("head", head, tuple(_HEADS))
         if update_rule is None:
             update_rule = Momentum(0.01, momentum=0.9)
+        if batch_statistics is None:
+            batch_statistics = "running" if adapt == "head" else "support"
         super().__init__(
             _with_head(encoder, _HEADS[head](int(ways))),
             update_rule,

@@ -380,6 +380,23 @@ def test_a_head_for_other_ways_shares_the_encoder():
     assert two(x).shape[-1] == 2
 
 
+@pytest.mark.parametrize("adapt", ["head", "all"])
+def test_statistics_are_the_encoders_own_while_it_does_not_change(adapt):
+    layers = [keras.Input([2]), keras.layers.BatchNormalization()]
+    encoder = keras.Sequential(layers)
+    x, _ = _tasks()
+    x = {key: x[key] for key in ("support_x", "support_y", "query_x")}
+    explicit = "running" if adapt == "head" else "support"
+    predictions = []
+    for options in ({}, {"batch_statistics": explicit}):
+        learner = keras_meta.FineTuning(
+            encoder, WAYS, 0.5, steps=2, adapt=adapt, **options
+        )
+        predictions.append(compiled(learner, loss=crossentropy())(x))
+        assert learner.with_ways(WAYS).batch_statistics == explicit
+    np.testing.assert_array_equal(*predictions)
+
+
 def test_an_encoder_of_another_size_is_refused():
     learner = keras_meta.FineTuning(_encoder(), WAYS)
     layers = [keras.Input([_SIZE + 1]), keras.layers.Identity()]
