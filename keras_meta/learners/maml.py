@@ -118,7 +118,7 @@ class MAML(Learner):
                 )
             )
         weights = tf.convert_to_tensor(self.step_weights)
-        return tf.tensordot(weights, tf.stack(losses), axes=1), y_pred
+        return tf.reduce_sum(weights * tf.stack(losses)), y_pred
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

@@ -12,6 +12,7 @@ from keras_meta.checks import check_at_least
 from keras_meta.checks import check_bool
 from keras_meta.checks import check_choice
 from keras_meta.checks import describe
+from keras_meta.kernels.full_product import full_product
 from keras_meta.learners.embedded.embeddings import means_of_classes
 from keras_meta.learners.embedded.embeddings import unit
 from keras_meta.learners.metric_learner import MetricLearner
@@ -171,7 +172,7 @@ def _negative_squared_distances(x: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
     # Far from the origin, the expanded square would cancel.
     center = tf.reduce_mean(points, axis=1, keepdims=True)
     x, points = x - center, points - center
-    products = tf.matmul(x, points, transpose_b=True)
+    products = full_product(x, points, transpose_b=True)
     lengths = tf.reduce_sum(tf.square(points), axis=-1)[:, tf.newaxis]
     own = tf.reduce_sum(tf.square(x), axis=-1, keepdims=True)
     return 2 * products - lengths - own

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_meta.checks import check_positive_number
+from keras_meta.kernels.full_product import full_product
 from keras_meta.learners.metric_learner import MetricLearner
 
 
@@ -120,16 +121,18 @@ def ridge_by_features(
     x: tf.Tensor, y: tf.Tensor, strength: tf.Tensor
 ) -> tf.Tensor:
     """Solves the primal system, `[d, d]`; see `ridge`."""
-    products = tf.matmul(x, x, transpose_a=True)
-    return _solve(products, tf.matmul(x, y, transpose_a=True), strength)
+    products = full_product(x, x, transpose_a=True)
+    target = full_product(x, y, transpose_a=True)
+    return _solve(products, target, strength)
 
 
 def ridge_by_examples(
     x: tf.Tensor, y: tf.Tensor, strength: tf.Tensor
 ) -> tf.Tensor:
     """Solves the dual system, `[n, n]`; see `ridge`."""
-    products = tf.matmul(x, x, transpose_b=True)
-    return tf.matmul(x, _solve(products, y, strength), transpose_a=True)
+    products = full_product(x, x, transpose_b=True)
+    weights = _solve(products, y, strength)
+    return full_product(x, weights, transpose_a=True)
 
 
 def _solve(matrix: tf.Tensor, y: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:

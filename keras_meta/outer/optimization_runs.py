@@ -102,7 +102,10 @@ class OptimizationRuns:
         carry, losses = self.run(run, theta, carry, first, steps)
         values = self.values(losses[1:])
         part = tf.slice(self.weights, [first], [steps])
-        return Taken(carry, losses, tf.tensordot(part, values, axes=1))
+        # Evolution strategies learn from differences of these sums, which a
+        # GPU might round if they were a product of matrices.
+        total = tf.reduce_sum(part[:, tf.newaxis] * values, axis=0)
+        return Taken(carry, losses, total)
 
     def run(
         self,

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_meta.checks import check_at_least
 from keras_meta.checks import check_number_at_least
 from keras_meta.checks import check_positive_number
+from keras_meta.kernels.full_product import full_product
 from keras_meta.update_rules.update_rule import UpdateRule
 from keras_meta.update_rules.update_rule import check_rule
 
@@ -150,10 +151,10 @@ class SteinGradient(UpdateRule):
         like: tf.Tensor,
     ) -> tf.Tensor:
         """Returns the direction of one variable, in the shape of `like`."""
-        together = tf.matmul(kernel, grads)
+        together = full_product(kernel, grads)
         # The kernel falls with the distance: its gradient points back.
         total = tf.reduce_sum(kernel, axis=-1, keepdims=True)
-        away = values * total - tf.matmul(kernel, values)
+        away = values * total - full_product(kernel, values)
         mixed = together - push[:, tf.newaxis, tf.newaxis] * away
         mixed = tf.transpose(mixed / self.particles, [1, 0, 2])
         return tf.reshape(mixed, tf.shape(like))

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_meta
+from keras_meta.kernels.full_product import full_product
 from tests.conftest import computing_in
 from tests.contracts.test_learners import ROWS
 from tests.contracts.test_learners import loss_of
@@ -155,3 +156,16 @@ def test_a_gpu_trains_as_the_cpu(name, tmp_path):
     tolerance = 1e-5 if rounds else 1e-11
     for a, b in zip(train(name), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_full_products_are_not_rounded():
+    factors = np.random.default_rng(0).normal(size=(2, 64, 64))
+    a, b = tf.cast(factors, "float32")
+    expected = tf.matmul(tf.cast(a, "float64"), tf.cast(b, "float64"))
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    try:
+        plain, full = tf.matmul(a, b), full_product(a, b)
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    assert np.abs(plain - expected).max() > 1e-3
+    np.testing.assert_allclose(full, expected, rtol=1e-6, atol=1e-6)

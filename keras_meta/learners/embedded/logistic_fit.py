@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_meta.kernels.full_product import full_product
+
 # The optimum is where the gradient is this part of the first one.
 _TOLERANCES = {tf.float32: 1e-5, tf.float64: 1e-9}
 # Newton's method takes about ten steps; a step's system is solved by
@@ -42,7 +44,7 @@ class LogisticProblem:
 
     def start(self) -> tf.Tensor:
         """Returns coefficients of 0, `[tasks, d, ways]`."""
-        return tf.zeros_like(tf.matmul(self.x, self.y, transpose_a=True))
+        return tf.zeros_like(self._back(self.y))
 
     def value(self, w: tf.Tensor) -> tf.Tensor:
         """Returns the losses, `[tasks]`."""
@@ -74,18 +76,18 @@ class LogisticProblem:
             p: The probabilities where they are taken.
             v: Directions, `[tasks, d, ways]`.
         """
-        moves = tf.matmul(self.x, v)
+        moves = full_product(self.x, v)
         moves -= tf.reduce_sum(p * moves, axis=-1, keepdims=True)
         sizes = tf.reduce_sum(self.y, axis=-1, keepdims=True)
         return self._back(sizes * p * moves) + self._weights_of(v) * v
 
     def _logits(self, w: tf.Tensor) -> tf.Tensor:
-        logits = tf.matmul(self.x, w)
+        logits = full_product(self.x, w)
         is_there = tf.reduce_any(self.y > 0, axis=1, keepdims=True)
         return tf.where(is_there, logits, tf.cast(-1e9, logits.dtype))
 
     def _back(self, gaps: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(self.x, gaps, transpose_a=True)
+        return full_product(self.x, gaps, transpose_a=True)
 
     def _weights_of(self, w: tf.Tensor) -> tf.Tensor:
         return tf.cast(self.penalty, w.dtype)[:, tf.newaxis]
