@@ -15,10 +15,10 @@ def full_product(
     """Returns `tf.matmul` of two arrays in their full precision.
 
     By default, TensorFlow rounds the factors of float32 products on a GPU to
-    10 bits. A layer learns all the same. Where large terms cancel, as in the
-    gradient of a softmax over memories that hardly differ, or in Newton's
-    method close to a minimum, too little is left. So this computes in float64
-    where TensorFlow would round.
+    10 bits. A layer learns all the same. Where large terms cancel, as in
+    Newton's method near a minimum, or between points that are close to each
+    other, too little is left. So this computes in float64 where TensorFlow
+    would round.
 
     Not for the layers of a model, whose precision is the user's choice, and
     not for large products: many GPUs are slow in float64.

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from keras_meta.kernels.full_product import full_product
-
 # Added to squared lengths. An empty slot resembles nothing, and the derivative
 # of its cosine stays small.
 _EPSILON = 1e-3
@@ -50,7 +48,7 @@ def write(
     least = tf.one_hot(least, slots, dtype=values.dtype)
     weights = gates * memory.read_weights + (1 - gates) * least
     kept = 1 - tf.reduce_sum(least, axis=1)
-    written = full_product(weights, values, transpose_a=True)
+    written = tf.matmul(weights, values, transpose_a=True)
     return memory._replace(
         slots=kept[..., tf.newaxis] * memory.slots + written,
         usage=decay * memory.usage + tf.reduce_sum(weights, axis=1),
@@ -71,12 +69,11 @@ def read(
         The memory with its new read weights and usage, and what was read,
         `[sequences, heads, slot_size]`.
     """
-    units = _unit(keys), _unit(memory.slots)
-    cosines = full_product(*units, transpose_b=True)
+    cosines = tf.matmul(_unit(keys), _unit(memory.slots), transpose_b=True)
     weights = tf.nn.softmax(strengths * cosines)
     usage = memory.usage + tf.reduce_sum(weights, axis=1)
     memory = memory._replace(read_weights=weights, usage=usage)
-    return memory, full_product(weights, memory.slots)
+    return memory, tf.matmul(weights, memory.slots)
 
 
 def _unit(x: tf.Tensor) -> tf.Tensor:
