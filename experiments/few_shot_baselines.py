@@ -21,6 +21,8 @@ from keras_meta.update_rules.momentum import Momentum
 _MANY_CLASSES = 200
 # Rates among which validation chooses. The first is the published one.
 RATES = (0.01, 0.001, 0.003, 0.03, 0.1)
+# The scores of a cosine head are at most 2, so their gradients are small.
+COSINE_RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 def nearest_pixels(

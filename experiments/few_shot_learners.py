@@ -436,7 +436,7 @@ LEARNERS = {
         training=Training.IMAGES,
         classifier=few_shot_baselines.cosine_classifier,
         any_ways=True,
-        rates=few_shot_baselines.RATES,
+        rates=few_shot_baselines.COSINE_RATES,
     ),
     "fine_tuning_all": Row(
         "Fine-tuning, whole network",
