@@ -55,9 +55,9 @@ class FineTuning(NotMetaTrained, Learner):
             same in all tasks.
         adapt: What is trained on a task: `"head"`, `"all"`, or whatever
             `Learner` takes.
-        batch_statistics: See `Learner`. By default `"running"` if the head
-            alone is trained: the moving averages of the encoder's own
-            training. Otherwise `"support"`, because moving averages do not
+        batch_statistics: See `Learner`. By default `"running"` if `adapt` is
+            `"head"`: the moving averages of the encoder's own training.
+            Otherwise `"support"`, because moving averages do not
             fit weights that change. A convolutional network that was
             fine-tuned on satellite images was 12 points worse with them,
             each at its best rate.

@@ -51,7 +51,7 @@ def test_other_types_are_as_they_are(rounding, dtype):
     np.testing.assert_array_equal(product, tf.matmul(a, b))
 
 
-def test_nothing_is_rounded_on_a_cpu():
+def test_a_cpu_multiplies_as_tensorflow_does():
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("this machine has a GPU")
     a, b = _factors("float32")
