@@ -57,10 +57,10 @@ class FineTuning(NotMetaTrained, Learner):
             `Learner` takes.
         batch_statistics: See `Learner`. By default `"running"` if `adapt` is
             `"head"`: the moving averages of the encoder's own training.
-            Otherwise `"support"`, because moving averages do not
-            fit weights that change. A convolutional network that was
-            fine-tuned on satellite images was 12 points worse with them,
-            each at its best rate.
+            Otherwise `"support"`, because moving averages do not fit weights
+            that change. A convolutional network that was fine-tuned on
+            satellite images was 12 points worse with them, each at its best
+            rate.
         **kwargs: `inner_loss`, `proximal`, `name`; see `Learner`. `proximal`
             is a weight decay for a linear head.
 
