@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments import few_shot_training
 from experiments.few_shot_learners import LEARNERS
+from experiments.few_shot_measure import measures
 from experiments.few_shot_settings import Settings
 from keras_meta.learners.fine_tuning import FineTuning
 from keras_meta.learners.meta_learner import MetaLearner
@@ -38,8 +39,7 @@ def choose(
     learners, accuracies = {}, {}
     for rate in LEARNERS[settings.learner].rates:
         fixed = dataclasses.replace(settings, inner_rate=rate)
-        learners[rate] = few_shot_training.make(fixed)
-        learners[rate].set_weights(learner.get_weights())
+        learners[rate] = _with_weights_of(learner, fixed)
         accuracies[rate] = _accuracy(learners[rate], fixed, data_dir)
     finite = {rate: x for rate, x in accuracies.items() if x is not None}
     if not finite:
@@ -54,6 +54,15 @@ def choose(
         "rates": {str(rate): value for rate, value in accuracies.items()},
     }
     return learners[best], record
+
+
+def _with_weights_of(learner: FineTuning, settings: Settings) -> FineTuning:
+    """Returns a learner of other settings, with the same encoder."""
+    # TensorFlow would trace the function that embeds images for each encoder.
+    other = few_shot_training.make(settings).with_encoder(learner.encoder)
+    other.compile(**measures())
+    other.set_weights(learner.get_weights())
+    return other
 
 
 def _accuracy(
