@@ -80,7 +80,7 @@ def test_an_instance_is_normalized_alone():
     values = defaults(Case("eurosat_spatial", 5, 1), "maml")
     assert values["network"] == "pool"
     row = few_shot_data.DATA_SETS["eurosat_spatial"]
-    settings = SimpleNamespace(network="instance", filters=4)
+    settings = SimpleNamespace(network="instance", filters=4, image_size=32)
     network = row.network(5, settings)
     images = np.random.default_rng(0).random([3, 32, 32, 3]).astype("float32")
     together = network(images, training=True)
