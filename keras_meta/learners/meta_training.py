@@ -295,6 +295,11 @@ class MetaTraining(MetaEvaluation):
             self._trackers[name].update_state(value)
         return self._log(x, y, result.predictions, sample_weight, result.loss)
 
+    def _evaluate(self, data: Any) -> dict[str, Any]:
+        """Evaluates a batch; leaves out what only training measures."""
+        logs = super()._evaluate(data)
+        return {k: v for k, v in logs.items() if k not in self._trackers}
+
     def _undone_if_failed(self) -> contextlib.AbstractContextManager[None]:
         """Undoes what a failed step changed, except the model's state."""
         variables = [

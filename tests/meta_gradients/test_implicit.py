@@ -206,6 +206,19 @@ def test_a_learner_gets_the_unrolled_gradient_at_a_minimum(
     assert logs["inner_gradient_norm"] < 1e-6
 
 
+@pytest.mark.parametrize("jit_compile", [False, "auto"])
+def test_evaluation_has_no_norm_that_it_did_not_measure(jit_compile):
+    learner = keras_meta.ImplicitMAML(_network(), 0.1, 3, proximal=1.0)
+    learner.compile("sgd", "mse", jit_compile=jit_compile)
+    x, y = _tasks()
+    logs = learner.fit(x, y, validation_data=(x, y), verbose=0).history
+    measured = {"loss", "inner_gradient_norm", "negative_curvature"}
+    assert set(logs) == measured | {"val_loss"}
+    assert learner.evaluate(x, y, verbose=0) == pytest.approx(
+        logs["val_loss"][0]
+    )
+
+
 @pytest.mark.slow
 def test_xla_computes_the_same():
     moves = []
