@@ -131,9 +131,8 @@ IN_FLOAT32 = {
 
 def train(name: str) -> list[np.ndarray]:
     """Returns the weights of a case after two meta-steps."""
-    in_float32 = name in IN_FLOAT32
-    function, *arguments = (IN_FLOAT32 if in_float32 else CASES)[name]
-    with computing_in("float32" if in_float32 else "float64"):
+    function, *arguments = (CASES | IN_FLOAT32)[name]
+    with computing_in("float32" if name in IN_FLOAT32 else "float64"):
         keras.utils.set_random_seed(0)
         return weights(function(*arguments))
 
