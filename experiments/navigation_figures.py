@@ -62,6 +62,7 @@ def draw_returns(
                 [row["iterations"] for row in history],
                 [row["adapted_return"] for row in history],
                 style,
+                marker="o" if len(history) == 1 else "",
                 color=plotting.color_of(settings.algorithm),
             )
             mean = np.array(measured["returns"]["mean"])

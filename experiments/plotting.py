@@ -167,7 +167,7 @@ def draw_band(
     label: str | None = None,
     style: str = "-",
 ) -> None:
-    """Draws a mean with its interval.
+    """Draws a mean with its interval; a single one as a point with a bar.
 
     Args:
         panel: The panel to draw on.
@@ -180,8 +180,13 @@ def draw_band(
     """
     fine = np.isfinite(mean) & np.isfinite(half_width)
     x, mean, half_width = x[fine], mean[fine], half_width[fine]
-    color = color_of(algorithm)
-    panel.plot(x, mean, style, color=color, label=label or name_of(algorithm))
+    color, label = color_of(algorithm), label or name_of(algorithm)
+    if len(x) == 1:
+        panel.errorbar(
+            x, mean, half_width, fmt="o", capsize=3, color=color, label=label
+        )
+        return
+    panel.plot(x, mean, style, color=color, label=label)
     panel.fill_between(
         x,
         mean - half_width,
